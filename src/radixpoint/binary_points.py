@@ -1,0 +1,305 @@
+"""Where the binary points go: every quantized place of a network, and the rules that choose for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixpoint.calibrate import Ranges, Statistics, bin_values, normalized_name
+from radixpoint.design import Design, Kind
+from radixpoint.formats import MAX_FRACTION
+from radixpoint.ir import Graph, Layer, TensorFormat
+
+Key = tuple[str, str]
+"""(layer, role): one quantized place."""
+Formats = Mapping[Key, TensorFormat]
+Group = tuple[str, ...]
+"""Who shares a binary point: () the network, (class, kind), (layer, role)."""
+
+_CANDIDATES = 10
+"""How many places beyond the ``max`` rule a rule may move the binary point."""
+_VALUES = bin_values()
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One quantized place of a network.
+
+    Attributes:
+        key: layer and role.
+        layer_class, kind: whose word length it takes.
+        word_length: in bits.
+        statistics: the values it takes.
+        by_channel: whether it may have a binary point for each channel.
+        data: the real values, for parameters; None for activations.
+    """
+
+    key: Key
+    layer_class: str
+    kind: Kind
+    word_length: int
+    statistics: Statistics
+    by_channel: bool
+    data: NDArray[np.float32] | None = None
+
+
+def folded_batch_norm(graph: Graph, layer: Layer, design: Design) -> Layer | None:
+    """The batch normalization that ``design`` folds into this convolution, or None."""
+    if design.batch_norm != "folded" or layer.op != "conv":
+        return None
+    consumers = graph.consumers(layer.name)
+    if len(consumers) == 1 and consumers[0].op == "batch_norm" and layer.name != graph.output:
+        return consumers[0]
+    return None
+
+
+def affine_parameters(graph: Graph, bn: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scale and offset of y = s*x + t, in float64: s = gamma/sqrt(var+eps), t = beta - mean*s."""
+    gamma, beta, mean, variance = (
+        graph.parameter(bn, role).astype(np.float64) for role in ("gamma", "beta", "mean", "variance")
+    )
+    scale = gamma / np.sqrt(variance + bn.attributes["epsilon"])
+    return scale, beta - mean * scale
+
+
+def _parameters(graph: Graph, layer: Layer, design: Design) -> dict[str, NDArray[np.float64]]:
+    """Real values of what a layer stores, by role."""
+    values = {role: graph.parameter(layer, role).astype(np.float64) for role in layer.parameters}
+    if layer.op in ("conv", "fc"):
+        bn = folded_batch_norm(graph, layer, design)
+        if bn is not None:
+            scale, offset = affine_parameters(graph, bn)
+            values["bias"] = offset + scale * values.get("bias", 0.0)
+            values["weight"] = values["weight"] * scale[:, None, None, None]
+        return values
+    if layer.op != "batch_norm":
+        return {}
+    if design.batch_norm == "staged":
+        return {
+            "negative_mean": -values["mean"],
+            "reciprocal_deviation": 1 / np.sqrt(values["variance"] + layer.attributes["epsilon"]),
+            "gamma": values["gamma"],
+            "beta": values["beta"],
+        }
+    scale, offset = affine_parameters(graph, layer)
+    return {"scale": scale, "offset": offset}
+
+
+def _seen_by_reader(graph: Graph, tensor: str) -> str:
+    """``tensor``, or the ReLU that alone reads it: what a ReLU cuts off needs no range."""
+    consumers = graph.consumers(tensor)
+    if len(consumers) == 1 and consumers[0].op in ("relu", "clip") and tensor != graph.output:
+        return consumers[0].name
+    return tensor
+
+
+def sites(graph: Graph, ranges: Ranges, design: Design) -> Iterator[Site]:
+    """Every quantized place of the network under this design.
+
+    The result and the bias of a convolution or fully connected layer have batch normalization's widths:
+    that is where the classes meet.
+
+    Raises:
+        DesignError: a layer without a word length.
+    """
+
+    def parameter(layer: Layer, role: str, cls: str, kind: Kind, values: NDArray[np.float64]) -> Site:
+        data = values.astype(np.float32)
+        width = design.width(layer.name, cls, kind)
+        return Site((layer.name, role), cls, kind, width, Statistics.of(data), True, data)
+
+    yield Site(
+        (graph.input, "result"), "input", "activations",
+        design.width(graph.input, "input", "activations"), ranges.tensors[graph.input], False,
+    )
+    folded = {}
+    for layer in graph.layers:
+        bn = folded_batch_norm(graph, layer, design)
+        if bn is not None:
+            folded[bn.name] = layer
+    for layer in graph.layers:
+        if layer.name in folded:
+            continue
+        bn = folded_batch_norm(graph, layer, design)
+        result = ranges.tensors[_seen_by_reader(graph, layer.name if bn is None else bn.name)]
+        stored = _parameters(graph, layer, design)
+        if layer.op in ("conv", "fc"):
+            yield Site(
+                (layer.name, "operand"), layer.op, "activations",
+                design.width(layer.name, layer.op, "activations"), ranges.tensors[layer.inputs[0]], False,
+            )
+            yield parameter(layer, "weight", layer.op, "weights", stored["weight"])
+            if "bias" in stored:
+                yield parameter(layer, "bias", "bn", "parameters", stored["bias"])
+            feeds_bn = [c.op for c in graph.consumers(layer.name)] == ["batch_norm"] and bn is None
+            yield Site(
+                (layer.name, "result"), "bn", "activations",
+                design.width("", "bn", "activations"), result, feeds_bn,
+            )
+        elif layer.op == "batch_norm":
+            for role, values in stored.items():
+                yield parameter(layer, role, "bn", "parameters", values)
+            width = design.width(layer.name, "bn", "activations")
+            if design.batch_norm == "staged":
+                normalized = ranges.tensors[normalized_name(layer.name)]
+                yield Site((layer.name, "normalized"), "bn", "activations", width, normalized, True)
+            yield Site((layer.name, "result"), "bn", "activations", width, result, False)
+        elif layer.op in ("add", "concat", "average_pool"):
+            cls = "pool" if layer.op == "average_pool" else "add"
+            width = design.width(layer.name, cls, "activations")
+            yield Site((layer.name, "result"), cls, "activations", width, result, False)
+
+
+# ------------------------------------------------------------------------------------------ rules
+
+
+def largest_fraction(low: float, high: float, word_length: int) -> int:
+    """Most fraction bits at which low..high, rounded to nearest, fits a signed format."""
+    top = (1 << (word_length - 1)) - 1
+    magnitude = max(-low, high)
+    if magnitude == 0:
+        return word_length - 1
+    fraction = word_length + 1 - int(np.frexp(magnitude)[1])
+    while np.ldexp(high, fraction) >= top + 0.5 or np.ldexp(low, fraction) < -(top + 1) - 0.5:
+        fraction -= 1
+    return int(np.clip(fraction, -MAX_FRACTION // 4, MAX_FRACTION // 4))
+
+
+def _squared_error(counts: NDArray[np.int64], fraction: int, word_length: int) -> float:
+    """Squared error of rounding and saturating a histogram's values (counts: (BINS,))."""
+    top = (1 << (word_length - 1)) - 1
+    scaled = np.ldexp(_VALUES, fraction)
+    stored = np.clip(np.floor(scaled + 0.5), -top - 1, top)
+    return float(((np.ldexp(stored, -fraction) - _VALUES) ** 2).mean(1) @ counts)
+
+
+def _power(counts: NDArray[np.int64]) -> float:
+    return float((_VALUES**2).mean(1) @ counts)
+
+
+def _quantile_range(statistics: Statistics, percentile: float) -> tuple[float, float]:
+    """Symmetric range that holds this share of magnitudes, within the extremes seen."""
+    counts = statistics.counts[0]
+    half = len(counts) // 2
+    magnitudes = counts[:half] + counts[half:]
+    share = np.cumsum(magnitudes) / magnitudes.sum()
+    index = min(int(np.searchsorted(share, percentile / 100)), half - 1)
+    edge = float(_VALUES[half + index, -1])
+    return max(float(statistics.low[0]), -edge), min(float(statistics.high[0]), edge)
+
+
+def choose(statistics: Statistics, word_length: int, design: Design) -> int:
+    """Fraction length for one tensor or one channel (statistics of a single channel) by the design's rule."""
+    low, high = float(statistics.low[0]), float(statistics.high[0])
+    start = largest_fraction(low, high, word_length)
+    match design.binary_point.rule:
+        case "max":
+            return start
+        case "percentile":
+            bounds = _quantile_range(statistics, design.binary_point.percentile)
+            return max(start, largest_fraction(*bounds, word_length))
+        case _:
+            candidates = range(start, start + _CANDIDATES)
+            return min(candidates, key=lambda f: (_squared_error(statistics.counts[0], f, word_length), f))
+
+
+def _choose_group(members: Sequence[Site], design: Design) -> int:
+    """Fraction length for several tensors by their statistics."""
+    members = [s for s in members if s.statistics.low.min() < 0 or s.statistics.high.max() > 0]
+    if not members:
+        return 0
+    own = [choose(s.statistics.pooled, s.word_length, design) for s in members]
+    if design.binary_point.rule in ("max", "percentile"):
+        return min(own)
+    lowest = min(
+        largest_fraction(s.statistics.low.min(), s.statistics.high.max(), s.word_length) for s in members
+    )
+
+    def relative_error(fraction: int) -> float:
+        pooled = [(s.statistics.pooled.counts[0], s.word_length) for s in members]
+        return sum(_squared_error(c, fraction, w) / (_power(c) or 1.0) for c, w in pooled)
+
+    return min(range(lowest, max(own) + 1), key=lambda f: (relative_error(f), f))
+
+
+def _group(site: Site, design: Design) -> Group:
+    match design.binary_point.scope:
+        case "network":
+            return ()
+        case "class":
+            # add, pool and input share their fallback's group unless they have widths of their own
+            cls = site.layer_class
+            if cls not in design.classes:
+                cls = {"fc": "conv", "input": "conv"}.get(cls, "bn")
+            return (cls, site.kind)
+        case _:
+            return site.key
+
+
+def choose_formats(
+    graph: Graph,
+    ranges: Ranges,
+    design: Design,
+    loss: Callable[[Formats], float] | None = None,
+) -> Formats:
+    """A format for every quantized place.
+
+    Args:
+        graph, ranges, design: what to quantize and how.
+        loss: error of the network under given formats; needed by rule ``loss``, which starts from ``mse``
+            and moves one shared binary point at a time while that lowers the error.
+
+    Raises:
+        DesignError: a layer without a word length.
+    """
+    everything = list(sites(graph, ranges, design))
+    if design.binary_point.scope == "channel":
+        formats = {}
+        for site in everything:
+            s = site.statistics
+            rows = (
+                [Statistics(s.low[c : c + 1], s.high[c : c + 1], s.counts[c : c + 1]) for c in range(len(s.low))]
+                if site.by_channel
+                else [s.pooled]
+            )
+            fractions = tuple(choose(row, site.word_length, design) for row in rows)
+            formats[site.key] = TensorFormat(True, site.word_length, fractions)
+        return formats
+
+    groups: dict[Group, list[Site]] = {}
+    for site in everything:
+        groups.setdefault(_group(site, design), []).append(site)
+
+    def formats_of(fractions: Mapping[Group, int]) -> Formats:
+        return {
+            site.key: TensorFormat(True, site.word_length, (fractions[group],))
+            for group, members in groups.items()
+            for site in members
+        }
+
+    chosen = {group: _choose_group(members, design) for group, members in groups.items()}
+    if design.binary_point.rule == "loss":
+        if loss is None:
+            raise ValueError("rule 'loss' needs a loss")
+        chosen = _descend(chosen, lambda fractions: loss(formats_of(fractions)))
+    return formats_of(chosen)
+
+
+def _descend(start: dict[Group, int], loss: Callable[[Mapping[Group, int]], float]) -> dict[Group, int]:
+    """Coordinate descent: move each shared binary point up or down by one while the loss falls."""
+    best, best_loss = dict(start), loss(start)
+    improved = True
+    while improved:
+        improved = False
+        for group in start:
+            for step in (1, -1):
+                while True:
+                    trial = {**best, group: best[group] + step}
+                    trial_loss = loss(trial)
+                    if trial_loss >= best_loss:
+                        break
+                    best, best_loss, improved = trial, trial_loss, True
+    return best

@@ -1,0 +1,178 @@
+"""Graph + calibration images -> Ranges: what values every tensor takes, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixpoint.data import ImageSet
+from radixpoint.engines.floating import FloatingEngine
+from radixpoint.errors import ModelError
+from radixpoint.ir import Graph
+
+OCTAVES = (-22, 18)
+"""Magnitudes 2**-22 .. 2**18 are told apart; smaller ones count as zero, larger ones as the last bin."""
+PER_OCTAVE = 8
+_SIDE = (OCTAVES[1] - OCTAVES[0]) * PER_OCTAVE
+BINS = 2 * _SIDE
+"""Bins: negative magnitudes ascending, then positive magnitudes ascending."""
+_SHIFT = 20  # a float32 shifted right by this is its sign, its exponent and PER_OCTAVE of significand
+_BASE = (127 + OCTAVES[0]) * PER_OCTAVE
+SAMPLES = 64
+"""Calibration images kept with their logits, for choices by what the network loses."""
+_BATCH = 32
+
+
+def bin_values(points: int = 4) -> NDArray[np.float64]:
+    """``points`` values spread over each bin, shape (BINS, points); the first bin of a sign is zero."""
+    exponent, part = np.divmod(np.arange(_SIDE), PER_OCTAVE)
+    inside = (np.arange(points) + 0.5) / points
+    side = np.ldexp(1 + (part[:, None] + inside) / PER_OCTAVE, (exponent + OCTAVES[0])[:, None])
+    side[0] = 0
+    return np.concatenate([-side, side])
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Values of one tensor, channel by channel.
+
+    Attributes:
+        low, high: float64 (channels,), the exact extremes.
+        counts: int64 (channels, BINS), a histogram over magnitudes with eight bins an octave.
+    """
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, values: NDArray[np.float32]) -> Statistics:
+        """Of an array whose axis 0 is the channel."""
+        rows = np.ascontiguousarray(values, np.float32).reshape(len(values), -1)
+        bits = rows.view(np.uint32)
+        index = ((bits & 0x7FFFFFFF) >> _SHIFT).astype(np.int32)
+        np.clip(index - _BASE, 0, _SIDE - 1, out=index)
+        index += np.where(bits >> 31, 0, _SIDE).astype(np.int32)
+        index += np.arange(len(rows), dtype=np.int32)[:, None] * BINS
+        counts = np.bincount(index.ravel(), minlength=len(rows) * BINS).reshape(len(rows), BINS)
+        return cls(rows.min(1).astype(np.float64), rows.max(1).astype(np.float64), counts)
+
+    @cached_property
+    def pooled(self) -> Statistics:
+        """All channels as one."""
+        return Statistics(
+            self.low.min(keepdims=True), self.high.max(keepdims=True), self.counts.sum(0, keepdims=True)
+        )
+
+
+class _Running:
+    """Statistics under construction: ``counts`` in uint32 to halve the memory."""
+
+    def __init__(self, first: Statistics) -> None:
+        self.low, self.high, self.counts = first.low, first.high, first.counts.astype(np.uint32)
+
+    def add(self, more: Statistics) -> None:
+        self.low = np.minimum(self.low, more.low)
+        self.high = np.maximum(self.high, more.high)
+        self.counts += more.counts.astype(np.uint32)
+
+    def done(self) -> Statistics:
+        return Statistics(self.low, self.high, self.counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranges:
+    """What calibration saw.
+
+    Attributes:
+        tensors: statistics by tensor name; for a batch normalization also ``NAME/normalized``.
+        sample: float32 network input of a few calibration images.
+        logits: the float network's logits for them.
+        digest: of the network and the images.
+    """
+
+    tensors: Mapping[str, Statistics]
+    sample: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    digest: str
+
+    def save(self, path: Path) -> None:
+        """Write to an ``.npz``, whole or not at all."""
+        arrays = {"sample": self.sample, "logits": self.logits, "digest": np.array(self.digest)}
+        for name, s in self.tensors.items():
+            arrays |= {f"low:{name}": s.low, f"high:{name}": s.high, f"counts:{name}": s.counts}
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as handle:
+            np.savez_compressed(handle, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Ranges:
+        """Read what :meth:`save` wrote."""
+        with np.load(path, allow_pickle=False) as archive:
+            names = [key.removeprefix("low:") for key in archive.files if key.startswith("low:")]
+            tensors = {
+                name: Statistics(*(archive[f"{part}:{name}"] for part in ("low", "high", "counts")))
+                for name in names
+            }
+            return cls(tensors, archive["sample"], archive["logits"], str(archive["digest"]))
+
+
+def normalized_name(batch_norm: str) -> str:
+    """Name under which the value between the two stages of a staged batch normalization is kept."""
+    return f"{batch_norm}/normalized"
+
+
+def calibrate(
+    graph: Graph, images: ImageSet, progress: Callable[[int, int], None] | None = None
+) -> Ranges:
+    """Run the float network over ``images`` and note the range and histogram of every tensor.
+
+    Args:
+        graph: the network.
+        images: calibration images; their labels are not used.
+        progress: called with images done and images in all.
+
+    Raises:
+        DataError: the images do not fit the network.
+        ModelError: the network computes NaN or infinity.
+    """
+    images.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
+    names = [layer.name for layer in graph.layers]
+    engine = FloatingEngine(graph, names)
+    running: dict[str, _Running] = {}
+
+    def note(name: str, values: NDArray[np.float32]) -> None:
+        seen = Statistics.of(np.moveaxis(values, 1, 0))
+        if not (np.isfinite(seen.low).all() and np.isfinite(seen.high).all()):
+            raise ModelError(f"{graph.source}: tensor {name!r} is NaN or infinite for calibration images")
+        if name in running:
+            running[name].add(seen)
+        else:
+            running[name] = _Running(seen)
+
+    done = 0
+    for batch in images.batches(_BATCH):
+        results = engine.run(batch)
+        note(graph.input, batch)
+        for layer in graph.layers:
+            note(layer.name, results[layer.name])
+            if layer.op == "batch_norm":
+                x = results.get(layer.inputs[0], batch)
+                mean, variance = (graph.parameter(layer, role) for role in ("mean", "variance"))
+                deviation = np.sqrt(variance + np.float32(layer.attributes["epsilon"]))
+                shape = (-1, *[1] * (x.ndim - 2))
+                normalized = (x - mean.reshape(shape)) / deviation.reshape(shape)
+                note(normalized_name(layer.name), normalized)
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(images))
+    sample = images.first(SAMPLES).inputs(0, SAMPLES)
+    logits = FloatingEngine(graph).run(sample)[graph.output]
+    digest = f"{graph.digest} {images.digest}"
+    return Ranges({name: r.done() for name, r in running.items()}, sample, logits, digest)

@@ -1,0 +1,199 @@
+"""A design: which word lengths, scopes and conversions a fixed-point representation has. JSON in and out.
+
+The file format is described in ``docs/design-file.md``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from radixpoint.errors import DesignError
+from radixpoint.formats import MAX_ACCUMULATOR, MAX_STORED, Overflow, Rounding
+from radixpoint.ir import Graph
+from radixpoint.ops import LAYERS
+
+CLASSES = ("conv", "bn", "fc", "add", "pool", "input")
+"""Layer classes. ``fc`` and ``input`` default to ``conv``'s widths, ``add`` and ``pool`` to ``bn``'s."""
+
+_FALLBACK = {"fc": "conv", "input": "conv", "add": "bn", "pool": "bn"}
+
+Kind = Literal["weights", "activations", "parameters"]
+Scope = Literal["network", "class", "tensor", "channel"]
+Rule = Literal["max", "percentile", "mse", "loss"]
+
+
+class Widths(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Word lengths of a layer class or of one layer, in bits; None takes the class's.
+
+    Attributes:
+        weights: multiplicands of ``conv`` and ``fc``.
+        activations: for ``conv`` and ``fc`` the operand; for the others the result.
+        parameters: per-channel parameters: batch normalization, biases, reciprocals.
+    """
+
+    weights: int | None = None
+    activations: int | None = None
+    parameters: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is not None and not 2 <= value <= MAX_STORED:
+                raise ValueError(f"{name} of {value} bits: expected 2..{MAX_STORED}")
+
+    @classmethod
+    def all(cls, word_length: int) -> Widths:
+        return cls(word_length, word_length, word_length)
+
+
+class BinaryPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How binary points are chosen.
+
+    Attributes:
+        scope: who shares one: the whole ``network``; a layer ``class`` and kind; a ``tensor``; a ``channel``
+            (weights and per-channel parameters by output channel, and convolutions' results).
+        rule: ``max``: the largest value seen does not overflow. ``percentile``: that share of values does
+            not. ``mse``: least squared error, relative to each tensor's power where a scope holds several.
+            ``loss``: least error of the logits on calibration images; only for ``network`` and ``class``.
+        percentile: for that rule, in percent.
+    """
+
+    scope: Scope = "tensor"
+    rule: Rule = "max"
+    percentile: float = 99.99
+
+    def __post_init__(self) -> None:
+        if self.rule == "loss" and self.scope in ("tensor", "channel"):
+            raise ValueError(f"rule 'loss' chooses for scopes 'network' and 'class', not {self.scope!r}")
+        if not 50 < self.percentile <= 100:
+            raise ValueError(f"percentile {self.percentile}: expected above 50, at most 100")
+
+
+class Accumulator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A narrower accumulator than the proven one, for ``conv`` and ``fc``.
+
+    Wrapping is exact in any order of addition. Saturating at each addition depends on the order, which
+    hardware is free to choose, so it is refused.
+    """
+
+    word_length: int
+    overflow: Overflow = Overflow.WRAP
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.word_length <= MAX_ACCUMULATOR - 32:
+            raise ValueError(f"accumulator of {self.word_length} bits: expected 2..{MAX_ACCUMULATOR - 32}")
+        if self.overflow is not Overflow.WRAP:
+            raise ValueError(
+                f"accumulator overflow {self.overflow}: only WRAP, since saturation at each addition "
+                "depends on the order of the additions"
+            )
+
+
+class Design(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"version": "radixpoint_design"}
+):
+    """A fixed-point representation of a network.
+
+    Attributes:
+        version: of the file format.
+        classes: word lengths by layer class; ``conv`` and ``bn`` are required.
+        layers: word lengths of single layers by name, overriding their class.
+        batch_norm: ``affine`` (one multiplier), ``staged`` (Caffe's two stages) or ``folded``.
+        average_pool: ``division`` (exactly rounded) or ``reciprocal`` (fixed-point multiplication).
+        binary_point: how binary points are chosen.
+        rounding, overflow: of casts between activations.
+        parameter_rounding: of weights and parameters.
+        accumulator: a narrower accumulator, or None for the proven width.
+        seed: of STOCHASTIC rounding.
+    """
+
+    version: Literal[1] = 1
+    classes: dict[str, Widths]
+    layers: dict[str, Widths] = {}
+    batch_norm: Literal["affine", "staged", "folded"] = "affine"
+    average_pool: Literal["division", "reciprocal"] = "division"
+    binary_point: BinaryPoint = BinaryPoint()
+    rounding: Rounding = Rounding.RND
+    overflow: Overflow = Overflow.SAT
+    parameter_rounding: Rounding = Rounding.RND
+    accumulator: Accumulator | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.classes) - set(CLASSES))
+        if unknown:
+            raise ValueError(f"unknown layer class {unknown[0]!r}: expected {', '.join(CLASSES)}")
+        if missing := {"conv", "bn"} - set(self.classes):
+            raise ValueError(f"classes: no widths for {' and '.join(sorted(missing))}")
+        if not 0 <= self.seed < 1 << 64:
+            raise ValueError(f"seed {self.seed}: expected 0..2**64-1")
+
+    @classmethod
+    def joint(cls, word_length: int, **options: object) -> Design:
+        """One word length everywhere. ``options`` are further fields.
+
+        Raises:
+            DesignError: an impossible word length or option.
+        """
+        return cls.separate(word_length, word_length, **options)
+
+    @classmethod
+    def separate(cls, conv: int, bn: int, **options: object) -> Design:
+        """Convolutions (and fully connected layers) at ``conv`` bits, everything else at ``bn`` (Kang 2018).
+
+        Raises:
+            DesignError: an impossible word length or option.
+        """
+        try:
+            classes = {"conv": Widths.all(conv), "bn": Widths.all(bn)}
+            plain = msgspec.to_builtins({**options, "classes": classes})
+            return msgspec.convert(plain, cls)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise DesignError(str(error)) from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Design:
+        """Read a design file.
+
+        Raises:
+            DesignError: unreadable, or not a design.
+        """
+        try:
+            return msgspec.json.decode(Path(path).read_bytes(), type=cls)
+        except OSError as error:
+            raise DesignError(f"{path}: {error.strerror}") from None
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise DesignError(f"{path}: not a design: {error}") from None
+
+    def to_json(self) -> bytes:
+        """The design file, indented, ending in a newline; the same design gives the same bytes."""
+        return msgspec.json.format(msgspec.json.encode(self, order="sorted"), indent=2) + b"\n"
+
+    def width(self, layer: str, layer_class: str, kind: Kind) -> int:
+        """Word length of ``kind`` in ``layer``, which is of ``layer_class``.
+
+        Raises:
+            DesignError: neither the layer nor its class says.
+        """
+        candidates = [self.layers.get(layer), self.classes.get(layer_class)]
+        candidates.append(self.classes.get(_FALLBACK.get(layer_class, layer_class)))
+        for widths in candidates:
+            if widths is not None and getattr(widths, kind) is not None:
+                return int(getattr(widths, kind))
+        raise DesignError(f"layer {layer!r} of class {layer_class!r}: no word length for its {kind}")
+
+    def check(self, graph: Graph) -> None:
+        """Check that every layer it names is in the network and has a word length.
+
+        Raises:
+            DesignError: a layer that the network does not have, or that has no word length to set.
+        """
+        sized = {layer.name for layer in graph.layers if LAYERS[layer.op].layer_class} | {graph.input}
+        for name in self.layers:
+            if name not in sized:
+                raise DesignError(
+                    f"unknown layer {name!r}: the network has no layer of that name that has a word length"
+                )
