@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ class Site:
     word_length: int
     statistics: Statistics
     by_channel: bool
-    data: NDArray[np.float32] | None = None
+    data: NDArray[np.float64] | None = None
 
 
 def folded_batch_norm(graph: Graph, layer: Layer, design: Design) -> Layer | None:
@@ -107,9 +108,9 @@ def sites(graph: Graph, ranges: Ranges, design: Design) -> Iterator[Site]:
     """
 
     def parameter(layer: Layer, role: str, cls: str, kind: Kind, values: NDArray[np.float64]) -> Site:
-        data = values.astype(np.float32)
         width = design.width(layer.name, cls, kind)
-        return Site((layer.name, role), cls, kind, width, Statistics.of(data), True, data)
+        statistics = Statistics.of(values.astype(np.float32))
+        return Site((layer.name, role), cls, kind, width, statistics, True, values)
 
     yield Site(
         (graph.input, "result"), "input", "activations",
@@ -156,71 +157,70 @@ def sites(graph: Graph, ranges: Ranges, design: Design) -> Iterator[Site]:
 # ------------------------------------------------------------------------------------------ rules
 
 
-def largest_fraction(low: float, high: float, word_length: int) -> int:
-    """Most fraction bits at which low..high, rounded to nearest, fits a signed format."""
+def largest_fractions(
+    low: NDArray[np.float64], high: NDArray[np.float64], word_length: int
+) -> NDArray[np.int64]:
+    """Most fraction bits at which low..high, rounded to nearest, fits a signed format; element by element."""
     top = (1 << (word_length - 1)) - 1
-    magnitude = max(-low, high)
-    if magnitude == 0:
-        return word_length - 1
-    fraction = word_length + 1 - int(np.frexp(magnitude)[1])
-    while np.ldexp(high, fraction) >= top + 0.5 or np.ldexp(low, fraction) < -(top + 1) - 0.5:
-        fraction -= 1
-    return int(np.clip(fraction, -MAX_FRACTION // 4, MAX_FRACTION // 4))
+    magnitude = np.maximum(-low, high)
+    fraction = word_length + 1 - np.frexp(magnitude)[1].astype(np.int64)
+    for _ in range(3):  # starts at most three places too high
+        over = (np.ldexp(high, fraction) >= top + 0.5) | (np.ldexp(low, fraction) < -top - 1.5)
+        fraction -= over
+    fraction = np.where(magnitude > 0, fraction, word_length - 1)
+    return np.clip(fraction, -MAX_FRACTION // 4, MAX_FRACTION // 4)
 
 
-def _squared_error(counts: NDArray[np.int64], fraction: int, word_length: int) -> float:
-    """Squared error of rounding and saturating a histogram's values (counts: (BINS,))."""
+@lru_cache(maxsize=4096)
+def _bin_errors(fraction: int, word_length: int) -> NDArray[np.float64]:
+    """Mean squared error of rounding and saturating the values of each bin."""
     top = (1 << (word_length - 1)) - 1
-    scaled = np.ldexp(_VALUES, fraction)
-    stored = np.clip(np.floor(scaled + 0.5), -top - 1, top)
-    return float(((np.ldexp(stored, -fraction) - _VALUES) ** 2).mean(1) @ counts)
+    stored = np.clip(np.floor(np.ldexp(_VALUES, fraction) + 0.5), -top - 1, top)
+    return np.asarray(((np.ldexp(stored, -fraction) - _VALUES) ** 2).mean(1))
 
 
-def _power(counts: NDArray[np.int64]) -> float:
-    return float((_VALUES**2).mean(1) @ counts)
+def _quantiles(s: Statistics, percentile: float) -> NDArray[np.float64]:
+    """Magnitude that this share of each channel's values does not exceed (upper edge of its bin)."""
+    half = s.counts.shape[1] // 2
+    magnitudes = s.counts[:, :half] + s.counts[:, half:]
+    share = np.cumsum(magnitudes, 1) / magnitudes.sum(1, keepdims=True)
+    index = np.argmax(share >= percentile / 100, 1)
+    return _VALUES[half + index, -1]
 
 
-def _quantile_range(statistics: Statistics, percentile: float) -> tuple[float, float]:
-    """Symmetric range that holds this share of magnitudes, within the extremes seen."""
-    counts = statistics.counts[0]
-    half = len(counts) // 2
-    magnitudes = counts[:half] + counts[half:]
-    share = np.cumsum(magnitudes) / magnitudes.sum()
-    index = min(int(np.searchsorted(share, percentile / 100)), half - 1)
-    edge = float(_VALUES[half + index, -1])
-    return max(float(statistics.low[0]), -edge), min(float(statistics.high[0]), edge)
-
-
-def choose(statistics: Statistics, word_length: int, design: Design) -> int:
-    """Fraction length for one tensor or one channel (statistics of a single channel) by the design's rule."""
-    low, high = float(statistics.low[0]), float(statistics.high[0])
-    start = largest_fraction(low, high, word_length)
+def choose(s: Statistics, word_length: int, design: Design) -> NDArray[np.int64]:
+    """Fraction length for each channel of the statistics by the design's rule."""
+    start = largest_fractions(s.low, s.high, word_length)
     match design.binary_point.rule:
         case "max":
             return start
         case "percentile":
-            bounds = _quantile_range(statistics, design.binary_point.percentile)
-            return max(start, largest_fraction(*bounds, word_length))
+            edge = _quantiles(s, design.binary_point.percentile)
+            clipped = largest_fractions(np.maximum(s.low, -edge), np.minimum(s.high, edge), word_length)
+            return np.maximum(start, clipped)
         case _:
-            candidates = range(start, start + _CANDIDATES)
-            return min(candidates, key=lambda f: (_squared_error(statistics.counts[0], f, word_length), f))
+            candidates = np.arange(start.min(), start.max() + _CANDIDATES)
+            errors = s.counts @ np.stack([_bin_errors(int(f), word_length) for f in candidates], 1)
+            near = (candidates >= start[:, None]) & (candidates < start[:, None] + _CANDIDATES)
+            return np.asarray(candidates[np.argmin(np.where(near, errors, np.inf), 1)])
 
 
 def _choose_group(members: Sequence[Site], design: Design) -> int:
     """Fraction length for several tensors by their statistics."""
-    members = [s for s in members if s.statistics.low.min() < 0 or s.statistics.high.max() > 0]
-    if not members:
+    pooled = [(s.statistics.pooled, s.word_length) for s in members]
+    pooled = [(s, w) for s, w in pooled if s.low[0] < 0 or s.high[0] > 0]
+    if not pooled:
         return 0
-    own = [choose(s.statistics.pooled, s.word_length, design) for s in members]
-    if design.binary_point.rule in ("max", "percentile"):
+    own = [int(choose(s, w, design)[0]) for s, w in pooled]
+    if design.binary_point.rule in ("max", "percentile") or len(own) == 1:
         return min(own)
-    lowest = min(
-        largest_fraction(s.statistics.low.min(), s.statistics.high.max(), s.word_length) for s in members
-    )
+    lowest = min(int(largest_fractions(s.low, s.high, w)[0]) for s, w in pooled)
 
     def relative_error(fraction: int) -> float:
-        pooled = [(s.statistics.pooled.counts[0], s.word_length) for s in members]
-        return sum(_squared_error(c, fraction, w) / (_power(c) or 1.0) for c, w in pooled)
+        return sum(
+            float(s.counts[0] @ _bin_errors(fraction, w)) / (float(s.counts[0] @ (_VALUES**2).mean(1)) or 1.0)
+            for s, w in pooled
+        )
 
     return min(range(lowest, max(own) + 1), key=lambda f: (relative_error(f), f))
 
@@ -259,13 +259,8 @@ def choose_formats(
     if design.binary_point.scope == "channel":
         formats = {}
         for site in everything:
-            s = site.statistics
-            rows = (
-                [Statistics(s.low[c : c + 1], s.high[c : c + 1], s.counts[c : c + 1]) for c in range(len(s.low))]
-                if site.by_channel
-                else [s.pooled]
-            )
-            fractions = tuple(choose(row, site.word_length, design) for row in rows)
+            statistics = site.statistics if site.by_channel else site.statistics.pooled
+            fractions = tuple(choose(statistics, site.word_length, design).tolist())
             formats[site.key] = TensorFormat(True, site.word_length, fractions)
         return formats
 

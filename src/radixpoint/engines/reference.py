@@ -1,0 +1,119 @@
+"""The living definition of what an IntGraph computes: NumPy int64, plain, slow, obviously right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixpoint.arith import cast, divide, random_draws
+from radixpoint.formats import Overflow, Rounding
+from radixpoint.ir import IntGraph, IntTensor, Step
+from radixpoint.ops import Attributes
+
+Ints = NDArray[np.int64]
+
+
+def _windows(x: Ints, kernel: Sequence[int], attributes: Attributes, fill: int) -> Ints:
+    """(N, C, OH, OW, KH, KW): what each output position sees."""
+    top, left, bottom, right = attributes["pads"]
+    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
+    dy, dx = attributes.get("dilations", (1, 1))
+    span = ((kernel[0] - 1) * dy + 1, (kernel[1] - 1) * dx + 1)
+    view = np.lib.stride_tricks.sliding_window_view(x, span, axis=(2, 3))
+    sy, sx = attributes["strides"]
+    return np.asarray(view[:, :, ::sy, ::sx, ::dy, ::dx])
+
+
+def _conv(step: Step, inputs: list[Ints], arrays: Mapping[str, Ints]) -> Ints:
+    weight, groups = arrays["weight"], step.attributes["groups"]
+    seen = _windows(inputs[0], weight.shape[2:], step.attributes, 0)
+    n, channels, height, width, kh, kw = seen.shape
+    outputs = len(weight) // groups
+    parts = []
+    for group in range(groups):
+        own = seen[:, group * channels // groups : (group + 1) * channels // groups]
+        columns = own.transpose(0, 2, 3, 1, 4, 5).reshape(n * height * width, -1)
+        rows = weight[group * outputs : (group + 1) * outputs].reshape(outputs, -1)
+        parts.append((columns @ rows.T).reshape(n, height, width, outputs))
+    return np.concatenate(parts, 3).transpose(0, 3, 1, 2)
+
+
+def _max_pool(step: Step, inputs: list[Ints], arrays: Mapping[str, Ints]) -> Ints:
+    low = np.iinfo(np.int64).min
+    return np.asarray(_windows(inputs[0], step.attributes["kernel"], step.attributes, low).max((4, 5)))
+
+
+def _sum_pool(step: Step, inputs: list[Ints], arrays: Mapping[str, Ints]) -> Ints:
+    return np.asarray(_windows(inputs[0], step.attributes["kernel"], step.attributes, 0).sum((4, 5)))
+
+
+_EXACT: Mapping[str, Callable[[Step, list[Ints], Mapping[str, Ints]], Ints]] = {
+    "conv": _conv,
+    "dense": lambda step, inputs, arrays: inputs[0] @ arrays["weight"].T,
+    "scale": lambda step, inputs, arrays: inputs[0] * arrays["factor"],
+    "clamp": lambda step, inputs, arrays: np.clip(
+        inputs[0], step.attributes["low"], step.attributes["high"]
+    ),
+    "max_pool": _max_pool,
+    "sum_pool": _sum_pool,
+    "flatten": lambda step, inputs, arrays: inputs[0].reshape(len(inputs[0]), -1),
+    "concat": lambda step, inputs, arrays: np.concatenate(inputs, 1),
+}
+
+
+class ReferenceEngine:
+    """Runs an IntGraph step by step in int64."""
+
+    def __init__(self, graph: IntGraph) -> None:
+        self.graph = graph
+
+    def run(
+        self, images: NDArray[np.int64], keep: Collection[str] | None = None
+    ) -> dict[str, NDArray[np.int64]]:
+        """See :class:`radixpoint.engines.Engine`."""
+        wanted = {self.graph.output} if keep is None else set(keep)
+        values: dict[str, Ints] = {self.graph.input: np.asarray(images, np.int64)}
+        last = {name: i for i, step in enumerate(self.graph.steps) for name in step.inputs}
+        for index, step in enumerate(self.graph.steps):
+            values[step.name] = self._step(step, [values[name] for name in step.inputs])
+            for name in step.inputs:
+                if last[name] == index and name not in wanted:
+                    values.pop(name, None)
+        return {name: values[name] for name in wanted}
+
+    def _fractions(self, tensor: IntTensor) -> Ints:
+        return tensor.format.fractions(len(tensor.shape))
+
+    def _aligned(self, x: Ints, fractions: Ints, to: IntTensor) -> Ints:
+        return x << (self._fractions(to) - fractions)
+
+    def _step(self, step: Step, inputs: list[Ints]) -> Ints:
+        graph = self.graph
+        result, source = graph.tensors[step.name], graph.tensors[step.inputs[0]]
+        if step.op == "cast":
+            rounding = Rounding(step.attributes["rounding"])
+            draws = None
+            if rounding is Rounding.STOCHASTIC:
+                draws = random_draws(step.attributes["seed"], step.attributes["stream"], result.shape)
+            return cast(
+                inputs[0], self._fractions(source), result.format.channel(0), rounding,
+                Overflow(step.attributes["overflow"]), draws, self._fractions(result),
+            )
+        if step.op == "divide":
+            return divide(
+                inputs[0], graph.arrays(step)["divisor"],
+                source.format.fraction_lengths[0] - result.format.fraction_lengths[0],
+                result.format.channel(0), Rounding(step.attributes["rounding"]),
+                Overflow(step.attributes["overflow"]),
+            )
+        if step.op in ("add", "offset"):
+            total = self._aligned(inputs[0], self._fractions(source), result)
+            if step.op == "add":
+                other = graph.tensors[step.inputs[1]]
+                return total + self._aligned(inputs[1], self._fractions(other), result)
+            value = graph.parameters[step.parameters["value"]]
+            fractions = value.format.fractions(len(result.shape))
+            return total + self._aligned(value.data, fractions, result)
+        return _EXACT[step.op](step, inputs, graph.arrays(step))

@@ -1,0 +1,66 @@
+"""Graph + Ranges + Design -> IntGraph: binary points are chosen, then the network is lowered."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from radixpoint.arith import dequantize
+from radixpoint.binary_points import Formats, choose_formats, sites
+from radixpoint.calibrate import Ranges
+from radixpoint.design import Design
+from radixpoint.engines import BlasEngine, quantize_images
+from radixpoint.ir import Graph, IntGraph
+from radixpoint.lower import ParameterCache, lower
+
+
+class Quantizer:
+    """Quantizes one calibrated network by many designs, sharing what they have in common."""
+
+    def __init__(self, graph: Graph, ranges: Ranges) -> None:
+        self.graph, self.ranges, self._cache = graph, ranges, ParameterCache()
+
+    def quantize(self, design: Design) -> IntGraph:
+        """The network in the representation that ``design`` describes, verified.
+
+        Raises:
+            DesignError: the design does not fit the network.
+        """
+        design.check(self.graph)
+        values = {
+            site.key: site.data
+            for site in sites(self.graph, self.ranges, design)
+            if site.data is not None
+        }
+
+        def lowered(formats: Formats) -> IntGraph:
+            return lower(self.graph, formats, values, design, self._cache)
+
+        def loss(formats: Formats) -> float:
+            """Squared error of the logits on the calibration sample, relative to their power."""
+            graph = lowered(formats)
+            stored = BlasEngine(graph).run(quantize_images(graph, self.ranges.sample))[graph.output]
+            logits = dequantize(stored, graph.logit_fraction_length())
+            return float(np.sum((logits - self.ranges.logits) ** 2) / np.sum(self.ranges.logits**2.0))
+
+        result = lowered(choose_formats(self.graph, self.ranges, design, loss))
+        return IntGraph(
+            result.input, result.tensors, result.steps, result.output, result.parameters,
+            {"design": design.to_json().decode(), "network": self.graph.digest, "ranges": self.ranges.digest},
+        )
+
+
+def quantize(graph: Graph, ranges: Ranges, design: Design) -> IntGraph:
+    """Quantize a network.
+
+    Args:
+        graph: the network.
+        ranges: of its tensors, from :func:`radixpoint.calibrate`.
+        design: word lengths, scopes and conversions.
+
+    Returns:
+        The network in stored integers and casts, verified.
+
+    Raises:
+        DesignError: the design does not fit the network.
+    """
+    return Quantizer(graph, ranges).quantize(design)
