@@ -8,6 +8,7 @@ that it can, then goes to float64, then splits its activations. Inside, tensors 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +29,8 @@ FLOAT32_EXACT = 1 << 24
 FLOAT64_EXACT = 1 << 53
 MOST_BLOCKS = 8
 """Beyond this many float32 blocks a convolution is faster in float64."""
-CHUNK = 16
-"""Images a thread takes at a time: activations then stay near the processor's cache."""
+CACHED = 1 << 20
+"""Elements of the largest tensor that a thread has in hand at a time: they then stay near its cache."""
 
 
 def carrier(bound: int) -> type[np.float32] | type[np.float64] | type[np.int64]:
@@ -89,7 +90,10 @@ class BlasEngine:
     ) -> dict[str, NDArray[np.int64]]:
         """See :class:`radixpoint.engines.Engine`."""
         wanted = {self.graph.output} if keep is None else set(keep)
-        chunks = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
+        largest = max(math.prod(tensor.shape) for tensor in self.graph.tensors.values())
+        share = -(-len(images) // self.threads)  # a thread's, at most
+        size = max(1, min(share, max(4, CACHED // largest)))
+        chunks = [images[i : i + size] for i in range(0, len(images), size)]
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(self.threads) as pool:
             parts = list(pool.map(lambda chunk: self._run_chunk(chunk, wanted), chunks))
         return {name: np.concatenate([part[name] for part in parts]) for name in wanted}

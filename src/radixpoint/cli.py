@@ -1,0 +1,472 @@
+"""The command line: inspect, search, quantize, evaluate, demo."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from radixpoint.calibrate import calibrate
+from radixpoint.data import ImageSet, Preprocessing, load_images, read_classes
+from radixpoint.demo import demo_images, demo_network
+from radixpoint.design import Design
+from radixpoint.errors import DesignError, ModelError, RadixpointError, RunError, UnsupportedError
+from radixpoint.evaluate import Evaluation, evaluate, layer_sqnr
+from radixpoint.importers import load
+from radixpoint.ir import Graph
+from radixpoint.quantize import quantize
+from radixpoint.search import POLICIES, Criterion, Verdict, Watcher, search
+from radixpoint.storage import load_network, save_network
+
+app = typer.Typer(
+    help="Find the smallest fixed-point representation of a trained CNN.\n\n"
+    "Start with 'radixpoint demo': the whole job on a network inside the package. Then 'radixpoint inspect "
+    "MODEL' tells whether your network can be read, and 'radixpoint search' finds its word lengths.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_errors = Console(stderr=True)
+_out = Console()
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="The trained network: an ONNX model (.onnx), or the weights of a torchvision ResNet "
+        "(.safetensors, .pt). Batch normalization must not be folded into the convolutions; with torch.onnx."
+        "export use dynamo=True, optimize=False, or dynamo=False, training=TrainingMode.PRESERVE."
+    ),
+]
+InputShape = Annotated[
+    str | None,
+    typer.Option(
+        help="Channels,height,width of one image, such as 3,224,224; needed where the model does not say. "
+        "Default: the shape of the images."
+    ),
+]
+Images = Annotated[
+    str,
+    typer.Option(help="Images to judge accuracy on: a folder per class, a tar of that, an .npz, a .txt list."),
+]
+Calibration = Annotated[
+    str, typer.Option(help="Images to choose binary points from, likewise; keep them apart from --images.")
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(help="File of class folders in the order of the network's outputs. Default: sorted."),
+]
+PreprocessingFile = Annotated[
+    str | None,
+    typer.Option(
+        help="JSON with torchvision's names: resize_size, crop_size, mean, std, interpolation; and "
+        "channel_order, rescale. Default: ImageNet's mean and std, size as stored."
+    ),
+]
+BatchNorm = Annotated[
+    str, typer.Option(help="Form of batch normalization: affine (y = s*x + t), staged (Caffe's), folded.")
+]
+Scope = Annotated[
+    str, typer.Option(help="Who shares a binary point: network, class, tensor, channel.")
+]
+Rule = Annotated[
+    str,
+    typer.Option(
+        help="How a binary point is chosen: max, percentile, mse; or loss (least error of the logits), the "
+        "default for the scopes network and class; tensor and channel default to max."
+    ),
+]
+Rounding = Annotated[
+    str, typer.Option(help="Of casts: TRN, TRN_ZERO, RND, RND_MIN_INF, RND_INF, RND_ZERO, RND_CONV, STOCHASTIC.")
+]
+OverflowMode = Annotated[str, typer.Option("--overflow", help="Of casts: SAT, SAT_SYM, WRAP.")]
+Metric = Annotated[str, typer.Option(help="What must not drop: top1 or top5.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+MaxImages = Annotated[
+    int | None, typer.Option(help="Use a fixed random choice of so many images, for a quick look.")
+]
+
+
+class _Bars(Watcher):
+    """Shows a search on the terminal: the current evaluation, and the estimated time left for all."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.bars = progress
+        self.whole = progress.add_task("all, at most", total=None)
+        self.task = progress.add_task("", total=None)
+        self.done = self.before = 0
+
+    def stage(self, text: str, images: int, images_left: int) -> None:
+        self.before = self.done
+        self.bars.reset(self.task, description=text, total=images)
+        if images_left:
+            self.bars.update(self.whole, total=self.done + images + images_left)
+
+    def progress(self, images: int) -> None:
+        self.bars.update(self.task, completed=images)
+        self.done = self.before + images
+        self.bars.update(self.whole, completed=self.done)
+
+    def judged(self, text: str, evaluation: Evaluation, verdict: Verdict, cached: bool) -> None:
+        low, high = evaluation.drop_interval
+        self.bars.console.print(
+            f"{text} bits: {evaluation.metric} drop {evaluation.drop:+.2f} points "
+            f"[{low:+.2f}, {high:+.2f}] on {evaluation.images} images: {verdict}"
+            + (" (known)" if cached else ""),
+            highlight=False, markup=False,
+        )
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=_errors, transient=True,
+    )
+
+
+def _shape(text: str | None, images: ImageSet | None = None) -> tuple[int, ...] | None:
+    if text is None:
+        return None if images is None else images.pixels.shape[1:]
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ModelError(f"--input-shape {text!r}: expected numbers such as 3,224,224") from None
+
+
+def _load(model: str, input_shape: str | None, images: ImageSet) -> Graph:
+    """The network; images settle what neither the model nor the user says."""
+    asked = _shape(input_shape)
+    if asked is None and Path(model).suffix.lower() == ".onnx":
+        try:
+            return load(model)
+        except ModelError as error:
+            if "dynamic" not in str(error):
+                raise
+    return load(model, asked or _shape(None, images))
+
+
+def _images(
+    path: str, classes: str | None, preprocessing: str | None, limit: int | None = None
+) -> ImageSet:
+    prepared = None if preprocessing is None else Preprocessing.load(preprocessing)
+    result = load_images(path, prepared, None if classes is None else read_classes(classes))
+    for name, reason in result.unreadable[:20]:
+        _errors.print(f"unreadable: {name}: {reason}", markup=False, highlight=False)
+    if result.unreadable:
+        total = len(result.unreadable) + len(result)
+        _errors.print(f"{path}: {len(result.unreadable)} of {total} images are unreadable", markup=False)
+    if limit is not None and limit < 1:
+        raise DesignError(f"--max-images {limit}: expected at least 1")
+    return result if limit is None or limit >= len(result) else result.first(limit)
+
+
+def _options(batch_norm: str, scope: str, rule: str, rounding: str, overflow: str) -> dict[str, Any]:
+    if rule == "default":
+        rule = "loss" if scope in ("network", "class") else "max"
+    return {
+        "batch_norm": batch_norm, "binary_point": {"scope": scope, "rule": rule},
+        "rounding": rounding, "overflow": overflow,
+    }
+
+
+def _word_lengths(text: str) -> list[int]:
+    try:
+        low, high = (int(part) for part in text.split(":"))
+        if 2 <= low <= high:
+            return list(range(low, high + 1))
+    except ValueError:
+        pass
+    raise DesignError(f"--word-lengths {text!r}: expected smallest:largest from 2 on, such as 2:16")
+
+
+def _emit(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def _writable(path: Path) -> Path:
+    """Refuse an output file that cannot be written before any work is done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+    if path.is_dir():
+        raise RunError(f"{path}: is a folder: expected the name of a file")
+    return path
+
+
+@app.command()
+def inspect(model: Model, input_shape: InputShape = None, as_json: AsJson = False) -> None:
+    """Tell what a model holds, or every operator in it that is not supported."""
+    try:
+        graph = load(model, _shape(input_shape))
+    except UnsupportedError as error:
+        if as_json:
+            _emit({"supported": False, "unsupported": [list(o) for o in error.operators]})
+            raise typer.Exit(2) from None
+        raise
+    counts = Counter(layer.op for layer in graph.layers)
+    parameters = sum(value.size for value in graph.parameters.values())
+    if as_json:
+        _emit(
+            {
+                "supported": True, "input": list(graph.shapes[graph.input]), "classes":
+                graph.shapes[graph.output][0], "operators": counts, "parameters": parameters,
+                "layers": [
+                    {"name": x.name, "op": x.op, "inputs": list(x.inputs), "shape": list(graph.shapes[x.name])}
+                    for x in graph.layers
+                ],
+            }
+        )
+        return
+    table = Table("layer", "operator", "result (channels, height, width)", "parameters")
+    for layer in graph.layers:
+        own = sum(graph.parameter(layer, role).size for role in layer.parameters)
+        table.add_row(escape(layer.name), layer.op, str(graph.shapes[layer.name]), f"{own:,}" if own else "")
+    _out.print(table)
+    _out.print(
+        f"{graph.shapes[graph.input]} in, {graph.shapes[graph.output][0]} classes out, {parameters:,} "
+        f"parameters; " + ", ".join(f"{count} {op}" for op, count in sorted(counts.items())),
+        highlight=False,
+    )
+    if counts["conv"] and not counts["batch_norm"]:
+        _out.print(
+            "No batch normalization: if the network was trained with it, the exporter folded it into the "
+            "convolutions, and separate representations have nothing to separate. See 'radixpoint search --help'."
+        )
+
+
+@app.command("quantize")
+def quantize_command(
+    model: Model,
+    design: Annotated[str, typer.Option(help="The design file (docs/design-file.md).")],
+    calibration: Calibration,
+    out: Annotated[Path, typer.Option(help="The quantized network to write (.safetensors).")],
+    input_shape: InputShape = None,
+    classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Quantize a network by a design and write it as stored integers and casts."""
+    chosen = Design.load(design)
+    _writable(out)
+    images = _images(calibration, classes, preprocessing)
+    graph = _load(model, input_shape, images)
+    chosen.check(graph)
+    network = quantize(graph, calibrate(graph, images), chosen)
+    save_network(network, out)
+    widest = max(
+        (network.tensors[s.name].format.word_length for s in network.steps if s.op in ("conv", "dense")),
+        default=0,
+    )
+    if as_json:
+        _emit(
+            {
+                "network": str(out), "digest": network.digest, "widest_accumulator": widest,
+                "formats": {name: str(t.format) for name, t in network.tensors.items()},
+            }
+        )
+        return
+    table = Table("layer", "step", "format of its result", "proven range of stored integers")
+    for step in network.steps:
+        t = network.tensors[step.name]
+        table.add_row(escape(t.layer), step.op, str(t.format), f"{t.low} .. {t.high}")
+    _out.print(table)
+    _out.print(f"{out}: {len(network.steps)} steps, widest accumulator {widest} bits", markup=False)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    model: Model,
+    network: Annotated[str, typer.Option(help="The quantized network (from 'quantize' or a run folder).")],
+    images: Images,
+    input_shape: InputShape = None,
+    classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
+    metric: Metric = "top1",
+    engine: Annotated[str, typer.Option(help="blas (fast) or reference (the definition).")] = "blas",
+    layers: Annotated[bool, typer.Option(help="Also print each layer's SQNR on the first 64 images.")] = False,
+    max_images: MaxImages = None,
+    as_json: AsJson = False,
+) -> None:
+    """Accuracy of a quantized network against the float network, on the same images."""
+    if engine not in ("blas", "reference"):
+        raise DesignError(f"--engine {engine!r}: expected blas or reference")
+    criterion = _criterion(metric, 0.0)
+    image_set = _images(images, classes, preprocessing, max_images)
+    graph = _load(model, input_shape, image_set)
+    quantized = load_network(network)
+    if quantized.metadata.get("network") != graph.digest:
+        raise ModelError(f"{network}: was not quantized from {model}: their digests differ")
+    with _progress() as bars:
+        task = bars.add_task("evaluate", total=len(image_set))
+        result = evaluate(
+            graph, quantized, image_set, criterion.metric, engine,
+            lambda done, _: bars.update(task, completed=done),
+        )
+    sqnr = layer_sqnr(graph, quantized, image_set.inputs(0, 64)) if layers else {}
+    if as_json:
+        _emit({**msgspec.to_builtins(result), "preprocessing": msgspec.to_builtins(image_set.preprocessing),
+               "unreadable": [list(pair) for pair in image_set.unreadable],
+               "layer_sqnr": {name: value if abs(value) < 1e9 else None for name, value in sqnr.items()}})
+        return
+    if layers:
+        table = Table("layer", "SQNR, dB")
+        for name, value in sqnr.items():
+            table.add_row(escape(name), f"{value:.1f}")
+        _out.print(table)
+    low, high = result.drop_interval
+    _out.print(
+        f"{result.images} images: float top-1 {result.float_top1:.2f} %, top-5 {result.float_top5:.2f} %; "
+        f"quantized top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %\n"
+        f"{metric} drop {result.drop:+.2f} points, paired 95 % interval [{low:+.2f}, {high:+.2f}]; the two "
+        f"agree on {result.agreement:.2f} % of the images",
+        highlight=False, markup=False,
+    )
+
+
+def _criterion(metric: str, limit: float) -> Criterion:
+    try:
+        return msgspec.convert({"metric": metric, "limit": limit}, Criterion)
+    except msgspec.ValidationError as error:
+        raise DesignError(f"--metric {metric!r}, --limit {limit}: {error}") from None
+
+
+def _report(result: dict[str, Any], out: Path) -> None:
+    """The table at the end of a search."""
+    metric = result["criterion"]["metric"]
+    _out.print(
+        f"float: top-1 {result['float']['top1']:.2f} %, top-5 {result['float']['top5']:.2f} % on "
+        f"{result['images']['count']} images",
+        highlight=False,
+    )
+    table = Table(
+        "policy", "word lengths, bits", "top-1, %", f"{metric} drop, points", "95 % interval",
+        "multipliers, relative to joint",
+    )
+    for name, policy in result["policies"].items():
+        if name == "joint":
+            words = f"all {policy['word_length']}"
+        else:
+            words = f"conv {policy['conv']}, bn {policy['bn']}"
+        if "multiplier_cost" not in policy:
+            longest = result["word_lengths"][-1]
+            table.add_row(name, f"none up to {longest} holds", "", "", "", "")
+            continue
+        low, high = policy["drop_interval"]
+        relative = policy["relative_cost"]
+        table.add_row(
+            name, words, f"{policy['top1']:.2f}", f"{policy['drop']:+.2f}", f"{low:+.2f} .. {high:+.2f}",
+            "" if relative is None else f"{relative:.2f}",
+        )
+    _out.print(table)
+    for name, policy in result["policies"].items():
+        if not policy["monotone"]:
+            _out.print(f"{name}: not monotone: a longer word length fails; see result.json", highlight=False)
+    _out.print(f"{out}: result.json, and design.json and network.safetensors of each policy", markup=False)
+
+
+def _search(graph: Graph, images: ImageSet, calibration: ImageSet, out: Path, as_json: bool,
+            **arguments: Any) -> None:
+    with _progress() as bars:
+        result = search(graph, images, calibration, out, watcher=_Bars(bars), **arguments)
+    _emit(result) if as_json else _report(result, out)
+
+
+@app.command("search")
+def search_command(
+    model: Model,
+    images: Images,
+    calibration: Calibration,
+    out: Annotated[Path, typer.Option(help="Run folder; an interrupted search goes on where it was.")],
+    limit: Annotated[float, typer.Option(help="Largest drop allowed, in percentage points.")] = 1.0,
+    metric: Metric = "top1",
+    policy: Annotated[
+        list[str], typer.Option(help="joint (one word length), separate (conv and bn apart); repeatable.")
+    ] = list(POLICIES),
+    batch_norm: BatchNorm = "affine",
+    scope: Scope = "tensor",
+    rule: Rule = "default",
+    rounding: Rounding = "RND",
+    overflow: OverflowMode = "SAT",
+    word_lengths: Annotated[str, typer.Option(help="Candidates, smallest:largest.")] = "2:16",
+    bn_start: Annotated[int, typer.Option(help="bn word length while conv's is searched.")] = 16,
+    grid: Annotated[bool, typer.Option(help="Also evaluate every conv x bn pair on every image.")] = False,
+    input_shape: InputShape = None,
+    classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
+    max_images: MaxImages = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the smallest word lengths whose accuracy drop stays within a limit.
+
+    Example: radixpoint search resnet50.onnx --images val/ --calibration calib/ --limit 1.0 --out run
+    """
+    criterion, options = _criterion(metric, limit), _options(batch_norm, scope, rule, rounding, overflow)
+    lengths = _word_lengths(word_lengths)
+    image_set = _images(images, classes, preprocessing, max_images)
+    calibration_set = _images(calibration, classes, preprocessing)
+    graph = _load(model, input_shape, image_set)
+    _search(
+        graph, image_set, calibration_set, out, as_json, criterion=criterion, policies=policy,
+        word_lengths=lengths, bn_start=bn_start, grid=grid, **options,
+    )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, typer.Option(help="Run folder to keep; default: a temporary one.")] = None,
+    limit: Annotated[float, typer.Option(help="Largest drop allowed, in percentage points.")] = 1.0,
+    metric: Metric = "top1",
+    batch_norm: BatchNorm = "affine",
+    scope: Scope = "tensor",
+    rule: Rule = "default",
+    as_json: AsJson = False,
+) -> None:
+    """The whole job on a network and images inside the package: a quarter-width ResNet-50, Fashion-MNIST."""
+    criterion = _criterion(metric, limit)
+    options = _options(batch_norm, scope, rule, "RND", "SAT")
+
+    def run(folder: Path) -> None:
+        _search(
+            demo_network(), demo_images("test"), demo_images("calibration"), folder, as_json,
+            criterion=criterion, **options,
+        )
+
+    if out is not None:
+        run(out)
+        return
+    with tempfile.TemporaryDirectory(prefix="radixpoint-demo-") as folder:
+        run(Path(folder) / "run")
+
+
+def main() -> None:
+    """Entry point: errors of the user become one message and exit status 2."""
+    try:
+        app()
+    except RadixpointError as error:
+        _errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+

@@ -1,0 +1,424 @@
+"""The search: smallest word lengths under a limit on the accuracy drop.
+
+It knows only design -> score. Whatever it finds out is in the run folder at once, keyed by content, so that a
+search that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from radixpoint.calibrate import Ranges, calibrate
+from radixpoint.cost import multiplier_cost
+from radixpoint.data import ImageSet
+from radixpoint.design import Design
+from radixpoint.engines import ENGINES
+from radixpoint.errors import DesignError, RunError
+from radixpoint.evaluate import (
+    BATCH,
+    NO_OUTCOMES,
+    Evaluation,
+    Metric,
+    Outcomes,
+    drop,
+    drop_interval,
+    float_outcomes,
+    integer_outcomes,
+    summarize,
+)
+from radixpoint.ir import Graph
+from radixpoint.quantize import Quantizer
+from radixpoint.storage import save_network, write_whole
+
+RESULT_VERSION = 1
+POLICIES = ("joint", "separate")
+FEWEST = 500
+"""An evaluation is not stopped before this many images."""
+Z_STOP = 3.2905267314919255
+"""Normal quantile of a 99.9 % interval: looking again and again asks for more than 95 %."""
+
+Verdict = Literal["holds", "fails"]
+
+
+class Criterion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A design holds if its drop of ``metric`` is at most ``limit`` percentage points."""
+
+    metric: Metric = "top1"
+    limit: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.limit < 100:
+            raise ValueError(f"a limit of {self.limit} percentage points: expected 0 to 100")
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """Outcomes in a file: one character an image."""
+
+    images: int
+    top1: str
+    top5: str
+    prediction: list[int]
+
+    @classmethod
+    def of(cls, o: Outcomes) -> _Record:
+        bits = ["".join("01"[int(b)] for b in row) for row in (o.top1, o.top5)]
+        return cls(len(o), bits[0], bits[1], o.prediction.tolist())
+
+    def outcomes(self) -> Outcomes:
+        rows = [np.array([c == "1" for c in row], bool) for row in (self.top1, self.top5)]
+        return Outcomes(rows[0], rows[1], np.array(self.prediction, np.int64))
+
+
+class Watcher:
+    """Told how a search goes on; this one keeps quiet."""
+
+    def stage(self, text: str, images: int, images_left: int) -> None:
+        """A stage begins: of ``images`` images, with at most ``images_left`` after it."""
+
+    def progress(self, images: int) -> None:
+        """So many images of the stage are done."""
+
+    def judged(self, text: str, evaluation: Evaluation, verdict: Verdict, cached: bool) -> None:
+        """A design was judged."""
+
+
+def _run_folder(path: Path) -> Path:
+    """Make or reopen a run folder.
+
+    Raises:
+        RunError: it cannot be written, or holds something else.
+    """
+    marker = path / "run.json"
+    try:
+        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not marker.exists())):
+            raise RunError(f"{path}: exists and is no run folder of radixpoint: expected a new or empty folder")
+        (path / "cache").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be made: {error.strerror}") from None
+    if not marker.exists():
+        write_whole(marker, b'{"radixpoint_run": 1}\n')
+    probe = path / "cache" / ".probe"
+    write_whole(probe, b"")
+    probe.unlink()
+    return path
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+@dataclass(eq=False)
+class Judge:
+    """Judges designs of one network on one set of images, remembering everything in a folder."""
+
+    graph: Graph
+    images: ImageSet
+    calibration: ImageSet
+    folder: Path
+    watcher: Watcher = field(default_factory=Watcher)
+    criterion: Criterion = Criterion()
+    images_left: int = 0
+
+    def __post_init__(self) -> None:
+        shape, classes = self.graph.shapes[self.graph.input], self.graph.shapes[self.graph.output][0]
+        for image_set in (self.images, self.calibration):
+            image_set.check(shape, classes)
+        self._cache = _run_folder(self.folder) / "cache"
+        self._version = version("radixpoint")
+        self._reference = self._float_outcomes()
+        self._quantizer = Quantizer(self.graph, self._ranges())
+
+    def _float_outcomes(self) -> Outcomes:
+        path = self._cache / f"float-{_key(self._version, self.graph.digest, self.images.digest)}.json"
+        known = self._read(path)
+        if len(known) < len(self.images):
+            self.watcher.stage("float network", len(self.images), 0)
+            known = float_outcomes(self.graph, self.images, lambda done, _: self.watcher.progress(done))
+            self._write(path, known)
+        return known
+
+    def _ranges(self) -> Ranges:
+        path = self._cache / f"ranges-{_key(self._version, self.graph.digest, self.calibration.digest)}.npz"
+        if path.exists():
+            return Ranges.load(path)
+        self.watcher.stage("calibration", len(self.calibration), 0)
+        ranges = calibrate(self.graph, self.calibration, lambda done, _: self.watcher.progress(done))
+        ranges.save(path)
+        return ranges
+
+    def _read(self, path: Path) -> Outcomes:
+        if not path.exists():
+            return NO_OUTCOMES
+        return msgspec.json.decode(path.read_bytes(), type=_Record).outcomes()
+
+    def _write(self, path: Path, o: Outcomes) -> None:
+        write_whole(path, msgspec.json.encode(_Record.of(o)))
+
+    @property
+    def float_evaluation(self) -> Evaluation:
+        """The float network against itself: its accuracy, no drop."""
+        return summarize(self._reference, self._reference, self.criterion.metric)
+
+    def _decided(self, seen: Outcomes) -> tuple[int, Verdict] | None:
+        """After how many of the images seen the verdict is certain, and which; None if it is not.
+
+        Looks at the same places whatever is already known, so that an interrupted search and an undisturbed
+        one decide alike.
+        """
+        metric, limit = self.criterion.metric, self.criterion.limit
+        for count in range(-(-FEWEST // BATCH) * BATCH, min(len(seen), len(self.images) - 1) + 1, BATCH):
+            before, after = self._reference.first(count).hits(metric), seen.first(count).hits(metric)
+            low, high = drop_interval(before, after, Z_STOP)
+            if low > limit or high < limit:
+                return count, "fails" if low > limit else "holds"
+        return self._final(seen)
+
+    def _final(self, seen: Outcomes) -> tuple[int, Verdict] | None:
+        """The verdict of all images, once all are seen."""
+        if len(seen) < len(self.images):
+            return None
+        metric = self.criterion.metric
+        lost = drop(self._reference.hits(metric), seen.hits(metric))
+        return len(seen), "holds" if lost <= self.criterion.limit else "fails"
+
+    def judge(self, text: str, design: Design, whole: bool = False) -> tuple[Evaluation, Verdict]:
+        """Evaluate ``design`` until its verdict is certain, or on every image if ``whole``."""
+        parts = (self._version, self.graph.digest, self.images.digest, self.calibration.digest)
+        path = self._cache / f"design-{_key(*parts, design.to_json().decode())}.json"
+        decide = self._final if whole else self._decided
+        seen = self._read(path)
+        decided = decide(seen)
+        cached = decided is not None
+        if not cached:
+            self.watcher.stage(text, len(self.images), self.images_left)
+            quantized = self._quantizer.quantize(design)
+            engine = ENGINES["blas"](quantized)
+            for more in integer_outcomes(quantized, engine, self.images, len(seen)):
+                seen = seen.joined(more)
+                self._write(path, seen)
+                self.watcher.progress(len(seen))
+                decided = decide(seen)
+                if decided is not None:
+                    break
+        assert decided is not None  # every image decides
+        count, verdict = decided
+        evaluation = summarize(self._reference, seen.first(count), self.criterion.metric)
+        self.watcher.judged(text, evaluation, verdict, cached)
+        return evaluation, verdict
+
+    def save(self, design: Design, folder: Path) -> int:
+        """Write ``design.json`` and ``network.safetensors``; returns the multiplier cost."""
+        folder.mkdir(parents=True, exist_ok=True)
+        quantized = self._quantizer.quantize(design)
+        write_whole(folder / "design.json", design.to_json())
+        save_network(quantized, folder / "network.safetensors")
+        return multiplier_cost(quantized)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Result of a search along one word length."""
+
+    word_length: int | None
+    evaluation: Evaluation | None
+    monotone: bool
+    tried: dict[int, tuple[Evaluation, Verdict]]
+
+
+def smallest(
+    judge: Callable[[int, bool], tuple[Evaluation, Verdict]], word_lengths: Sequence[int]
+) -> Found:
+    """Smallest word length that holds: bisection, then both neighbours are verified.
+
+    The answer has been evaluated on every image, and the word length below it fails. ``monotone`` is false
+    if the one above the answer fails. If the longest fails there is no answer.
+
+    Args:
+        judge: (word length, on every image?) -> evaluation and verdict.
+        word_lengths: ascending.
+    """
+    tried: dict[int, tuple[Evaluation, Verdict]] = {}
+
+    def holds(index: int, whole: bool = False) -> bool:
+        tried[word_lengths[index]] = judge(word_lengths[index], whole)
+        return tried[word_lengths[index]][1] == "holds"
+
+    last = len(word_lengths) - 1
+    low, high = -1, last  # low fails (or is below the range), high holds
+    if not holds(high):
+        return Found(None, None, True, tried)
+    while True:
+        while high - low > 1:
+            middle = (low + high) // 2
+            if holds(middle):
+                high = middle
+            else:
+                low = middle
+        if holds(high, whole=True):
+            break
+        low = high  # every image says otherwise than the first ones did
+        high += 1
+        if high > last:
+            return Found(None, None, False, tried)
+    monotone = high == last or word_lengths[high + 1] in tried or holds(high + 1)
+    monotone = monotone and (high == last or tried[word_lengths[high + 1]][1] == "holds")
+    evaluation = tried[word_lengths[high]][0]
+    return Found(word_lengths[high], evaluation, monotone, tried)
+
+
+def search(
+    graph: Graph,
+    images: ImageSet,
+    calibration: ImageSet,
+    folder: str | Path,
+    criterion: Criterion | None = None,
+    policies: Sequence[str] = ("joint", "separate"),
+    word_lengths: Sequence[int] = tuple(range(2, 17)),
+    bn_start: int = 16,
+    grid: bool = False,
+    watcher: Watcher | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Find the smallest word lengths under the criterion.
+
+    ``joint`` is one word length everywhere. ``separate`` (Kang 2018) finds the smallest convolution word
+    length with batch normalization at ``bn_start`` bits, then the smallest batch normalization word length
+    that still holds with it.
+
+    Args:
+        graph: the network.
+        images: to judge accuracy on.
+        calibration: to choose binary points from.
+        folder: the run folder; what an interrupted search left there is taken up.
+        criterion: default 1.0 percentage point of top-1.
+        policies: which to search.
+        word_lengths: candidates, ascending.
+        bn_start: word length of batch normalization while the convolutions' is searched.
+        grid: also evaluate every conv x bn pair, on every image.
+        watcher: told how it goes.
+        options: further fields of :class:`radixpoint.design.Design`.
+
+    Returns:
+        What is written to ``result.json`` (see ``docs/result.md``).
+
+    Raises:
+        DataError, DesignError, RunError: what was given cannot be used.
+    """
+    criterion = criterion or Criterion()
+    lengths = sorted(set(word_lengths))
+    if not lengths or not policies or set(policies) - set(POLICIES):
+        raise DesignError(
+            f"policies {list(policies)} with word lengths {lengths}: expected some of {', '.join(POLICIES)}, "
+            "and at least one word length"
+        )
+    Design.separate(lengths[0], bn_start, **options)  # refuse impossible ones before any work
+    Design.separate(lengths[-1], bn_start, **options)
+    judge = Judge(graph, images, calibration, Path(folder), watcher or Watcher(), criterion)
+    # Upper bound on evaluations, for the estimate of the time left: a bisection, its ends, its neighbour.
+    steps = len(lengths).bit_length() + 2
+    rounds = {"joint": 1, "separate": 2}
+    judge.images_left = len(images) * (
+        sum(rounds[p] for p in policies) * steps + (len(lengths) ** 2 if grid else 0)
+    )
+
+    def along(text: str, design: Callable[[int], Design]) -> Found:
+        def one(word_length: int, whole: bool) -> tuple[Evaluation, Verdict]:
+            judge.images_left -= len(images)
+            return judge.judge(f"{text} {word_length}", design(word_length), whole)
+
+        return smallest(one, lengths)
+
+    found: dict[str, Any] = {}
+    costs: dict[str, int] = {}
+    for policy in policies:
+        if policy == "joint":
+            joint = along("joint", lambda w: Design.joint(w, **options))
+            found[policy] = _policy(joint, {"word_length": joint.word_length})
+            best = None if joint.word_length is None else Design.joint(joint.word_length, **options)
+        else:
+            conv = along(f"separate, bn {bn_start}, conv", lambda w: Design.separate(w, bn_start, **options))
+            best, chosen, bn_found = None, conv, None
+            if conv.word_length is not None:
+                fixed = conv.word_length
+                bn_found = along(f"separate, conv {fixed}, bn", lambda w: Design.separate(fixed, w, **options))
+                if bn_found.word_length is not None:
+                    chosen = bn_found
+                    best = Design.separate(fixed, bn_found.word_length, **options)
+            bn = None if bn_found is None else bn_found.word_length
+            found[policy] = _policy(chosen, {"conv": conv.word_length, "bn": bn})
+            found[policy]["conv_search"] = _tried(conv)
+            found[policy]["bn_search"] = None if bn_found is None else _tried(bn_found)
+            found[policy]["conv_at_bn_start"] = (
+                None if conv.evaluation is None else msgspec.to_builtins(conv.evaluation)
+            )
+        if best is not None:
+            costs[policy] = judge.save(best, Path(folder) / policy)
+            found[policy]["multiplier_cost"] = costs[policy]
+    for policy, cost in costs.items():
+        found[policy]["relative_cost"] = cost / costs["joint"] if "joint" in costs else None
+
+    result: dict[str, Any] = {
+        "radixpoint_result": RESULT_VERSION,
+        "version": version("radixpoint"),
+        "criterion": msgspec.to_builtins(criterion),
+        "options": msgspec.to_builtins(options),
+        "word_lengths": lengths,
+        "bn_start": bn_start,
+        "network": graph.digest,
+        "images": _about(images),
+        "calibration": _about(calibration),
+        "preprocessing": msgspec.to_builtins(images.preprocessing),
+        "float": {"top1": judge.float_evaluation.top1, "top5": judge.float_evaluation.top5},
+        "policies": found,
+    }
+    if grid:
+        cells = []
+        for conv_length in lengths:
+            for bn_length in lengths:
+                design = Design.separate(conv_length, bn_length, **options)
+                evaluation, verdict = judge.judge(f"grid {conv_length} x {bn_length}", design, whole=True)
+                judge.images_left -= len(images)
+                cells.append(
+                    {"conv": conv_length, "bn": bn_length, "verdict": verdict,
+                     **msgspec.to_builtins(evaluation)}
+                )
+        result["grid"] = cells
+    write_whole(Path(folder) / "result.json", msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    return result
+
+
+def _about(images: ImageSet) -> dict[str, Any]:
+    return {
+        "digest": images.digest,
+        "count": len(images),
+        "unreadable": [list(pair) for pair in images.unreadable],
+    }
+
+
+def _tried(found: Found) -> list[dict[str, Any]]:
+    return [
+        {"word_length": w, "verdict": verdict, **msgspec.to_builtins(evaluation)}
+        for w, (evaluation, verdict) in sorted(found.tried.items())
+    ]
+
+
+def _policy(found: Found, word_lengths: dict[str, int | None]) -> dict[str, Any]:
+    e = found.evaluation
+    return {
+        **word_lengths,
+        "top1": None if e is None else e.top1,
+        "top5": None if e is None else e.top5,
+        "drop": None if e is None else e.drop,
+        "drop_interval": None if e is None else list(e.drop_interval),
+        "agreement": None if e is None else e.agreement,
+        "monotone": found.monotone,
+        "tried": _tried(found),
+    }
