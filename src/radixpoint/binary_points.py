@@ -20,6 +20,7 @@ Formats = Mapping[Key, TensorFormat]
 Group = tuple[str, ...]
 """Who shares a binary point: () the network, (class, kind), (layer, role)."""
 
+_BN_ROLES = (("scale", "offset"), ("negative_mean", "reciprocal_deviation", "gamma", "beta"))
 _CANDIDATES = 10
 """How many places beyond the ``max`` rule a rule may move the binary point."""
 _VALUES = bin_values()
@@ -35,7 +36,6 @@ class Site:
         word_length: in bits.
         statistics: the values it takes.
         by_channel: whether it may have a binary point for each channel.
-        data: the real values, for parameters; None for activations.
     """
 
     key: Key
@@ -44,7 +44,6 @@ class Site:
     word_length: int
     statistics: Statistics
     by_channel: bool
-    data: NDArray[np.float64] | None = None
 
 
 def folded_batch_norm(graph: Graph, layer: Layer, design: Design) -> Layer | None:
@@ -64,6 +63,23 @@ def affine_parameters(graph: Graph, bn: Layer) -> tuple[NDArray[np.float64], NDA
     )
     scale = gamma / np.sqrt(variance + bn.attributes["epsilon"])
     return scale, beta - mean * scale
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A stored parameter: its real values (float64) and their statistics."""
+
+    values: NDArray[np.float64]
+    statistics: Statistics
+
+
+def stored_parameters(graph: Graph, design: Design) -> dict[Key, Stored]:
+    """Every parameter that is stored under the design's form of batch normalization."""
+    return {
+        (layer.name, role): Stored(values, Statistics.of(values.astype(np.float32)))
+        for layer in graph.layers
+        for role, values in _parameters(graph, layer, design).items()
+    }
 
 
 def _parameters(graph: Graph, layer: Layer, design: Design) -> dict[str, NDArray[np.float64]]:
@@ -97,7 +113,9 @@ def _seen_by_reader(graph: Graph, tensor: str) -> str:
     return tensor
 
 
-def sites(graph: Graph, ranges: Ranges, design: Design) -> Iterator[Site]:
+def sites(
+    graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Stored]
+) -> Iterator[Site]:
     """Every quantized place of the network under this design.
 
     The result and the bias of a convolution or fully connected layer have batch normalization's widths:
@@ -107,10 +125,9 @@ def sites(graph: Graph, ranges: Ranges, design: Design) -> Iterator[Site]:
         DesignError: a layer without a word length.
     """
 
-    def parameter(layer: Layer, role: str, cls: str, kind: Kind, values: NDArray[np.float64]) -> Site:
+    def parameter(layer: Layer, role: str, cls: str, kind: Kind) -> Site:
         width = design.width(layer.name, cls, kind)
-        statistics = Statistics.of(values.astype(np.float32))
-        return Site((layer.name, role), cls, kind, width, statistics, True, values)
+        return Site((layer.name, role), cls, kind, width, stored[layer.name, role].statistics, True)
 
     yield Site(
         (graph.input, "result"), "input", "activations",
@@ -126,23 +143,22 @@ def sites(graph: Graph, ranges: Ranges, design: Design) -> Iterator[Site]:
             continue
         bn = folded_batch_norm(graph, layer, design)
         result = ranges.tensors[_seen_by_reader(graph, layer.name if bn is None else bn.name)]
-        stored = _parameters(graph, layer, design)
         if layer.op in ("conv", "fc"):
             yield Site(
                 (layer.name, "operand"), layer.op, "activations",
                 design.width(layer.name, layer.op, "activations"), ranges.tensors[layer.inputs[0]], False,
             )
-            yield parameter(layer, "weight", layer.op, "weights", stored["weight"])
-            if "bias" in stored:
-                yield parameter(layer, "bias", "bn", "parameters", stored["bias"])
+            yield parameter(layer, "weight", layer.op, "weights")
+            if (layer.name, "bias") in stored:
+                yield parameter(layer, "bias", "bn", "parameters")
             feeds_bn = [c.op for c in graph.consumers(layer.name)] == ["batch_norm"] and bn is None
             yield Site(
                 (layer.name, "result"), "bn", "activations",
                 design.width("", "bn", "activations"), result, feeds_bn,
             )
         elif layer.op == "batch_norm":
-            for role, values in stored.items():
-                yield parameter(layer, role, "bn", "parameters", values)
+            for role in _BN_ROLES[design.batch_norm == "staged"]:
+                yield parameter(layer, role, "bn", "parameters")
             width = design.width(layer.name, "bn", "activations")
             if design.batch_norm == "staged":
                 normalized = ranges.tensors[normalized_name(layer.name)]
@@ -243,19 +259,21 @@ def choose_formats(
     graph: Graph,
     ranges: Ranges,
     design: Design,
+    stored: Mapping[Key, Stored],
     loss: Callable[[Formats], float] | None = None,
 ) -> Formats:
     """A format for every quantized place.
 
     Args:
         graph, ranges, design: what to quantize and how.
+        stored: the network's parameters under the design's form of batch normalization.
         loss: error of the network under given formats; needed by rule ``loss``, which starts from ``mse``
             and moves one shared binary point at a time while that lowers the error.
 
     Raises:
         DesignError: a layer without a word length.
     """
-    everything = list(sites(graph, ranges, design))
+    everything = list(sites(graph, ranges, design, stored))
     if design.binary_point.scope == "channel":
         formats = {}
         for site in everything:

@@ -414,6 +414,9 @@ def search_command(
     classes: Classes = None,
     preprocessing: PreprocessingFile = None,
     max_images: MaxImages = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of finished evaluations, to share between searches.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the smallest word lengths whose accuracy drop stays within a limit.
@@ -427,7 +430,7 @@ def search_command(
     graph = _load(model, input_shape, image_set)
     _search(
         graph, image_set, calibration_set, out, as_json, criterion=criterion, policies=policy,
-        word_lengths=lengths, bn_start=bn_start, grid=grid, **options,
+        word_lengths=lengths, bn_start=bn_start, grid=grid, cache=cache, **options,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixpoint.arith import quantize, random_draws
-from radixpoint.binary_points import Formats, folded_batch_norm
+from radixpoint.binary_points import Formats, Key, Stored, folded_batch_norm
 from radixpoint.design import Design
 from radixpoint.errors import DesignError, FormatError, GraphError
 from radixpoint.formats import MAX_STORED, Overflow, Rounding
@@ -29,7 +29,6 @@ from radixpoint.ir import (
 )
 from radixpoint.ops import LAYERS, STEPS, Attributes, pool_counts
 
-Parameters = Mapping[tuple[str, str], NDArray[np.float64]]
 
 
 class ParameterCache:
@@ -69,9 +68,9 @@ class _Lowerer:
     """Implements :class:`radixpoint.ops.Lowering` for one layer after the other."""
 
     def __init__(
-        self, graph: Graph, formats: Formats, values: Parameters, design: Design, cache: ParameterCache
+        self, graph: Graph, formats: Formats, stored: Mapping[Key, Stored], design: Design, cache: ParameterCache
     ) -> None:
-        self.graph, self.formats, self.values, self.design, self.cache = graph, formats, values, design, cache
+        self.graph, self.formats, self.stored, self.design, self.cache = graph, formats, stored, design, cache
         self.batch_norm, self.average_pool = design.batch_norm, design.average_pool
         self.tensors: dict[str, IntTensor] = {}
         self.parameters: dict[str, IntParameter] = {}
@@ -159,7 +158,7 @@ class _Lowerer:
     def parameter(self, role: str) -> str:
         key = (self.layer.name, role)
         name = f"{self.layer.name}/{role}"
-        values = self.values[key]
+        values = self.stored[key].values
         stored = self.cache.quantize(key, values, self.formats[key], self.design, len(self.parameters))
         rank = len(self.graph.shapes[self.layer.name])
         if role != "weight" and rank > 1:
@@ -221,14 +220,14 @@ class _Lowerer:
 
 
 def lower(
-    graph: Graph, formats: Formats, values: Parameters, design: Design, cache: ParameterCache | None = None
+    graph: Graph, formats: Formats, stored: Mapping[Key, Stored], design: Design, cache: ParameterCache | None = None
 ) -> IntGraph:
     """Write a network as stored integers and casts.
 
     Args:
         graph: the network.
         formats: of every quantized place.
-        values: real values of every stored parameter, by the same keys.
+        stored: the parameters under the design's form of batch normalization.
         design: forms, rounding and overflow.
         cache: shared between calls for the same graph.
 
@@ -238,6 +237,6 @@ def lower(
     Raises:
         DesignError: an exact result would need more than 64 bits, or a layer cannot take its formats.
     """
-    result = _Lowerer(graph, formats, values, design, cache or ParameterCache()).run()
+    result = _Lowerer(graph, formats, stored, design, cache or ParameterCache()).run()
     verify(result)
     return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from radixpoint.arith import dequantize
-from radixpoint.binary_points import Formats, choose_formats, sites
+from radixpoint.binary_points import Formats, Key, Stored, choose_formats, stored_parameters
 from radixpoint.calibrate import Ranges
 from radixpoint.design import Design
 from radixpoint.engines import BlasEngine, quantize_images
@@ -18,6 +18,7 @@ class Quantizer:
 
     def __init__(self, graph: Graph, ranges: Ranges) -> None:
         self.graph, self.ranges, self._cache = graph, ranges, ParameterCache()
+        self._stored: dict[str, dict[Key, Stored]] = {}  # by form of batch normalization
 
     def quantize(self, design: Design) -> IntGraph:
         """The network in the representation that ``design`` describes, verified.
@@ -26,14 +27,13 @@ class Quantizer:
             DesignError: the design does not fit the network.
         """
         design.check(self.graph)
-        values = {
-            site.key: site.data
-            for site in sites(self.graph, self.ranges, design)
-            if site.data is not None
-        }
+        stored = self._stored.get(design.batch_norm)
+        if stored is None:
+            self._stored = {design.batch_norm: stored_parameters(self.graph, design)}
+            stored = self._stored[design.batch_norm]
 
         def lowered(formats: Formats) -> IntGraph:
-            return lower(self.graph, formats, values, design, self._cache)
+            return lower(self.graph, formats, stored, design, self._cache)
 
         def loss(formats: Formats) -> float:
             """Squared error of the logits on the calibration sample, relative to their power."""
@@ -42,7 +42,7 @@ class Quantizer:
             logits = dequantize(stored, graph.logit_fraction_length())
             return float(np.sum((logits - self.ranges.logits) ** 2) / np.sum(self.ranges.logits**2.0))
 
-        result = lowered(choose_formats(self.graph, self.ranges, design, loss))
+        result = lowered(choose_formats(self.graph, self.ranges, design, stored, loss))
         return IntGraph(
             result.input, result.tensors, result.steps, result.output, result.parameters,
             {"design": design.to_json().decode(), "network": self.graph.digest, "ranges": self.ranges.digest},

@@ -7,6 +7,7 @@ search that was killed goes on where it was.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -100,12 +101,25 @@ def _run_folder(path: Path) -> Path:
     try:
         if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not marker.exists())):
             raise RunError(f"{path}: exists and is no run folder of radixpoint: expected a new or empty folder")
-        (path / "cache").mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{path}: cannot be made: {error.strerror}") from None
     if not marker.exists():
         write_whole(marker, b'{"radixpoint_run": 1}\n')
-    probe = path / "cache" / ".probe"
+    return path
+
+
+def _cache_folder(path: Path) -> Path:
+    """Make a cache folder and see that it can be written.
+
+    Raises:
+        RunError: it cannot.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be made: {error.strerror}") from None
+    probe = path / f".probe-{os.getpid()}"
     write_whole(probe, b"")
     probe.unlink()
     return path
@@ -122,7 +136,7 @@ class Judge:
     graph: Graph
     images: ImageSet
     calibration: ImageSet
-    folder: Path
+    cache: Path
     watcher: Watcher = field(default_factory=Watcher)
     criterion: Criterion = Criterion()
     images_left: int = 0
@@ -131,13 +145,12 @@ class Judge:
         shape, classes = self.graph.shapes[self.graph.input], self.graph.shapes[self.graph.output][0]
         for image_set in (self.images, self.calibration):
             image_set.check(shape, classes)
-        self._cache = _run_folder(self.folder) / "cache"
         self._version = version("radixpoint")
         self._reference = self._float_outcomes()
         self._quantizer = Quantizer(self.graph, self._ranges())
 
     def _float_outcomes(self) -> Outcomes:
-        path = self._cache / f"float-{_key(self._version, self.graph.digest, self.images.digest)}.json"
+        path = self.cache / f"float-{_key(self._version, self.graph.digest, self.images.digest)}.json"
         known = self._read(path)
         if len(known) < len(self.images):
             self.watcher.stage("float network", len(self.images), 0)
@@ -146,7 +159,7 @@ class Judge:
         return known
 
     def _ranges(self) -> Ranges:
-        path = self._cache / f"ranges-{_key(self._version, self.graph.digest, self.calibration.digest)}.npz"
+        path = self.cache / f"ranges-{_key(self._version, self.graph.digest, self.calibration.digest)}.npz"
         if path.exists():
             return Ranges.load(path)
         self.watcher.stage("calibration", len(self.calibration), 0)
@@ -192,7 +205,7 @@ class Judge:
     def judge(self, text: str, design: Design, whole: bool = False) -> tuple[Evaluation, Verdict]:
         """Evaluate ``design`` until its verdict is certain, or on every image if ``whole``."""
         parts = (self._version, self.graph.digest, self.images.digest, self.calibration.digest)
-        path = self._cache / f"design-{_key(*parts, design.to_json().decode())}.json"
+        path = self.cache / f"design-{_key(*parts, design.to_json().decode())}.json"
         decide = self._final if whole else self._decided
         seen = self._read(path)
         decided = decide(seen)
@@ -285,6 +298,7 @@ def search(
     bn_start: int = 16,
     grid: bool = False,
     watcher: Watcher | None = None,
+    cache: str | Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Find the smallest word lengths under the criterion.
@@ -304,6 +318,8 @@ def search(
         bn_start: word length of batch normalization while the convolutions' is searched.
         grid: also evaluate every conv x bn pair, on every image.
         watcher: told how it goes.
+        cache: folder of finished evaluations; searches may share one, since its keys are the content of
+            what was evaluated. Default: in the run folder.
         options: further fields of :class:`radixpoint.design.Design`.
 
     Returns:
@@ -321,7 +337,9 @@ def search(
         )
     Design.separate(lengths[0], bn_start, **options)  # refuse impossible ones before any work
     Design.separate(lengths[-1], bn_start, **options)
-    judge = Judge(graph, images, calibration, Path(folder), watcher or Watcher(), criterion)
+    run = _run_folder(Path(folder))
+    kept = _cache_folder(run / "cache" if cache is None else Path(cache))
+    judge = Judge(graph, images, calibration, kept, watcher or Watcher(), criterion)
     # Upper bound on evaluations, for the estimate of the time left: a bisection, its ends, its neighbour.
     steps = len(lengths).bit_length() + 2
     rounds = {"joint": 1, "separate": 2}
@@ -360,7 +378,7 @@ def search(
                 None if conv.evaluation is None else msgspec.to_builtins(conv.evaluation)
             )
         if best is not None:
-            costs[policy] = judge.save(best, Path(folder) / policy)
+            costs[policy] = judge.save(best, run / policy)
             found[policy]["multiplier_cost"] = costs[policy]
     for policy, cost in costs.items():
         found[policy]["relative_cost"] = cost / costs["joint"] if "joint" in costs else None
@@ -391,7 +409,7 @@ def search(
                      **msgspec.to_builtins(evaluation)}
                 )
         result["grid"] = cells
-    write_whole(Path(folder) / "result.json", msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    write_whole(run / "result.json", msgspec.json.format(msgspec.json.encode(result)) + b"\n")
     return result
 
 

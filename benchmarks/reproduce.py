@@ -1,0 +1,158 @@
+"""The searches behind ``docs/results.md`` and ``docs/reproduction.md``.
+
+    python benchmarks/reproduce.py results      --data DATA --runs RUNS
+    python benchmarks/reproduce.py reproduction --data DATA --runs RUNS [--images 1000]
+
+DATA holds a full-width ResNet-50 (``resnet50-tiny-imagenet.safetensors``, torchvision's names),
+``images-search.tar``, ``images-calibration.tar`` and ``wnids.txt``. Each search is a run folder in RUNS, all
+share RUNS/cache, and what is there already is not repeated. Prints Markdown tables; ``reproduction`` also
+writes the plot (needs matplotlib).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import radixpoint
+from radixpoint.search import Watcher
+
+FORMS = ("affine", "staged", "folded")
+RULES = {
+    "tensor": ("max", "percentile", "mse"),
+    "channel": ("max", "percentile", "mse"),
+    "class": ("max", "percentile", "mse", "loss"),
+    "network": ("max", "percentile", "mse", "loss"),
+}
+
+
+class Log(Watcher):
+    """One line an evaluation, with the time."""
+
+    def judged(self, text: str, evaluation: Any, verdict: str, cached: bool) -> None:
+        low, high = evaluation.drop_interval
+        print(
+            f"  {time.strftime('%H:%M:%S')} {text}: {evaluation.drop:+.2f} [{low:+.2f}, {high:+.2f}] on "
+            f"{evaluation.images}: {verdict}{' (known)' if cached else ''}",
+            flush=True,
+        )
+
+
+class Data:
+    def __init__(self, folder: Path, images: int | None) -> None:
+        classes = radixpoint.read_classes(folder / "wnids.txt")
+        self.graph = radixpoint.load(folder / "resnet50-tiny-imagenet.safetensors", (3, 64, 64))
+        self.images = radixpoint.load_images(folder / "images-search.tar", classes=classes)
+        self.calibration = radixpoint.load_images(folder / "images-calibration.tar", classes=classes)
+        if images is not None:
+            self.images = self.images.first(images)
+
+    def search(self, runs: Path, name: str, metric: str, limit: float, **options: Any) -> dict[str, Any]:
+        started = time.time()
+        finished = runs / name / "result.json"
+        if not finished.exists():
+            print(f"{name}:", flush=True)
+            radixpoint.search(
+                self.graph, self.images, self.calibration, runs / name,
+                radixpoint.Criterion(metric, limit), watcher=Log(), cache=runs / "cache", **options,
+            )
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            print(f"  {time.time() - started:.0f} s, peak memory so far {memory:.2f} GiB", flush=True)
+        return json.loads(finished.read_text())
+
+
+def _interval(policy: dict[str, Any]) -> str:
+    if policy["drop"] is None:
+        return "none holds"
+    low, high = policy["drop_interval"]
+    return f"{policy['drop']:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def results(data: Data, runs: Path) -> None:
+    """Both forms that keep batch normalization, at three limits, on all images."""
+    rows = []
+    for form in ("affine", "staged"):
+        for metric, limit in (("top1", 1.0), ("top1", 0.5), ("top5", 1.0)):
+            name = f"results-{form}-{metric}-{limit}"
+            result = data.search(runs, name, metric, limit, batch_norm=form)
+            joint, separate = result["policies"]["joint"], result["policies"]["separate"]
+            rows.append(
+                f"| {form} | {metric}, {limit} | {joint['word_length']} | {_interval(joint)} | "
+                f"{separate['conv']} / {separate['bn']} | {_interval(separate)} | "
+                f"{separate.get('relative_cost') or float('nan'):.2f} |"
+            )
+    print(f"\nfloat: top-1 {result['float']['top1']:.2f} %, top-5 {result['float']['top5']:.2f} %\n")
+    print("| batch normalization | limit, points | joint, bits | drop | separate, conv / bn | drop | cost |")
+    print("|---|---|---|---|---|---|---|")
+    print("\n".join(rows))
+
+
+def reproduction(data: Data, runs: Path) -> None:
+    """Every scope, form of batch normalization and rule, at 1.0 point of top-1."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    combinations = [
+        (scope, form, rule) for scope, rules in RULES.items() for form in FORMS for rule in rules
+    ]
+    # The default rule of each scope and the affine form first: the most telling when time runs out.
+    combinations.sort(key=lambda c: (c[2] not in (RULES[c[0]][0], "loss"), FORMS.index(c[1])))
+    for scope, form, rule in combinations:
+        name = f"reproduction-{len(data.images)}-{scope}-{form}-{rule}"
+        found[scope, form, rule] = data.search(
+            runs, name, "top1", 1.0, batch_norm=form, binary_point={"scope": scope, "rule": rule}
+        )
+    print("\n| scope | rule | " + " | ".join(f"{form}: joint; conv / bn" for form in FORMS) + " |")
+    print("|---|---|" + "---|" * len(FORMS))
+    for scope, rules in reversed(RULES.items()):
+        for rule in rules:
+            cells = []
+            for form in FORMS:
+                policies = found[scope, form, rule]["policies"]
+                joint, separate = policies["joint"]["word_length"], policies["separate"]
+                cells.append(f"{joint or '> 16'}; {separate['conv'] or '> 16'} / {separate['bn'] or '-'}")
+            print(f"| {scope} | {rule} | " + " | ".join(cells) + " |")
+    _plot(found, Path(__file__).parent.parent / "docs" / "reproduction.svg")
+
+
+def _plot(found: dict[tuple[str, str, str], dict[str, Any]], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "radixpoint"
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(RULES), figsize=(14, 4), sharey=True)
+    for axis, scope in zip(axes, reversed(RULES), strict=True):
+        rule = RULES[scope][-1] if scope in ("class", "network") else "max"
+        for colour, form in enumerate(FORMS):
+            policies = found[scope, form, rule]["policies"]
+            for series, style in (("joint", "--"), ("separate", "-")):
+                tried = policies[series]["conv_search" if series == "separate" else "tried"]
+                axis.plot(
+                    [t["word_length"] for t in tried], [max(t["drop"], -1) for t in tried],
+                    style, marker="o", ms=3, color=f"C{colour}", label=f"{form}, {series}",
+                )
+        axis.axhline(1.0, color="0.6", lw=0.8)
+        axis.set(title=f"{scope} ({rule})", xlabel="word length, bits", xlim=(5.5, 16.5), ylim=(-2, 20))
+    axes[0].set_ylabel("top-1 drop, percentage points")
+    axes[-1].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("table", choices=("results", "reproduction"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--images", type=int)
+    arguments = parser.parse_args()
+    data = Data(arguments.data, arguments.images)
+    {"results": results, "reproduction": reproduction}[arguments.table](data, arguments.runs)
+
+
+if __name__ == "__main__":
+    main()
