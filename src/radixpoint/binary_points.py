@@ -105,7 +105,7 @@ def _parameters(graph: Graph, layer: Layer, design: Design) -> dict[str, NDArray
     return {"scale": scale, "offset": offset}
 
 
-def _seen_by_reader(graph: Graph, tensor: str) -> str:
+def seen_by_reader(graph: Graph, tensor: str) -> str:
     """``tensor``, or the ReLU that alone reads it: what a ReLU cuts off needs no range."""
     consumers = graph.consumers(tensor)
     if len(consumers) == 1 and consumers[0].op in ("relu", "clip") and tensor != graph.output:
@@ -142,7 +142,7 @@ def sites(
         if layer.name in folded:
             continue
         bn = folded_batch_norm(graph, layer, design)
-        result = ranges.tensors[_seen_by_reader(graph, layer.name if bn is None else bn.name)]
+        result = ranges.tensors[seen_by_reader(graph, layer.name if bn is None else bn.name)]
         if layer.op in ("conv", "fc"):
             yield Site(
                 (layer.name, "operand"), layer.op, "activations",

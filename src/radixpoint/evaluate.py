@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixpoint.arith import dequantize
+from radixpoint.binary_points import seen_by_reader
 from radixpoint.data import ImageSet
 from radixpoint.engines import ENGINES, Engine, quantize_images
 from radixpoint.engines.floating import FloatingEngine
@@ -182,10 +183,15 @@ def layer_sqnr(graph: Graph, quantized: IntGraph, inputs: NDArray[np.float32]) -
     """Signal to quantization-noise ratio of every layer's result, in dB.
 
     10 log10 of the power of the float tensor over the power of its difference from the quantized one, over
-    all ``inputs`` (float32, batch first). Layers whose result has no quantized counterpart are left out.
+    all ``inputs`` (float32, batch first). Left out: a layer that only a ReLU reads (what the ReLU cuts off has
+    no room in its format, so its own noise means nothing), and one without a quantized counterpart.
     """
     pairs = {t.value: name for name, t in quantized.tensors.items() if t.value not in (None, graph.input)}
-    layers = [layer.name for layer in graph.layers if layer.name in pairs]
+    layers = [
+        layer.name
+        for layer in graph.layers
+        if layer.name in pairs and seen_by_reader(graph, layer.name) == layer.name
+    ]
     real = FloatingEngine(graph, layers).run(inputs)
     stored = ENGINES["blas"](quantized).run(
         quantize_images(quantized, inputs), [pairs[name] for name in layers]

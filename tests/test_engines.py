@@ -1,0 +1,266 @@
+"""Every engine gives the reference's integers on every tensor; and the reference is right."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import networks
+import numpy as np
+import oracle
+import pytest
+from fractions import Fraction
+
+from radixpoint.arith import quantize as quantize_values
+from radixpoint.design import Design
+from radixpoint.engines import BlasEngine, ReferenceEngine, blas, quantize_images
+from radixpoint.errors import DesignError
+from radixpoint.evaluate import Mismatch, first_mismatch, layer_sqnr
+from radixpoint.formats import Overflow, Rounding
+from radixpoint.ir import Graph, IntGraph, IntParameter
+from radixpoint.quantize import Quantizer
+
+GRAPHS = {"residual": networks.residual(), "mixed": networks.mixed()}
+QUANTIZERS = {name: Quantizer(g, networks.calibrated(g)) for name, g in GRAPHS.items()}
+INPUTS = {name: networks.images(5, 1, g.shapes["input"]).inputs(0, 5) for name, g in GRAPHS.items()}
+
+
+def agree(graph: IntGraph, inputs: np.ndarray) -> None:
+    stored = quantize_images(graph, inputs)
+    assert first_mismatch(graph, ReferenceEngine(graph), BlasEngine(graph), stored) is None
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("form", ["affine", "staged", "folded"])
+@pytest.mark.parametrize("scope", ["network", "class", "tensor", "channel"])
+@pytest.mark.parametrize("rule", ["max", "percentile", "mse"])
+def test_forms_scopes_and_rules(name: str, form: str, scope: str, rule: str) -> None:
+    for conv, bn in ((4, 6), (8, 8), (10, 16), (16, 16)):
+        design = Design.separate(
+            conv, bn, batch_norm=form, binary_point={"scope": scope, "rule": rule}, average_pool="reciprocal"
+        )
+        agree(QUANTIZERS[name].quantize(design), INPUTS[name])
+
+
+@pytest.mark.parametrize("form", ["affine", "staged", "folded"])
+@pytest.mark.parametrize("scope", ["network", "class"])
+def test_choice_by_loss(form: str, scope: str) -> None:
+    """Chosen by what the network loses: never worse on the sample than the rule it starts from."""
+    from radixpoint.arith import dequantize
+
+    quantizer = QUANTIZERS["residual"]
+    losses = []
+    for rule in ("mse", "loss"):
+        graph = quantizer.quantize(Design.separate(7, 9, batch_norm=form, binary_point={"scope": scope, "rule": rule}))
+        agree(graph, INPUTS["residual"])
+        stored = BlasEngine(graph).run(quantize_images(graph, quantizer.ranges.sample))[graph.output]
+        logits = dequantize(stored, graph.logit_fraction_length())
+        losses.append(float(np.sum((logits - quantizer.ranges.logits) ** 2)))
+    assert losses[1] <= losses[0]
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("rounding", list(Rounding))
+@pytest.mark.parametrize("overflow", list(Overflow))
+def test_rounding_and_overflow(name: str, rounding: Rounding, overflow: Overflow) -> None:
+    division = "reciprocal" if rounding is Rounding.STOCHASTIC else "division"
+    for scope, (conv, bn) in itertools.product(("tensor", "channel"), ((6, 8), (10, 14))):
+        design = Design.separate(
+            conv, bn, rounding=rounding, overflow=overflow, average_pool=division, seed=5,
+            parameter_rounding=rounding, binary_point={"scope": scope, "rule": "mse"},
+        )
+        agree(QUANTIZERS[name].quantize(design), INPUTS[name])
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("word", [2, 3, 12, 18, 20, 24, 28, 30])
+def test_word_lengths(name: str, word: int) -> None:
+    """From the shortest to those whose sums need float64, then digits."""
+    agree(QUANTIZERS[name].quantize(Design.joint(word)), INPUTS[name])
+
+
+def test_wide_products_are_split() -> None:
+    """31-bit operands: sums beyond 2**53 go through the digits."""
+    from radixpoint.ir import IntTensor, TensorFormat
+
+    random = np.random.default_rng(0)
+    matrix = random.integers(-(2**30), 2**30, (50, 6))
+    x = random.integers(-(2**30), 2**30, (20, 50))
+    source = IntTensor((50,), TensorFormat(True, 31, (0,)), -(2**30), 2**30 - 1, "", None)
+    assert blas._partial_bound(matrix, source.low, source.high) > 2**53
+    assert np.array_equal(blas._product(matrix, source)([x]), x @ matrix)
+
+
+@pytest.mark.parametrize("bits", [9, 10, 11, 12, 13])
+def test_blocked_products(bits: int) -> None:
+    """Extremes everywhere: every partial sum at its bound, through each way of splitting."""
+    from radixpoint.ir import IntTensor, TensorFormat
+
+    top = 1 << (bits - 1)
+    source = IntTensor((600,), TensorFormat(True, bits, (0,)), -top, top - 1, "", None)
+    matrix = np.where(np.arange(600)[:, None] % 2, -top, top - 1) * np.ones((1, 3), np.int64)
+    x = np.stack([np.full(600, -top), np.full(600, top - 1), np.where(np.arange(600) % 2, -top, top - 1)])
+    assert np.array_equal(blas._product(matrix, source)([x.astype(np.float64)]), x @ matrix)
+
+
+def test_narrow_accumulators_wrap() -> None:
+    exact = QUANTIZERS["residual"].quantize(Design.joint(8))
+    narrow = QUANTIZERS["residual"].quantize(Design.joint(8, accumulator={"word_length": 12}))
+    agree(narrow, INPUTS["residual"])
+    assert len(narrow.steps) > len(exact.steps)
+    first = next(s for s in narrow.steps if s.op == "conv")
+    wrapped = narrow.steps[narrow.steps.index(first) + 1]
+    stored = quantize_images(narrow, INPUTS["residual"])
+    got = ReferenceEngine(narrow).run(stored, [first.name, wrapped.name])
+    assert np.array_equal(got[wrapped.name], (got[first.name] + 2048) % 4096 - 2048)
+    assert np.abs(got[first.name]).max() > 2048, "nothing wrapped: the test shows nothing"
+
+
+def test_saturating_accumulators_are_refused() -> None:
+    with pytest.raises(DesignError, match="order"):
+        Design.joint(8, accumulator={"word_length": 12, "overflow": "SAT"})
+
+
+def test_per_layer_word_lengths() -> None:
+    layers = {"conv0": {"weights": 5, "activations": 7}, "fc20": {"weights": 12}}
+    layers = {k: v for k, v in layers.items() if k in {x.name for x in GRAPHS["residual"].layers}}
+    graph = QUANTIZERS["residual"].quantize(Design.joint(9, layers=layers))
+    assert graph.parameters["conv0/weight"].format.word_length == 5
+    agree(graph, INPUTS["residual"])
+
+
+def test_the_comparison_finds_a_planted_error() -> None:
+    """One weight, one unit off: the first differing tensor is that convolution."""
+    graph = QUANTIZERS["residual"].quantize(Design.joint(10))
+    conv = [s for s in graph.steps if s.op == "conv"][2]
+    key = conv.parameters["weight"]
+    data = graph.parameters[key].data.copy()
+    data.flat[0] += 1
+    wrong = replace(graph, parameters={**graph.parameters, key: IntParameter(data, graph.parameters[key].format)})
+    stored = quantize_images(graph, INPUTS["residual"])
+    found = first_mismatch(graph, ReferenceEngine(graph), BlasEngine(wrong), stored)
+    assert isinstance(found, Mismatch)
+    assert found.tensor == conv.name
+    assert abs(found.expected - found.got) > 0
+
+
+def test_threads_and_batches_make_no_difference() -> None:
+    graph = QUANTIZERS["mixed"].quantize(Design.joint(9, rounding="STOCHASTIC", average_pool="reciprocal"))
+    stored = quantize_images(graph, networks.images(40, 3).inputs(0, 40))
+    expected = BlasEngine(graph, threads=1).run(stored)[graph.output]
+    assert np.array_equal(BlasEngine(graph, threads=3).run(stored)[graph.output], expected)
+    one_by_one = [BlasEngine(graph).run(stored[i : i + 1])[graph.output] for i in range(40)]
+    assert np.array_equal(np.concatenate(one_by_one), expected)
+
+
+def by_hand(graph: Graph, quantized: IntGraph, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """The residual network in exact rationals, layer by layer, from the real-valued graph and the formats.
+
+    Shares nothing with the engines: nested loops over Fractions, one conversion where a layer ends.
+    """
+    formats = {t.value: t.format for t in quantized.tensors.values() if t.value is not None}
+    real: dict[str, np.ndarray] = {}
+
+    def convert(value: Fraction, form) -> Fraction:  # type: ignore[no-untyped-def]
+        f = form.fraction_lengths[0]
+        return oracle.convert(value, True, form.word_length, f, "RND", "SAT") * Fraction(2) ** -f
+
+    def parameter(layer: str, role: str, index: tuple[int, ...]) -> Fraction:
+        p = quantized.parameters[f"{layer}/{role}"]
+        return int(p.data.reshape(p.data.shape)[index]) * Fraction(2) ** -p.format.fraction_lengths[0]
+
+    image = formats["input"]
+    real["input"] = np.vectorize(lambda v: convert(Fraction(float(v)), image), otypes=[object])(inputs)
+    operand = {}
+    for step in quantized.steps:
+        tensor = quantized.tensors[step.name]
+        if step.op == "conv":
+            operand[tensor.layer] = quantized.tensors[step.inputs[0]].format
+    for layer in graph.layers:
+        if layer.op not in ("conv", "batch_norm", "relu"):
+            break
+        x = real[layer.inputs[0]]
+        form = formats[layer.name]
+        if layer.op == "relu":
+            real[layer.name] = np.maximum(x, 0)
+        elif layer.op == "batch_norm":
+            out = np.empty_like(x)
+            for c in range(x.shape[0]):
+                s, t = (parameter(layer.name, r, (c, 0, 0)) for r in ("scale", "offset"))
+                out[c] = np.vectorize(lambda v, s=s, t=t: convert(s * v + t, form), otypes=[object])(x[c])
+            real[layer.name] = out
+        else:
+            narrow = np.vectorize(lambda v, f=operand[layer.name]: convert(v, f), otypes=[object])(x)
+            outputs, channels, kh, kw = graph.parameter(layer, "weight").shape
+            padded = np.full((channels, x.shape[1] + 2, x.shape[2] + 2), Fraction(0), object)
+            padded[:, 1:-1, 1:-1] = narrow
+            out = np.empty((outputs, x.shape[1], x.shape[2]), object)
+            for o, i, j in itertools.product(*map(range, out.shape)):
+                total = Fraction(0)
+                for c, p, q in itertools.product(range(channels), range(kh), range(kw)):
+                    total += parameter(layer.name, "weight", (o, c, p, q)) * padded[c, i + p, j + q]
+                out[o, i, j] = convert(total, form)
+            real[layer.name] = out
+    return real
+
+
+def test_the_reference_against_exact_rationals() -> None:
+    graph = GRAPHS["residual"]
+    quantized = QUANTIZERS["residual"].quantize(Design.separate(6, 9))
+    inputs = INPUTS["residual"][:1]
+    stored = ReferenceEngine(quantized).run(quantize_images(quantized, inputs), list(quantized.tensors))
+    checked = 0
+    for name, expected in by_hand(graph, quantized, inputs[0]).items():
+        tensor = next(n for n, t in quantized.tensors.items() if t.value == name)
+        scale = Fraction(2) ** -quantized.tensors[tensor].format.fraction_lengths[0]
+        got = [int(v) * scale for v in stored[tensor][0].flat]
+        assert got == list(expected.flat), name
+        checked += 1
+    assert checked == 4
+
+
+def test_more_bits_are_closer_to_float() -> None:
+    for name, graph in GRAPHS.items():
+        quality = []
+        for word in (6, 10, 16, 22):
+            quantized = QUANTIZERS[name].quantize(Design.joint(word))
+            seen = networks.images(shape=graph.shapes["input"]).inputs(0, 16)  # calibrated on: nothing saturates
+            quality.append(min(layer_sqnr(graph, quantized, seen).values()))
+        assert quality == sorted(quality)
+        assert quality[-1] > 75, quality
+
+
+DATA = Path(__file__).parents[1].parent / "shared" / "data"
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}: the full-width ResNet-50 is NOT compared")
+def test_full_resnet50_every_tensor() -> None:
+    """8 images, 12 designs, every tensor of the full-width network: zero differing integers."""
+    import radixpoint
+
+    graph = radixpoint.load(DATA / "resnet50-tiny-imagenet.safetensors", (3, 64, 64))
+    classes = radixpoint.read_classes(DATA / "wnids.txt")
+    calibration = radixpoint.load_images(DATA / "images-calibration.tar", classes=classes).first(48)
+    quantizer = Quantizer(graph, radixpoint.calibrate(graph, calibration))
+    inputs = radixpoint.load_images(DATA / "images-search.tar", classes=classes).first(8).inputs(0, 8)
+    designs = [
+        Design.joint(16), Design.joint(12, batch_norm="staged"), Design.joint(4),
+        Design.separate(10, 16), Design.separate(9, 14, batch_norm="staged"),
+        Design.separate(11, 13, batch_norm="folded"), Design.separate(5, 8, batch_norm="folded"),
+        Design.separate(6, 16, rounding="RND_CONV", overflow="SAT_SYM"),
+        *(Design.separate(c, b, batch_norm=f, binary_point={"scope": "channel", "rule": r})
+          for c, b, f, r in ((8, 16, "affine", "mse"), (7, 12, "staged", "max"),
+                             (10, 10, "folded", "percentile"), (16, 16, "staged", "mse"))),
+    ]
+    assert len(designs) == 12
+    for design in designs:
+        quantized = quantizer.quantize(design)
+        stored = quantize_images(quantized, inputs)
+        assert first_mismatch(quantized, ReferenceEngine(quantized), BlasEngine(quantized), stored) is None
+
+
+def test_images_are_quantized_once() -> None:
+    graph = QUANTIZERS["residual"].quantize(Design.joint(6))
+    form = graph.tensors["input"].format.channel(0)
+    assert np.array_equal(quantize_images(graph, INPUTS["residual"]), quantize_values(INPUTS["residual"], form))
