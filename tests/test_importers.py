@@ -1,0 +1,280 @@
+"""Networks from ONNX, modules and files of weights; and what must be refused."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import networks
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from resnet import ResNet
+from safetensors.numpy import save_file
+from torch import nn
+
+from radixpoint.engines.floating import FloatingEngine, to_onnx
+from radixpoint.errors import ModelError, UnsupportedError
+from radixpoint.importers import load
+
+SHAPE = (3, 32, 32)
+RESNET50 = {"conv": 53, "batch_norm": 53, "relu": 49, "add": 16, "max_pool": 1, "average_pool": 1, "flatten": 1, "fc": 1}
+EXPORTS = {
+    "torchscript": {"dynamo": False, "training": torch.onnx.TrainingMode.PRESERVE},
+    "torchscript, dynamic batch": {
+        "dynamo": False, "training": torch.onnx.TrainingMode.PRESERVE, "input_names": ["x"],
+        "dynamic_axes": {"x": {0: "n"}},
+    },
+    "dynamo": {"dynamo": True, "optimize": False, "verbose": False},
+    "dynamo, dynamic batch": {
+        "dynamo": True, "optimize": False, "verbose": False,
+        "dynamic_shapes": ({0: torch.export.Dim("n")},),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    """ResNet-50's topology, narrow, with statistics that are not all 0 and 1."""
+    torch.manual_seed(0)
+    model = ResNet(width=4, classes=10)
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.randn(8, *SHAPE))
+    return model.eval()
+
+
+def same_as_torch(graph, model: nn.Module, shape=SHAPE) -> None:  # type: ignore[no-untyped-def]
+    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model(x).numpy()
+    got = FloatingEngine(graph).run(x.numpy())[graph.output]
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def export(model: nn.Module, path: Path, **arguments) -> Path:  # type: ignore[no-untyped-def]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, (torch.randn(1, *SHAPE),), str(path), **arguments)
+    return path
+
+
+@pytest.mark.parametrize("how", EXPORTS)
+def test_resnet50_from_both_exporters(resnet: nn.Module, tmp_path: Path, how: str) -> None:
+    graph = load(export(resnet, tmp_path / "m.onnx", **EXPORTS[how]))
+    assert Counter(layer.op for layer in graph.layers) == RESNET50
+    same_as_torch(graph, resnet)
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_both_exporters_fold_by_default(resnet: nn.Module, tmp_path: Path, dynamo: bool) -> None:
+    """What docs/importing.md warns of: should torch stop folding, the page must change."""
+    graph = load(export(resnet, tmp_path / "m.onnx", dynamo=dynamo, verbose=False))
+    assert not any(layer.op == "batch_norm" for layer in graph.layers)
+    same_as_torch(graph, resnet)
+
+
+def test_resnet50_from_the_module_and_from_weights(resnet: nn.Module, tmp_path: Path) -> None:
+    from_module = load(resnet, SHAPE)
+    assert Counter(layer.op for layer in from_module.layers) == RESNET50
+    same_as_torch(from_module, resnet)
+    state = {k: v.numpy() for k, v in resnet.state_dict().items()}
+    save_file({k: np.ascontiguousarray(v) for k, v in state.items()}, tmp_path / "w.safetensors")
+    torch.save(resnet.state_dict(), tmp_path / "w.pt")
+    for name in ("w.safetensors", "w.pt"):
+        graph = load(tmp_path / name, SHAPE)
+        assert Counter(layer.op for layer in graph.layers) == RESNET50
+        same_as_torch(graph, resnet)
+
+
+class Mixed(nn.Module):
+    """The operators that ResNet-50 does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 6, 3, padding=(0, 1), stride=(2, 1), bias=True)
+        self.b = nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=3, bias=False)
+        self.bn = nn.BatchNorm2d(6)
+        self.six = nn.ReLU6()
+        self.pool = nn.AvgPool2d(3, 2, padding=1)
+        self.drop = nn.Dropout(0.5)
+        self.fc = nn.Linear(12 * 8 * 16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.six(self.a(x))
+        y = self.bn(self.b(x))
+        z = self.pool(torch.cat([x, y], 1))
+        return self.fc(self.drop(z.view(z.size(0), -1)))
+
+
+@pytest.mark.parametrize("how", ["module", *EXPORTS])
+def test_other_operators(tmp_path: Path, how: str) -> None:
+    torch.manual_seed(2)
+    model = Mixed().eval()
+    graph = load(model, SHAPE) if how == "module" else load(export(model, tmp_path / "m.onnx", **EXPORTS[how]))
+    assert Counter(layer.op for layer in graph.layers) == {
+        "conv": 2, "clip": 1, "batch_norm": 1, "concat": 1, "average_pool": 1, "flatten": 1, "fc": 1,
+    }
+    same_as_torch(graph, model)
+
+
+@pytest.mark.parametrize("make", [networks.residual, networks.mixed])
+def test_round_trip_through_onnx(tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]
+    graph = make()
+    model = to_onnx(graph, [graph.output])
+    onnx.save(model, tmp_path / "m.onnx")
+    again = load(tmp_path / "m.onnx")
+    x = networks.images(3, 0, graph.shapes["input"]).inputs(0, 3)
+    assert np.array_equal(
+        FloatingEngine(graph).run(x)[graph.output], FloatingEngine(again).run(x)[again.output]
+    )
+
+
+def small_onnx(nodes, weights=None, dims=("n", 3, 8, 8)) -> onnx.ModelProto:  # type: ignore[no-untyped-def]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(dims))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "c"])],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in (weights or {}).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_matmul_with_bias_is_one_layer(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["p"]), helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["m"]), helper.make_node("Add", ["m", "b"], ["y"]),
+    ]
+    weights = {"w": random.normal(size=(3, 4)).astype(np.float32), "b": np.arange(4, dtype=np.float32)}
+    onnx.save(small_onnx(nodes, weights), tmp_path / "m.onnx")
+    graph = load(tmp_path / "m.onnx")
+    assert [layer.op for layer in graph.layers] == ["average_pool", "flatten", "fc"]
+    x = random.normal(size=(2, 3, 8, 8)).astype(np.float32)
+    got = FloatingEngine(graph).run(x)[graph.output]
+    np.testing.assert_allclose(got, x.mean((2, 3)) @ weights["w"] + weights["b"], rtol=1e-5)
+
+
+def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["a"], name="first"),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Softplus", ["b"], ["y"], name="second"),
+    ]
+    onnx.save(small_onnx(nodes), tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedError) as raised:
+        load(tmp_path / "m.onnx")
+    assert [o[:2] for o in raised.value.operators] == [("Sigmoid", "first"), ("Softplus", "second")]
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act, self.pad = nn.GELU(), nn.ReflectionPad2d(1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.flatten(torch.sigmoid(self.pad(self.act(x))), 1)
+
+    with pytest.raises(UnsupportedError) as raised:
+        load(Odd().eval(), SHAPE)
+    assert {o[0] for o in raised.value.operators} == {"GELU", "ReflectionPad2d", "sigmoid"}
+
+
+# -- bad input
+
+
+def resnet_state(change) -> dict[str, np.ndarray]:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    state = {k: v.numpy().copy() for k, v in ResNet(width=2, classes=3).state_dict().items()}
+    change(state)
+    return {k: np.ascontiguousarray(v) for k, v in state.items()}
+
+
+def put(key: str, value: float):  # type: ignore[no-untyped-def]
+    def change(state: dict[str, np.ndarray]) -> None:
+        state[key].flat[0] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("conv1.weight", np.nan), r"layer 'conv1'.*1 of 294 values of weight are NaN"),
+        (put("layer2.0.conv1.weight", np.inf), r"layer 'layer2.0.conv1'.*infinite"),
+        (put("layer1.0.bn2.running_var", 0.0), r"layer 'layer1.0.bn2': variance 0 of channel 0"),
+        (put("layer1.0.bn2.running_var", -0.5), r"variance -0.5"),
+        (lambda s: s.pop("layer3.2.conv2.weight"), r"no 'layer3.2.conv2.weight'"),
+        (lambda s: s.update(extra=np.zeros(3)), r"1 arrays that no torchvision ResNet has.*extra"),
+        (lambda s: [s.pop(k) for k in list(s) if k.startswith("layer")], r"names of a torchvision ResNet"),
+        (lambda s: s.update({"fc.weight": s["fc.weight"][:, :5]}), r"layer 'fc'.*do not fit"),
+        (lambda s: [s.pop(k) for k in list(s) if k.startswith("layer1.1.")], r"layer1 has blocks \[0, 2\]"),
+    ],
+)
+def test_bad_weights(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
+    save_file(resnet_state(change), tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match=message):
+        load(tmp_path / "w.safetensors", SHAPE)
+
+
+def test_wrong_channel_count(tmp_path: Path) -> None:
+    save_file(resnet_state(lambda s: None), tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match=r"conv1.*do not fit 1 input channels"):
+        load(tmp_path / "w.safetensors", (1, 32, 32))
+    with pytest.raises(ModelError, match="does not say how large an image is"):
+        load(tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match="three positive sizes"):
+        load(tmp_path / "w.safetensors", (3, 32))
+
+
+def test_truncated_files(resnet: nn.Module, tmp_path: Path) -> None:
+    whole = export(resnet, tmp_path / "m.onnx", **EXPORTS["torchscript"]).read_bytes()
+    for share in (0, 10, len(whole) // 2, len(whole) - 7):
+        (tmp_path / "cut.onnx").write_bytes(whole[:share])
+        with pytest.raises(ModelError, match=r"cut.onnx: "):
+            load(tmp_path / "cut.onnx")
+    save_file(resnet_state(lambda s: None), tmp_path / "w.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "w.safetensors").read_bytes()[:1000])
+    with pytest.raises(ModelError, match="not a readable safetensors file"):
+        load(tmp_path / "cut.safetensors", SHAPE)
+
+
+class Trap:
+    """A pickle that would run code."""
+
+    def __reduce__(self) -> tuple:  # type: ignore[type-arg]
+        return (Path.touch, (Path("sprung"),))
+
+
+def test_pickles_are_refused(resnet: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(resnet, "module.pt")
+    Path("trap.pt").write_bytes(pickle.dumps(Trap()))
+    torch.save({"x": [1, 2]}, "list.pt")
+    for name, message in (("module.pt", "weights-only"), ("trap.pt", "weights-only"), ("list.pt", "state_dict")):
+        with pytest.raises(ModelError, match=message):
+            load(name, SHAPE)
+    assert not Path("sprung").exists()
+
+
+def test_dynamic_shapes(tmp_path: Path) -> None:
+    nodes = [helper.make_node("GlobalAveragePool", ["x"], ["p"]), helper.make_node("Flatten", ["p"], ["y"])]
+    onnx.save(small_onnx(nodes, dims=("n", 3, "h", "w")), tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"axis H of input 'x' is dynamic \(h\)"):
+        load(tmp_path / "m.onnx")
+    assert load(tmp_path / "m.onnx", (3, 9, 9)).shapes["input"] == (3, 9, 9)
+    with pytest.raises(ModelError, match="axis C of input 'x' is 3, but 4 was given"):
+        load(tmp_path / "m.onnx", (4, 9, 9))
+
+
+def test_modules_that_cannot_be_used(resnet: nn.Module) -> None:
+    with pytest.raises(ModelError, match="training mode"):
+        load(ResNet(width=2), SHAPE)
+    with pytest.raises(ModelError, match=r"expected a path or a torch\.nn\.Module"):
+        load(object(), SHAPE)
+    with pytest.raises(ModelError, match="input_shape"):
+        load(resnet)
+    with pytest.raises(ModelError, match="no such file"):
+        load("nowhere.onnx")
