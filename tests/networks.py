@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from radixpoint.calibrate import Ranges, calibrate
 from radixpoint.data import ImageSet, Preprocessing
+from radixpoint.engines.floating import FloatingEngine
 from radixpoint.ir import Graph, Layer, build_graph
 
 WINDOW = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "groups": 1}
@@ -92,11 +95,30 @@ def images(count: int = 96, seed: int = 0, shape: tuple[int, int, int] = (3, 12,
     random = np.random.default_rng(seed)
     channels = {"mean": (0.5,) * shape[0], "std": (0.25,) * shape[0]}
     order = "RGB" if shape[0] == 3 else "L"
+    coarse = random.integers(0, 256, (count, shape[0], -(-shape[1] // 4), -(-shape[2] // 4)))
+    pixels = np.kron(coarse, np.ones((1, 1, 4, 4)))[:, :, : shape[1], : shape[2]].astype(np.uint8)
     return ImageSet(
-        "random", random.integers(0, 256, (count, *shape), np.uint8), random.integers(0, classes, count),
+        "random", pixels, random.integers(0, classes, count),
         tuple(str(i) for i in range(classes)), Preprocessing(channel_order=order, **channels),
     )
 
 
 def calibrated(graph: Graph) -> Ranges:
     return calibrate(graph, images(shape=graph.shapes["input"]))  # type: ignore[arg-type]
+
+
+def balanced() -> Graph:
+    """The residual network with its mean logits taken out, so that it names many classes."""
+    graph = residual()
+    inputs = images(200, 9, graph.shapes["input"]).inputs(0, 200)  # type: ignore[arg-type]
+    logits = FloatingEngine(graph).run(inputs)[graph.output]
+    key = f"{graph.output}.bias"
+    bias = graph.parameters[key] - logits.mean(0)
+    return replace(graph, parameters={**graph.parameters, key: bias})
+
+
+def labelled(graph: Graph, count: int, seed: int) -> ImageSet:
+    """Images labelled by the network itself, so that its accuracy starts at 100 %."""
+    plain = images(count, seed, graph.shapes["input"], classes=10)  # type: ignore[arg-type]
+    labels = FloatingEngine(graph).run(plain.inputs(0, count))[graph.output].argmax(1)
+    return ImageSet("random", plain.pixels, labels, plain.classes, plain.preprocessing)

@@ -130,7 +130,7 @@ class _Bars(Watcher):
             f"{text} bits: {evaluation.metric} drop {evaluation.drop:+.2f} points "
             f"[{low:+.2f}, {high:+.2f}] on {evaluation.images} images: {verdict}"
             + (" (known)" if cached else ""),
-            highlight=False, markup=False,
+            highlight=False, markup=False, soft_wrap=True,
         )
 
 
@@ -168,10 +168,12 @@ def _images(
     prepared = None if preprocessing is None else Preprocessing.load(preprocessing)
     result = load_images(path, prepared, None if classes is None else read_classes(classes))
     for name, reason in result.unreadable[:20]:
-        _errors.print(f"unreadable: {name}: {reason}", markup=False, highlight=False)
+        _errors.print(f"unreadable: {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
     if result.unreadable:
         total = len(result.unreadable) + len(result)
-        _errors.print(f"{path}: {len(result.unreadable)} of {total} images are unreadable", markup=False)
+        _errors.print(
+            f"{path}: {len(result.unreadable)} of {total} images are unreadable", markup=False, soft_wrap=True
+        )
     if limit is not None and limit < 1:
         raise DesignError(f"--max-images {limit}: expected at least 1")
     return result if limit is None or limit >= len(result) else result.first(limit)

@@ -437,6 +437,8 @@ def exact_tensor(
         if any((t.format.word_length, t.format.signed) != (word, signed) for t in inputs):
             raise GraphError(f"{op}: its inputs must share one format")
         chosen = TensorFormat(signed, word, fractions)
+        if op == "clamp" and not chosen.min <= attributes["low"] <= attributes["high"] <= chosen.max:
+            raise GraphError(f"clamp to {attributes['low']}..{attributes['high']} in {chosen}")
     else:
         fixed = smallest_format(min(low, -1), high, 0)
         chosen = TensorFormat(True, fixed.word_length, fractions)

@@ -409,8 +409,9 @@ def search(
                      **msgspec.to_builtins(evaluation)}
                 )
         result["grid"] = cells
-    write_whole(run / "result.json", msgspec.json.format(msgspec.json.encode(result)) + b"\n")
-    return result
+    document = msgspec.json.format(msgspec.json.encode(result)) + b"\n"
+    write_whole(run / "result.json", document)
+    return dict(msgspec.json.decode(document))
 
 
 def _about(images: ImageSet) -> dict[str, Any]:

@@ -1,0 +1,188 @@
+"""The command line: what it prints, and that every bad input is one clear error with exit status 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import networks
+import numpy as np
+import onnx
+import pytest
+
+from radixpoint.design import Design
+from radixpoint.engines.floating import to_onnx
+from radixpoint.errors import DesignError
+
+
+def run(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(
+        [sys.executable, "-c", "from radixpoint.cli import main; main()", *map(str, arguments)],
+        capture_output=True, text=True, check=False,
+    )
+    assert result.returncode == status, result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def fails(message: str, *arguments: str | Path) -> None:
+    result = run(*arguments, status=2)
+    flat = " ".join(result.stderr.split())
+    assert flat.startswith("error: ") or "Usage" in flat, flat
+    assert message in flat, flat
+    assert result.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    graph = networks.balanced()
+    onnx.save(to_onnx(graph, [graph.output]), folder / "model.onnx")
+    for name, count, seed in (("images", 600, 1), ("calibration", 64, 2)):
+        images = networks.labelled(graph, count, seed)
+        np.savez(folder / f"{name}.npz", images=images.pixels, labels=images.labels)
+    (folder / "p.json").write_text('{"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}')
+    (folder / "design.json").write_bytes(Design.separate(8, 12).to_json())
+    return folder
+
+
+def sources(files: Path) -> list[str | Path]:
+    return [
+        files / "model.onnx", "--images", files / "images.npz", "--calibration", files / "calibration.npz",
+        "--preprocessing", files / "p.json",
+    ]
+
+
+def test_help_teaches() -> None:
+    assert "demo" in run("--help").stdout
+    for command in ("inspect", "search", "quantize", "evaluate", "demo"):
+        assert "--" in run(command, "--help").stdout
+    assert "optimize=False" in " ".join(run("search", "--help").stdout.split())
+
+
+def test_inspect(files: Path) -> None:
+    assert "4 conv" in run("inspect", files / "model.onnx").stdout
+    document = json.loads(run("inspect", files / "model.onnx", "--json").stdout)
+    assert document["operators"]["batch_norm"] == 4
+    assert document["input"] == [3, 12, 12]
+
+
+def test_quantize_and_evaluate(files: Path, tmp_path: Path) -> None:
+    quantized = tmp_path / "n.safetensors"
+    table = run(
+        "quantize", files / "model.onnx", "--design", files / "design.json", "--calibration",
+        files / "calibration.npz", "--preprocessing", files / "p.json", "--out", quantized,
+    ).stdout
+    assert "widest accumulator" in table
+    common = [
+        "evaluate", files / "model.onnx", "--network", quantized, "--images", files / "images.npz",
+        "--preprocessing", files / "p.json", "--max-images", "40", "--json",
+    ]
+    fast = json.loads(run(*common, "--layers").stdout)
+    assert json.loads(run(*common, "--layers", "--engine", "reference").stdout) == fast
+    assert fast["images"] == 40
+    assert fast["preprocessing"]["std"] == [0.25, 0.25, 0.25]
+    assert len(fast["layer_sqnr"]) > 5
+
+
+def test_search(files: Path, tmp_path: Path) -> None:
+    text = run("search", *sources(files), "--out", tmp_path / "run", "--limit", "2")
+    assert "joint" in text.stdout
+    assert "separate" in text.stdout
+    assert "fails" in text.stderr
+    document = json.loads(run("search", *sources(files), "--out", tmp_path / "run", "--limit", "2", "--json").stdout)
+    assert document == json.loads((tmp_path / "run" / "result.json").read_text())
+
+
+def test_unreadable_images_are_named(files: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    images = networks.images(20, 1, (3, 12, 12), classes=2)
+    for i, (pixels, label) in enumerate(zip(images.pixels, images.labels, strict=True)):
+        (tmp_path / "set" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / "set" / str(label) / f"{i}.png")
+    (tmp_path / "set" / "0" / "broken.png").write_bytes(b"\x89PNG")
+    result = run(
+        "search", files / "model.onnx", "--images", tmp_path / "set", "--calibration", files / "calibration.npz",
+        "--preprocessing", files / "p.json", "--out", tmp_path / "run", "--policy", "joint", "--word-lengths", "10:11",
+        "--json",
+    )
+    assert "broken.png" in result.stderr
+    assert "1 of 21 images are unreadable" in result.stderr
+    assert json.loads(result.stdout)["images"]["unreadable"][0][0] == "0/broken.png"
+
+
+def test_bad_input(files: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes((files / "model.onnx").read_bytes()[:500])
+    fails("cut.onnx: not a readable ONNX model", "inspect", cut)
+    fails("no such file", "inspect", tmp_path / "nowhere.onnx")
+    (tmp_path / "empty").mkdir()
+    good = sources(files)
+    out = tmp_path / "run"
+    fails("no images", "search", good[0], "--images", tmp_path / "empty", *good[3:], "--out", out)
+    np.savez(tmp_path / "labels.npz", images=np.zeros((4, 12, 12, 3), np.uint8), labels=np.arange(10, 14))
+    fails("but the network has 10 outputs", "search", good[0], "--images", tmp_path / "labels.npz", *good[3:], "--out", out)
+    np.savez(tmp_path / "gray.npz", images=np.zeros((4, 9, 9, 3), np.uint8), labels=np.zeros(4, int))
+    fails("but the network takes (3, 12, 12)", "search", good[0], "--images", tmp_path / "gray.npz", *good[3:], "--out", out)
+    fails("cannot be made", "search", *good, "--out", "/proc/nowhere/run")
+    fails("--word-lengths '16:2'", "search", *good, "--out", out, "--word-lengths", "16:2")
+    fails("--metric", "search", *good, "--out", out, "--metric", "top3")
+    fails("--limit", "search", *good, "--out", out, "--limit", "-1")
+    fails("binary_point.scope", "search", *good, "--out", out, "--scope", "layer")
+    fails("rule 'loss'", "search", *good, "--out", out, "--rule", "loss")
+    fails("rounding", "search", *good, "--out", out, "--rounding", "UP")
+    fails("expected some of joint, separate", "search", *good, "--out", out, "--policy", "both")
+    fails("expected numbers such as", "search", *good, "--out", out, "--input-shape", "big")
+    assert not (out / "result.json").exists()
+    quantize = ["quantize", good[0], "--calibration", files / "calibration.npz", "--preprocessing", files / "p.json"]
+    for name, text, message in (
+        ("layer", '{"classes": {"conv": {"weights": 8, "activations": 8}, "bn": {"parameters": 8, "activations": 8}},'
+         ' "radixpoint_design": 1, "layers": {"conv99": {"weights": 4}}}', "unknown layer 'conv99'"),
+        ("zero", '{"radixpoint_design": 1, "classes": {"conv": {"weights": 0}, "bn": {}}}', "expected 2..32"),
+        ("wide", '{"radixpoint_design": 1, "classes": {"conv": {"weights": 33}, "bn": {}}}', "expected 2..32"),
+        ("class", '{"radixpoint_design": 1, "classes": {"conv": {}, "bn": {}, "lstm": {}}}', "unknown layer class 'lstm'"),
+        ("less", '{"radixpoint_design": 1, "classes": {"conv": {}}}', "no widths for bn"),
+        ("none", '{"radixpoint_design": 1, "classes": {"conv": {}, "bn": {}}}', "no word length"),
+        ("version", '{"radixpoint_design": 7, "classes": {"conv": {}, "bn": {}}}', "radixpoint_design"),
+        ("typo", '{"radixpoint_design": 1, "clases": {}}', "clases"),
+        ("json", "{", "not a design"),
+    ):
+        (tmp_path / name).write_text(text)
+        target = tmp_path / "n.safetensors"
+        fails(message, *quantize, "--design", tmp_path / name, "--out", target)
+        assert not target.exists()
+    fails("cannot be written", *quantize, "--design", files / "design.json", "--out", "/proc/nowhere/n.safetensors")
+    fails("not a readable quantized network", "evaluate", good[0], "--network", cut, *good[1:3])
+
+
+def test_a_network_of_another_model_is_refused(files: Path, tmp_path: Path) -> None:
+    run("quantize", files / "model.onnx", "--design", files / "design.json", "--calibration",
+        files / "calibration.npz", "--preprocessing", files / "p.json", "--out", tmp_path / "n.safetensors")
+    other = networks.residual(seed=3)
+    onnx.save(to_onnx(other, [other.output]), tmp_path / "other.onnx")
+    fails("was not quantized from", "evaluate", tmp_path / "other.onnx", "--network", tmp_path / "n.safetensors",
+          "--images", files / "images.npz", "--preprocessing", files / "p.json")
+
+
+def test_designs_in_python() -> None:
+    with pytest.raises(DesignError, match=r"expected 2\.\.32"):
+        Design.joint(1)
+    with pytest.raises(DesignError, match="forms"):
+        Design.joint(8, forms="staged")
+    design = Design.separate(8, 12, batch_norm="staged", layers={"conv1": {"weights": 4}})
+    import msgspec
+
+    assert msgspec.json.decode(design.to_json(), type=Design) == design
+
+
+def test_demo(tmp_path: Path) -> None:
+    """The whole job on the embedded network; its float accuracy is what training reached."""
+    result = json.loads(run("demo", "--out", tmp_path / "run", "--json").stdout)
+    assert result["float"]["top1"] >= 90.0
+    assert result["images"]["count"] == 10_000
+    joint, separate = result["policies"]["joint"], result["policies"]["separate"]
+    assert separate["conv"] < joint["word_length"]
+    assert max(joint["drop"], separate["drop"]) <= 1.0

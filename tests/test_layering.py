@@ -1,0 +1,90 @@
+"""A stage imports only from stages before it; every operator is complete and documented."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from radixpoint.engines import reference
+from radixpoint.engines.blas import BlasEngine
+from radixpoint.engines.floating import _ONNX
+from radixpoint.ops import LAYERS, STEPS
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "radixpoint"
+
+ORDER = [
+    ["errors"], ["formats"], ["arith"], ["ops"], ["ir"],
+    ["importers.onnx", "importers.resnet", "importers.torch"], ["importers"],
+    ["data"], ["engines.floating"], ["calibrate"], ["design"], ["binary_points"], ["lower"],
+    ["engines.reference", "engines.blas"], ["engines"], ["quantize"], ["storage", "cost"], ["evaluate"],
+    ["search"], ["demo"], ["cli", ""],
+]
+LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+        found[name] = path
+    return found
+
+
+def imports(source: str) -> set[str]:
+    """Modules of radixpoint that a source imports, by name within the package."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "radixpoint":
+            found.add(node.module.removeprefix("radixpoint").lstrip("."))
+        if isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("radixpoint").lstrip(".") for a in node.names if a.name.startswith("radixpoint")}
+    return found
+
+
+def backwards(name: str, source: str) -> list[str]:
+    return [used for used in imports(source) if LEVEL[used] >= LEVEL[name]]
+
+
+def test_every_module_has_its_place() -> None:
+    assert set(modules()) == set(LEVEL)
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_imports_point_backwards(name: str) -> None:
+    assert backwards(name, modules()[name].read_text()) == []
+
+
+def test_the_layering_test_catches_a_planted_import() -> None:
+    assert backwards("formats", "from radixpoint.search import search") == ["search"]
+    assert backwards("cost", "import radixpoint.storage") == ["storage"]
+
+
+def test_the_oracle_imports_nothing_of_the_package() -> None:
+    assert imports((ROOT / "tests" / "oracle.py").read_text()) == set()
+
+
+def test_torch_is_imported_only_when_used() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, radixpoint.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_step_is_complete(name: str) -> None:
+    rounds = STEPS[name].bounds is None
+    assert rounds == (name in ("cast", "divide"))
+    assert hasattr(BlasEngine, f"_{name}")
+    assert name in reference._EXACT or name in ("cast", "divide", "add", "offset")
+    assert re.search(rf"^### `{name}`", (ROOT / "docs" / "ops.md").read_text(), re.M), f"docs/ops.md: no {name}"
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_is_complete(name: str) -> None:
+    assert name in _ONNX
+    assert re.search(rf"^### `{name}` layer", (ROOT / "docs" / "ops.md").read_text(), re.M), f"docs/ops.md: no {name}"
