@@ -57,8 +57,14 @@ class Data:
         if not finished.exists():
             print(f"{name}:", flush=True)
             radixpoint.search(
-                self.graph, self.images, self.calibration, runs / name,
-                radixpoint.Criterion(metric, limit), watcher=Log(), cache=runs / "cache", **options,
+                self.graph,
+                self.images,
+                self.calibration,
+                runs / name,
+                radixpoint.Criterion(metric, limit),
+                watcher=Log(),
+                cache=runs / "cache",
+                **options,
             )
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             print(f"  {time.time() - started:.0f} s, peak memory so far {memory:.2f} GiB", flush=True)
@@ -94,9 +100,7 @@ def results(data: Data, runs: Path) -> None:
 def reproduction(data: Data, runs: Path) -> None:
     """Every scope, form of batch normalization and rule, at 1.0 point of top-1."""
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
-    combinations = [
-        (scope, form, rule) for scope, rules in RULES.items() for form in FORMS for rule in rules
-    ]
+    combinations = [(scope, form, rule) for scope, rules in RULES.items() for form in FORMS for rule in rules]
     # The default rule of each scope and the affine form first: the most telling when time runs out.
     combinations.sort(key=lambda c: (c[2] not in (RULES[c[0]][0], "loss"), FORMS.index(c[1])))
     for scope, form, rule in combinations:
@@ -132,8 +136,13 @@ def _plot(found: dict[tuple[str, str, str], dict[str, Any]], path: Path) -> None
             for series, style in (("joint", "--"), ("separate", "-")):
                 tried = policies[series]["conv_search" if series == "separate" else "tried"]
                 axis.plot(
-                    [t["word_length"] for t in tried], [max(t["drop"], -1) for t in tried],
-                    style, marker="o", ms=3, color=f"C{colour}", label=f"{form}, {series}",
+                    [t["word_length"] for t in tried],
+                    [max(t["drop"], -1) for t in tried],
+                    style,
+                    marker="o",
+                    ms=3,
+                    color=f"C{colour}",
+                    label=f"{form}, {series}",
                 )
         axis.axhline(1.0, color="0.6", lw=0.8)
         axis.set(title=f"{scope} ({rule})", xlabel="word length, bits", xlim=(5.5, 16.5), ylim=(-2, 20))

@@ -35,7 +35,9 @@ class Net:
     def conv(self, x: str, outputs: int, kernel: int = 3, bias: bool = False, **attributes) -> str:  # type: ignore[no-untyped-def]
         merged = {**WINDOW, **attributes}
         inputs = self.channels[x] // merged["groups"]
-        arrays = {"weight": self.random.normal(0, (inputs * kernel**2) ** -0.5, (outputs, inputs, kernel, kernel))}
+        arrays = {
+            "weight": self.random.normal(0, (inputs * kernel**2) ** -0.5, (outputs, inputs, kernel, kernel))
+        }
         if bias:
             arrays["bias"] = self.random.normal(0, 0.3, outputs)
         return self._add("conv", [x], outputs, merged, **arrays)
@@ -44,8 +46,14 @@ class Net:
         c = self.channels[x]
         r = self.random
         return self._add(
-            "batch_norm", [x], c, {"epsilon": 1e-5}, gamma=r.normal(0.8, 0.4, c), beta=r.normal(0, 0.3, c),
-            mean=r.normal(0, 0.3, c), variance=r.uniform(0.2, 2.0, c),
+            "batch_norm",
+            [x],
+            c,
+            {"epsilon": 1e-5},
+            gamma=r.normal(0.8, 0.4, c),
+            beta=r.normal(0, 0.3, c),
+            mean=r.normal(0, 0.3, c),
+            variance=r.uniform(0.2, 2.0, c),
         )
 
     def simple(self, op: str, x: str, **attributes) -> str:  # type: ignore[no-untyped-def]
@@ -91,15 +99,20 @@ def mixed(seed: int = 0) -> Graph:
     return n.graph(n.fc(n.simple("flatten", n.simple("relu", x)), 8 * 3 * 6, 7, bias=False))
 
 
-def images(count: int = 96, seed: int = 0, shape: tuple[int, int, int] = (3, 12, 12), classes: int = 7) -> ImageSet:
+def images(
+    count: int = 96, seed: int = 0, shape: tuple[int, int, int] = (3, 12, 12), classes: int = 7
+) -> ImageSet:
     random = np.random.default_rng(seed)
     channels = {"mean": (0.5,) * shape[0], "std": (0.25,) * shape[0]}
     order = "RGB" if shape[0] == 3 else "L"
     coarse = random.integers(0, 256, (count, shape[0], -(-shape[1] // 4), -(-shape[2] // 4)))
     pixels = np.kron(coarse, np.ones((1, 1, 4, 4)))[:, :, : shape[1], : shape[2]].astype(np.uint8)
     return ImageSet(
-        "random", pixels, random.integers(0, classes, count),
-        tuple(str(i) for i in range(classes)), Preprocessing(channel_order=order, **channels),
+        "random",
+        pixels,
+        random.integers(0, classes, count),
+        tuple(str(i) for i in range(classes)),
+        Preprocessing(channel_order=order, **channels),
     )
 
 

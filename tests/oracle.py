@@ -1,4 +1,4 @@
-"""The arithmetic in exact rationals, written from ``docs/arithmetic.md`` alone. Imports nothing of radixpoint."""
+"""``docs/arithmetic.md`` in exact rationals, written from that page alone. Imports nothing of radixpoint."""
 
 from __future__ import annotations
 
@@ -48,7 +48,12 @@ def overflow(stored: int, signed: bool, word: int, mode: str) -> int:
 
 
 def convert(
-    value: Fraction, signed: bool, word: int, fraction: int, rounding: str, overflow_mode: str,
+    value: Fraction,
+    signed: bool,
+    word: int,
+    fraction: int,
+    rounding: str,
+    overflow_mode: str,
     draw: int | None = None,
 ) -> int:
     """Exact value -> one rounding -> overflow handling."""

@@ -6,11 +6,11 @@ import itertools
 from fractions import Fraction
 
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import oracle
 from radixpoint.arith import cast, dequantize, divide, quantize, random_draws, shift_right
 from radixpoint.errors import FormatError
 from radixpoint.formats import FixedFormat, Overflow, Rounding
@@ -40,10 +40,14 @@ def test_cast_exhaustively(rounding: Rounding) -> None:
     use = draws if rounding is Rounding.STOCHASTIC else None
     compared = 0
     for target_fraction in FRACTIONS:
-        exact = [
-            oracle.round_exact(Fraction(x) * Fraction(2) ** (target_fraction - f), rounding.value, d)
-            for x, f, d in zip(stored.tolist(), fractions.tolist(), draws.tolist(), strict=True)
-        ] if rounding is Rounding.STOCHASTIC else None
+        exact = (
+            [
+                oracle.round_exact(Fraction(x) * Fraction(2) ** (target_fraction - f), rounding.value, d)
+                for x, f, d in zip(stored.tolist(), fractions.tolist(), draws.tolist(), strict=True)
+            ]
+            if rounding is Rounding.STOCHASTIC
+            else None
+        )
         if exact is None:  # without draws the result depends on value and shift alone
             known: dict[tuple[int, int], int] = {}
             exact = []
@@ -84,7 +88,9 @@ def test_cast_edges(word: int) -> None:
             draws[:2] = (0, 2**64 - 1)
             got = cast(array, shift, FixedFormat(signed, target, 0), rounding, mode, draws)
             expected = [
-                oracle.convert(Fraction(x) / Fraction(2) ** shift, signed, target, 0, rounding.value, mode.value, d)
+                oracle.convert(
+                    Fraction(x) / Fraction(2) ** shift, signed, target, 0, rounding.value, mode.value, d
+                )
                 for x, d in zip(stored, draws.tolist(), strict=True)
             ]
             assert got.tolist() == expected, (shift, rounding, mode, signed, target)
@@ -92,7 +98,9 @@ def test_cast_edges(word: int) -> None:
 
 formats = st.builds(
     lambda signed, word, fraction: (signed, max(word, 1 + signed), fraction),
-    st.booleans(), st.integers(1, 32), st.integers(-40, 60),
+    st.booleans(),
+    st.integers(1, 32),
+    st.integers(-40, 60),
 )
 modes = st.tuples(st.sampled_from(Rounding), st.sampled_from(Overflow))
 
@@ -118,11 +126,44 @@ def test_quantize_properties(x, target, mode, draw) -> None:  # type: ignore[no-
 def test_quantize_edges(rounding: Rounding, overflow: Overflow) -> None:
     """Where floor(x * 2**F + 0.5) in floating point is wrong, ties, subnormals, and the far ends."""
     below = 0.49999999999999994
-    xs = [0.0, -0.0, below, -below, 0.5, -0.5, 1.5, -1.5, 2.5, -2.5, 5e-324, -5e-324, 1.7e308, -1.7e308,
-          4503599627370497.5, -4503599627370497.5, 127.49999999999999, 127.5, -128.5, -128.50000000000003,
-          2.0**31, -(2.0**31), 2.0**63, 2.0**64 + 4096, 1e-30, -1e-30, 0.1, -0.1]
+    xs = [
+        0.0,
+        -0.0,
+        below,
+        -below,
+        0.5,
+        -0.5,
+        1.5,
+        -1.5,
+        2.5,
+        -2.5,
+        5e-324,
+        -5e-324,
+        1.7e308,
+        -1.7e308,
+        4503599627370497.5,
+        -4503599627370497.5,
+        127.49999999999999,
+        127.5,
+        -128.5,
+        -128.50000000000003,
+        2.0**31,
+        -(2.0**31),
+        2.0**63,
+        2.0**64 + 4096,
+        1e-30,
+        -1e-30,
+        0.1,
+        -0.1,
+    ]
     draws = np.random.default_rng(3).integers(0, 2**64, len(xs), np.uint64, endpoint=False)
-    for signed, word, fraction in [(True, 8, 0), (False, 8, 3), (True, 32, 20), (True, 16, -3), (True, 32, 60)]:
+    for signed, word, fraction in [
+        (True, 8, 0),
+        (False, 8, 3),
+        (True, 32, 20),
+        (True, 16, -3),
+        (True, 32, 60),
+    ]:
         got = quantize(np.array(xs), FixedFormat(signed, word, fraction), rounding, overflow, draws)
         expected = [
             oracle.convert(Fraction(x), signed, word, fraction, rounding.value, overflow.value, d)
@@ -146,8 +187,11 @@ def test_not_finite() -> None:
 
 @GIVEN
 @given(
-    st.integers(-(2**40), 2**40), st.integers(1, 10000), st.integers(-16, 20),
-    st.sampled_from([m for m in Rounding if m is not Rounding.STOCHASTIC]), st.sampled_from(Overflow),
+    st.integers(-(2**40), 2**40),
+    st.integers(1, 10000),
+    st.integers(-16, 20),
+    st.sampled_from([m for m in Rounding if m is not Rounding.STOCHASTIC]),
+    st.sampled_from(Overflow),
 )
 def test_divide(x, divisor, shift, rounding, overflow) -> None:  # type: ignore[no-untyped-def]
     got = divide(np.array(x), divisor, shift, FixedFormat(True, 16, 0), rounding, overflow)
@@ -171,7 +215,11 @@ def test_draws_are_a_function_of_seed_stream_and_index() -> None:
 
     with np.errstate(over="ignore"):
         first = _mix(np.arange(1, 4, dtype=np.uint64) * _GOLDEN)
-    assert [hex(v) for v in first.tolist()] == ["0xe220a8397b1dcdaf", "0x6e789e6aa1b965f4", "0x6c45d188009454f"]
+    assert [hex(v) for v in first.tolist()] == [
+        "0xe220a8397b1dcdaf",
+        "0x6e789e6aa1b965f4",
+        "0x6c45d188009454f",
+    ]
 
 
 def test_stochastic_is_unbiased() -> None:
@@ -198,7 +246,8 @@ def test_against_apytypes(rounding: Rounding, overflow: Overflow) -> None:
         to = FixedFormat(True, target[0], target[1])
         bits = [v % (1 << word) for v in x.tolist()]
         theirs = apytypes.APyFixedArray(bits, int_bits=word - fraction, frac_bits=fraction).cast(
-            int_bits=to.integer_bits, frac_bits=to.fraction_length,
+            int_bits=to.integer_bits,
+            frac_bits=to.fraction_length,
             quantization=getattr(apytypes.QuantizationMode, rounding.value),
             overflow=getattr(apytypes.OverflowMode, overflow.value),
         )

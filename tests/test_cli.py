@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import networks
 import numpy as np
 import onnx
 import pytest
 
+import networks
 from radixpoint.design import Design
 from radixpoint.engines.floating import to_onnx
 from radixpoint.errors import DesignError
@@ -20,7 +20,9 @@ from radixpoint.errors import DesignError
 def run(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
     result = subprocess.run(
         [sys.executable, "-c", "from radixpoint.cli import main; main()", *map(str, arguments)],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == status, result.stderr + result.stdout
     assert "Traceback" not in result.stderr
@@ -50,8 +52,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sources(files: Path) -> list[str | Path]:
     return [
-        files / "model.onnx", "--images", files / "images.npz", "--calibration", files / "calibration.npz",
-        "--preprocessing", files / "p.json",
+        files / "model.onnx",
+        "--images",
+        files / "images.npz",
+        "--calibration",
+        files / "calibration.npz",
+        "--preprocessing",
+        files / "p.json",
     ]
 
 
@@ -72,13 +79,30 @@ def test_inspect(files: Path) -> None:
 def test_quantize_and_evaluate(files: Path, tmp_path: Path) -> None:
     quantized = tmp_path / "n.safetensors"
     table = run(
-        "quantize", files / "model.onnx", "--design", files / "design.json", "--calibration",
-        files / "calibration.npz", "--preprocessing", files / "p.json", "--out", quantized,
+        "quantize",
+        files / "model.onnx",
+        "--design",
+        files / "design.json",
+        "--calibration",
+        files / "calibration.npz",
+        "--preprocessing",
+        files / "p.json",
+        "--out",
+        quantized,
     ).stdout
     assert "widest accumulator" in table
     common = [
-        "evaluate", files / "model.onnx", "--network", quantized, "--images", files / "images.npz",
-        "--preprocessing", files / "p.json", "--max-images", "40", "--json",
+        "evaluate",
+        files / "model.onnx",
+        "--network",
+        quantized,
+        "--images",
+        files / "images.npz",
+        "--preprocessing",
+        files / "p.json",
+        "--max-images",
+        "40",
+        "--json",
     ]
     fast = json.loads(run(*common, "--layers").stdout)
     assert json.loads(run(*common, "--layers", "--engine", "reference").stdout) == fast
@@ -92,7 +116,9 @@ def test_search(files: Path, tmp_path: Path) -> None:
     assert "joint" in text.stdout
     assert "separate" in text.stdout
     assert "fails" in text.stderr
-    document = json.loads(run("search", *sources(files), "--out", tmp_path / "run", "--limit", "2", "--json").stdout)
+    document = json.loads(
+        run("search", *sources(files), "--out", tmp_path / "run", "--limit", "2", "--json").stdout
+    )
     assert document == json.loads((tmp_path / "run" / "result.json").read_text())
 
 
@@ -105,8 +131,20 @@ def test_unreadable_images_are_named(files: Path, tmp_path: Path) -> None:
         Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / "set" / str(label) / f"{i}.png")
     (tmp_path / "set" / "0" / "broken.png").write_bytes(b"\x89PNG")
     result = run(
-        "search", files / "model.onnx", "--images", tmp_path / "set", "--calibration", files / "calibration.npz",
-        "--preprocessing", files / "p.json", "--out", tmp_path / "run", "--policy", "joint", "--word-lengths", "10:11",
+        "search",
+        files / "model.onnx",
+        "--images",
+        tmp_path / "set",
+        "--calibration",
+        files / "calibration.npz",
+        "--preprocessing",
+        files / "p.json",
+        "--out",
+        tmp_path / "run",
+        "--policy",
+        "joint",
+        "--word-lengths",
+        "10:11",
         "--json",
     )
     assert "broken.png" in result.stderr
@@ -124,9 +162,27 @@ def test_bad_input(files: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     fails("no images", "search", good[0], "--images", tmp_path / "empty", *good[3:], "--out", out)
     np.savez(tmp_path / "labels.npz", images=np.zeros((4, 12, 12, 3), np.uint8), labels=np.arange(10, 14))
-    fails("but the network has 10 outputs", "search", good[0], "--images", tmp_path / "labels.npz", *good[3:], "--out", out)
+    fails(
+        "but the network has 10 outputs",
+        "search",
+        good[0],
+        "--images",
+        tmp_path / "labels.npz",
+        *good[3:],
+        "--out",
+        out,
+    )
     np.savez(tmp_path / "gray.npz", images=np.zeros((4, 9, 9, 3), np.uint8), labels=np.zeros(4, int))
-    fails("but the network takes (3, 12, 12)", "search", good[0], "--images", tmp_path / "gray.npz", *good[3:], "--out", out)
+    fails(
+        "but the network takes (3, 12, 12)",
+        "search",
+        good[0],
+        "--images",
+        tmp_path / "gray.npz",
+        *good[3:],
+        "--out",
+        out,
+    )
     fails("cannot be made", "search", *good, "--out", "/proc/nowhere/run")
     fails("--word-lengths '16:2'", "search", *good, "--out", out, "--word-lengths", "16:2")
     fails("--metric", "search", *good, "--out", out, "--metric", "top3")
@@ -137,13 +193,33 @@ def test_bad_input(files: Path, tmp_path: Path) -> None:
     fails("expected some of joint, separate", "search", *good, "--out", out, "--policy", "both")
     fails("expected numbers such as", "search", *good, "--out", out, "--input-shape", "big")
     assert not (out / "result.json").exists()
-    quantize = ["quantize", good[0], "--calibration", files / "calibration.npz", "--preprocessing", files / "p.json"]
+    quantize = [
+        "quantize",
+        good[0],
+        "--calibration",
+        files / "calibration.npz",
+        "--preprocessing",
+        files / "p.json",
+    ]
     for name, text, message in (
-        ("layer", '{"classes": {"conv": {"weights": 8, "activations": 8}, "bn": {"parameters": 8, "activations": 8}},'
-         ' "radixpoint_design": 1, "layers": {"conv99": {"weights": 4}}}', "unknown layer 'conv99'"),
+        (
+            "layer",
+            '{"classes": {"conv": {"weights": 8, "activations": 8},'
+            ' "bn": {"parameters": 8, "activations": 8}},'
+            ' "radixpoint_design": 1, "layers": {"conv99": {"weights": 4}}}',
+            "unknown layer 'conv99'",
+        ),
         ("zero", '{"radixpoint_design": 1, "classes": {"conv": {"weights": 0}, "bn": {}}}', "expected 2..32"),
-        ("wide", '{"radixpoint_design": 1, "classes": {"conv": {"weights": 33}, "bn": {}}}', "expected 2..32"),
-        ("class", '{"radixpoint_design": 1, "classes": {"conv": {}, "bn": {}, "lstm": {}}}', "unknown layer class 'lstm'"),
+        (
+            "wide",
+            '{"radixpoint_design": 1, "classes": {"conv": {"weights": 33}, "bn": {}}}',
+            "expected 2..32",
+        ),
+        (
+            "class",
+            '{"radixpoint_design": 1, "classes": {"conv": {}, "bn": {}, "lstm": {}}}',
+            "unknown layer class 'lstm'",
+        ),
         ("less", '{"radixpoint_design": 1, "classes": {"conv": {}}}', "no widths for bn"),
         ("none", '{"radixpoint_design": 1, "classes": {"conv": {}, "bn": {}}}', "no word length"),
         ("version", '{"radixpoint_design": 7, "classes": {"conv": {}, "bn": {}}}', "radixpoint_design"),
@@ -154,17 +230,43 @@ def test_bad_input(files: Path, tmp_path: Path) -> None:
         target = tmp_path / "n.safetensors"
         fails(message, *quantize, "--design", tmp_path / name, "--out", target)
         assert not target.exists()
-    fails("cannot be written", *quantize, "--design", files / "design.json", "--out", "/proc/nowhere/n.safetensors")
+    fails(
+        "cannot be written",
+        *quantize,
+        "--design",
+        files / "design.json",
+        "--out",
+        "/proc/nowhere/n.safetensors",
+    )
     fails("not a readable quantized network", "evaluate", good[0], "--network", cut, *good[1:3])
 
 
 def test_a_network_of_another_model_is_refused(files: Path, tmp_path: Path) -> None:
-    run("quantize", files / "model.onnx", "--design", files / "design.json", "--calibration",
-        files / "calibration.npz", "--preprocessing", files / "p.json", "--out", tmp_path / "n.safetensors")
+    run(
+        "quantize",
+        files / "model.onnx",
+        "--design",
+        files / "design.json",
+        "--calibration",
+        files / "calibration.npz",
+        "--preprocessing",
+        files / "p.json",
+        "--out",
+        tmp_path / "n.safetensors",
+    )
     other = networks.residual(seed=3)
     onnx.save(to_onnx(other, [other.output]), tmp_path / "other.onnx")
-    fails("was not quantized from", "evaluate", tmp_path / "other.onnx", "--network", tmp_path / "n.safetensors",
-          "--images", files / "images.npz", "--preprocessing", files / "p.json")
+    fails(
+        "was not quantized from",
+        "evaluate",
+        tmp_path / "other.onnx",
+        "--network",
+        tmp_path / "n.safetensors",
+        "--images",
+        files / "images.npz",
+        "--preprocessing",
+        files / "p.json",
+    )
 
 
 def test_designs_in_python() -> None:

@@ -49,7 +49,14 @@ def test_folder_tar_list_and_npz_agree(folder: Path, tmp_path: Path) -> None:
 
 def test_class_order(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "classes").write_text("dog\nfish\ncat\n")
-    assert load_images(folder, classes=read_classes(tmp_path / "classes")).labels.tolist() == [2, 2, 2, 0, 0, 0]
+    assert load_images(folder, classes=read_classes(tmp_path / "classes")).labels.tolist() == [
+        2,
+        2,
+        2,
+        0,
+        0,
+        0,
+    ]
 
 
 def test_preprocessing_by_hand(folder: Path) -> None:
@@ -66,13 +73,22 @@ def test_preprocessing_by_hand(folder: Path) -> None:
 
 
 def test_preprocessing_json(tmp_path: Path) -> None:
-    torchvision = {"resize_size": [256], "crop_size": [224], "mean": [0.5] * 3, "std": [0.2] * 3, "interpolation": "bicubic"}
+    torchvision = {
+        "resize_size": [256],
+        "crop_size": [224],
+        "mean": [0.5] * 3,
+        "std": [0.2] * 3,
+        "interpolation": "bicubic",
+    }
     (tmp_path / "p.json").write_text(json.dumps(torchvision))
     p = Preprocessing.load(tmp_path / "p.json")
     assert (p.resize_size, p.crop_size, p.interpolation) == (256, 224, "bicubic")
     for bad, message in (
-        ('{"mean": [1]}', "1 means and 3 deviations"), ('{"std": [0, 1, 1]}', "positive"),
-        ('{"sizes": 3}', "sizes"), ("{", "not a preprocessing"), ('{"crop_size": 0}', "positive"),
+        ('{"mean": [1]}', "1 means and 3 deviations"),
+        ('{"std": [0, 1, 1]}', "positive"),
+        ('{"sizes": 3}', "sizes"),
+        ("{", "not a preprocessing"),
+        ('{"crop_size": 0}', "positive"),
     ):
         (tmp_path / "p.json").write_text(bad)
         with pytest.raises(DataError, match=message):
@@ -124,7 +140,7 @@ def test_bad_sources(folder: Path, tmp_path: Path) -> None:
 
 def test_labels_and_shapes_must_fit_the_network(folder: Path) -> None:
     images = load_images(folder)
-    with pytest.raises(DataError, match="2 classes.*1 outputs"):
+    with pytest.raises(DataError, match=r"2 classes.*1 outputs"):
         images.check((3, 10, 12), 1)
     with pytest.raises(DataError, match=r"the network takes \(1, 10, 12\)"):
         images.check((1, 10, 12), 2)

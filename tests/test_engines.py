@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
-import networks
 import numpy as np
-import oracle
 import pytest
-from fractions import Fraction
 
+import networks
+import oracle
 from radixpoint.arith import quantize as quantize_values
 from radixpoint.design import Design
 from radixpoint.engines import BlasEngine, ReferenceEngine, blas, quantize_images
@@ -52,7 +52,9 @@ def test_choice_by_loss(form: str, scope: str) -> None:
     quantizer = QUANTIZERS["residual"]
     losses = []
     for rule in ("mse", "loss"):
-        graph = quantizer.quantize(Design.separate(7, 9, batch_norm=form, binary_point={"scope": scope, "rule": rule}))
+        graph = quantizer.quantize(
+            Design.separate(7, 9, batch_norm=form, binary_point={"scope": scope, "rule": rule})
+        )
         agree(graph, INPUTS["residual"])
         stored = BlasEngine(graph).run(quantize_images(graph, quantizer.ranges.sample))[graph.output]
         logits = dequantize(stored, graph.logit_fraction_length())
@@ -67,8 +69,14 @@ def test_rounding_and_overflow(name: str, rounding: Rounding, overflow: Overflow
     division = "reciprocal" if rounding is Rounding.STOCHASTIC else "division"
     for scope, (conv, bn) in itertools.product(("tensor", "channel"), ((6, 8), (10, 14))):
         design = Design.separate(
-            conv, bn, rounding=rounding, overflow=overflow, average_pool=division, seed=5,
-            parameter_rounding=rounding, binary_point={"scope": scope, "rule": "mse"},
+            conv,
+            bn,
+            rounding=rounding,
+            overflow=overflow,
+            average_pool=division,
+            seed=5,
+            parameter_rounding=rounding,
+            binary_point={"scope": scope, "rule": "mse"},
         )
         agree(QUANTIZERS[name].quantize(design), INPUTS[name])
 
@@ -137,7 +145,9 @@ def test_the_comparison_finds_a_planted_error() -> None:
     key = conv.parameters["weight"]
     data = graph.parameters[key].data.copy()
     data.flat[0] += 1
-    wrong = replace(graph, parameters={**graph.parameters, key: IntParameter(data, graph.parameters[key].format)})
+    wrong = replace(
+        graph, parameters={**graph.parameters, key: IntParameter(data, graph.parameters[key].format)}
+    )
     stored = quantize_images(graph, INPUTS["residual"])
     found = first_mismatch(graph, ReferenceEngine(graph), BlasEngine(wrong), stored)
     assert isinstance(found, Mismatch)
@@ -188,7 +198,9 @@ def by_hand(graph: Graph, quantized: IntGraph, inputs: np.ndarray) -> dict[str, 
             out = np.empty_like(x)
             for c in range(x.shape[0]):
                 s, t = (parameter(layer.name, r, (c, 0, 0)) for r in ("scale", "offset"))
-                out[c] = np.vectorize(lambda v, s=s, t=t: convert(s * v + t, form), otypes=[object])(x[c])
+                out[c] = np.vectorize(lambda v, s=s, t=t, f=form: convert(s * v + t, f), otypes=[object])(
+                    x[c]
+                )
             real[layer.name] = out
         else:
             narrow = np.vectorize(lambda v, f=operand[layer.name]: convert(v, f), otypes=[object])(x)
@@ -225,7 +237,9 @@ def test_more_bits_are_closer_to_float() -> None:
         quality = []
         for word in (6, 10, 16, 22):
             quantized = QUANTIZERS[name].quantize(Design.joint(word))
-            seen = networks.images(shape=graph.shapes["input"]).inputs(0, 16)  # calibrated on: nothing saturates
+            seen = networks.images(shape=graph.shapes["input"]).inputs(
+                0, 16
+            )  # calibrated on: nothing saturates
             quality.append(min(layer_sqnr(graph, quantized, seen).values()))
         assert quality == sorted(quality)
         assert quality[-1] > 75, quality
@@ -245,13 +259,23 @@ def test_full_resnet50_every_tensor() -> None:
     quantizer = Quantizer(graph, radixpoint.calibrate(graph, calibration))
     inputs = radixpoint.load_images(DATA / "images-search.tar", classes=classes).first(8).inputs(0, 8)
     designs = [
-        Design.joint(16), Design.joint(12, batch_norm="staged"), Design.joint(4),
-        Design.separate(10, 16), Design.separate(9, 14, batch_norm="staged"),
-        Design.separate(11, 13, batch_norm="folded"), Design.separate(5, 8, batch_norm="folded"),
+        Design.joint(16),
+        Design.joint(12, batch_norm="staged"),
+        Design.joint(4),
+        Design.separate(10, 16),
+        Design.separate(9, 14, batch_norm="staged"),
+        Design.separate(11, 13, batch_norm="folded"),
+        Design.separate(5, 8, batch_norm="folded"),
         Design.separate(6, 16, rounding="RND_CONV", overflow="SAT_SYM"),
-        *(Design.separate(c, b, batch_norm=f, binary_point={"scope": "channel", "rule": r})
-          for c, b, f, r in ((8, 16, "affine", "mse"), (7, 12, "staged", "max"),
-                             (10, 10, "folded", "percentile"), (16, 16, "staged", "mse"))),
+        *(
+            Design.separate(c, b, batch_norm=f, binary_point={"scope": "channel", "rule": r})
+            for c, b, f, r in (
+                (8, 16, "affine", "mse"),
+                (7, 12, "staged", "max"),
+                (10, 10, "folded", "percentile"),
+                (16, 16, "staged", "mse"),
+            )
+        ),
     ]
     assert len(designs) == 12
     for design in designs:
@@ -263,4 +287,6 @@ def test_full_resnet50_every_tensor() -> None:
 def test_images_are_quantized_once() -> None:
     graph = QUANTIZERS["residual"].quantize(Design.joint(6))
     form = graph.tensors["input"].format.channel(0)
-    assert np.array_equal(quantize_images(graph, INPUTS["residual"]), quantize_values(INPUTS["residual"], form))
+    assert np.array_equal(
+        quantize_images(graph, INPUTS["residual"]), quantize_values(INPUTS["residual"], form)
+    )

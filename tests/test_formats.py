@@ -28,7 +28,9 @@ def test_names_round_trip(text: str) -> None:
     assert str(FixedFormat.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["sfix1_En0", "ufix0_En0", "sfix65_En1", "fix8_En1", "sfix8", "sfix8_En9999"])
+@pytest.mark.parametrize(
+    "text", ["sfix1_En0", "ufix0_En0", "sfix65_En1", "fix8_En1", "sfix8", "sfix8_En9999"]
+)
 def test_impossible_formats(text: str) -> None:
     with pytest.raises(FormatError):
         FixedFormat.parse(text)

@@ -7,31 +7,44 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-import networks
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from resnet import ResNet
 from safetensors.numpy import save_file
 from torch import nn
 
+import networks
 from radixpoint.engines.floating import FloatingEngine, to_onnx
 from radixpoint.errors import ModelError, UnsupportedError
 from radixpoint.importers import load
+from resnet import ResNet
 
 SHAPE = (3, 32, 32)
-RESNET50 = {"conv": 53, "batch_norm": 53, "relu": 49, "add": 16, "max_pool": 1, "average_pool": 1, "flatten": 1, "fc": 1}
+RESNET50 = {
+    "conv": 53,
+    "batch_norm": 53,
+    "relu": 49,
+    "add": 16,
+    "max_pool": 1,
+    "average_pool": 1,
+    "flatten": 1,
+    "fc": 1,
+}
 EXPORTS = {
     "torchscript": {"dynamo": False, "training": torch.onnx.TrainingMode.PRESERVE},
     "torchscript, dynamic batch": {
-        "dynamo": False, "training": torch.onnx.TrainingMode.PRESERVE, "input_names": ["x"],
+        "dynamo": False,
+        "training": torch.onnx.TrainingMode.PRESERVE,
+        "input_names": ["x"],
         "dynamic_axes": {"x": {0: "n"}},
     },
     "dynamo": {"dynamo": True, "optimize": False, "verbose": False},
     "dynamo, dynamic batch": {
-        "dynamo": True, "optimize": False, "verbose": False,
+        "dynamo": True,
+        "optimize": False,
+        "verbose": False,
         "dynamic_shapes": ({0: torch.export.Dim("n")},),
     },
 }
@@ -115,9 +128,17 @@ class Mixed(nn.Module):
 def test_other_operators(tmp_path: Path, how: str) -> None:
     torch.manual_seed(2)
     model = Mixed().eval()
-    graph = load(model, SHAPE) if how == "module" else load(export(model, tmp_path / "m.onnx", **EXPORTS[how]))
+    graph = (
+        load(model, SHAPE) if how == "module" else load(export(model, tmp_path / "m.onnx", **EXPORTS[how]))
+    )
     assert Counter(layer.op for layer in graph.layers) == {
-        "conv": 2, "clip": 1, "batch_norm": 1, "concat": 1, "average_pool": 1, "flatten": 1, "fc": 1,
+        "conv": 2,
+        "clip": 1,
+        "batch_norm": 1,
+        "concat": 1,
+        "average_pool": 1,
+        "flatten": 1,
+        "fc": 1,
     }
     same_as_torch(graph, model)
 
@@ -136,7 +157,9 @@ def test_round_trip_through_onnx(tmp_path: Path, make) -> None:  # type: ignore[
 
 def small_onnx(nodes, weights=None, dims=("n", 3, 8, 8)) -> onnx.ModelProto:  # type: ignore[no-untyped-def]
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(dims))],
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(dims))],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "c"])],
         [numpy_helper.from_array(np.asarray(v), k) for k, v in (weights or {}).items()],
     )
@@ -146,8 +169,10 @@ def small_onnx(nodes, weights=None, dims=("n", 3, 8, 8)) -> onnx.ModelProto:  # 
 def test_matmul_with_bias_is_one_layer(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     nodes = [
-        helper.make_node("GlobalAveragePool", ["x"], ["p"]), helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("MatMul", ["f", "w"], ["m"]), helper.make_node("Add", ["m", "b"], ["y"]),
+        helper.make_node("GlobalAveragePool", ["x"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["m"]),
+        helper.make_node("Add", ["m", "b"], ["y"]),
     ]
     weights = {"w": random.normal(size=(3, 4)).astype(np.float32), "b": np.arange(4, dtype=np.float32)}
     onnx.save(small_onnx(nodes, weights), tmp_path / "m.onnx")
@@ -253,7 +278,11 @@ def test_pickles_are_refused(resnet: nn.Module, tmp_path: Path, monkeypatch: pyt
     torch.save(resnet, "module.pt")
     Path("trap.pt").write_bytes(pickle.dumps(Trap()))
     torch.save({"x": [1, 2]}, "list.pt")
-    for name, message in (("module.pt", "weights-only"), ("trap.pt", "weights-only"), ("list.pt", "state_dict")):
+    for name, message in (
+        ("module.pt", "weights-only"),
+        ("trap.pt", "weights-only"),
+        ("list.pt", "state_dict"),
+    ):
         with pytest.raises(ModelError, match=message):
             load(name, SHAPE)
     assert not Path("sprung").exists()

@@ -17,11 +17,27 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "radixpoint"
 
 ORDER = [
-    ["errors"], ["formats"], ["arith"], ["ops"], ["ir"],
-    ["importers.onnx", "importers.resnet", "importers.torch"], ["importers"],
-    ["data"], ["engines.floating"], ["calibrate"], ["design"], ["binary_points"], ["lower"],
-    ["engines.reference", "engines.blas"], ["engines"], ["quantize"], ["storage", "cost"], ["evaluate"],
-    ["search"], ["demo"], ["cli", ""],
+    ["errors"],
+    ["formats"],
+    ["arith"],
+    ["ops"],
+    ["ir"],
+    ["importers.onnx", "importers.resnet", "importers.torch"],
+    ["importers"],
+    ["data"],
+    ["engines.floating"],
+    ["calibrate"],
+    ["design"],
+    ["binary_points"],
+    ["lower"],
+    ["engines.reference", "engines.blas"],
+    ["engines"],
+    ["quantize"],
+    ["storage", "cost"],
+    ["evaluate"],
+    ["search"],
+    ["demo"],
+    ["cli", ""],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 
@@ -41,7 +57,11 @@ def imports(source: str) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "radixpoint":
             found.add(node.module.removeprefix("radixpoint").lstrip("."))
         if isinstance(node, ast.Import):
-            found |= {a.name.removeprefix("radixpoint").lstrip(".") for a in node.names if a.name.startswith("radixpoint")}
+            found |= {
+                a.name.removeprefix("radixpoint").lstrip(".")
+                for a in node.names
+                if a.name.startswith("radixpoint")
+            }
     return found
 
 
@@ -81,10 +101,14 @@ def test_every_step_is_complete(name: str) -> None:
     assert rounds == (name in ("cast", "divide"))
     assert hasattr(BlasEngine, f"_{name}")
     assert name in reference._EXACT or name in ("cast", "divide", "add", "offset")
-    assert re.search(rf"^### `{name}`", (ROOT / "docs" / "ops.md").read_text(), re.M), f"docs/ops.md: no {name}"
+    assert re.search(rf"^### `{name}`", (ROOT / "docs" / "ops.md").read_text(), re.M), (
+        f"docs/ops.md: no {name}"
+    )
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_is_complete(name: str) -> None:
     assert name in _ONNX
-    assert re.search(rf"^### `{name}` layer", (ROOT / "docs" / "ops.md").read_text(), re.M), f"docs/ops.md: no {name}"
+    assert re.search(rf"^### `{name}` layer", (ROOT / "docs" / "ops.md").read_text(), re.M), (
+        f"docs/ops.md: no {name}"
+    )

@@ -11,12 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-import networks
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import networks
 from radixpoint.data import ImageSet
 from radixpoint.design import Design
 from radixpoint.errors import DataError, DesignError, RunError
@@ -146,8 +146,14 @@ def test_search_and_its_result(tmp_path: Path) -> None:
 
 def test_grid(tmp_path: Path) -> None:
     result = search(
-        GRAPH, IMAGES.first(600), CALIBRATION, tmp_path / "run", word_lengths=(6, 8, 10), bn_start=10,
-        grid=True, policies=("separate",),
+        GRAPH,
+        IMAGES.first(600),
+        CALIBRATION,
+        tmp_path / "run",
+        word_lengths=(6, 8, 10),
+        bn_start=10,
+        grid=True,
+        policies=("separate",),
     )
     assert [(c["conv"], c["bn"]) for c in result["grid"]] == [(c, b) for c in (6, 8, 10) for b in (6, 8, 10)]
     assert all(c["images"] == 600 for c in result["grid"])
@@ -170,10 +176,14 @@ def test_cache_is_keyed_by_content(tmp_path: Path) -> None:
     arguments = {"word_lengths": (8,), "policies": ("joint",), "cache": tmp_path / "cache"}
     search(GRAPH, IMAGES, CALIBRATION, tmp_path / "a", **arguments)
     watcher = Counting()
-    other = ImageSet("random", IMAGES.pixels[::-1].copy(), IMAGES.labels[::-1].copy(), IMAGES.classes, IMAGES.preprocessing)
+    other = ImageSet(
+        "random", IMAGES.pixels[::-1].copy(), IMAGES.labels[::-1].copy(), IMAGES.classes, IMAGES.preprocessing
+    )
     search(GRAPH, other, CALIBRATION, tmp_path / "b", watcher=watcher, **arguments)
     assert watcher.fresh > 0
-    same = ImageSet("renamed", IMAGES.pixels.copy(), IMAGES.labels.copy(), IMAGES.classes, IMAGES.preprocessing)
+    same = ImageSet(
+        "renamed", IMAGES.pixels.copy(), IMAGES.labels.copy(), IMAGES.classes, IMAGES.preprocessing
+    )
     watcher = Counting()
     search(GRAPH, same, CALIBRATION, tmp_path / "c", watcher=watcher, **arguments)
     assert watcher.fresh == 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import networks
 import numpy as np
 import pytest
 
+import networks
 from radixpoint.design import Design
 from radixpoint.errors import GraphError, ModelError, RunError
 from radixpoint.ir import IntGraph, IntParameter, Step, TensorFormat, verify
@@ -68,30 +68,50 @@ def _one_bit_short(graph: IntGraph) -> IntGraph:
 
 BROKEN = {
     "an accumulator one bit short": (_one_bit_short, "recorded as"),
-    "a range too narrow": (lambda g: _tensor(g, "conv", high=g.tensors[g.steps[1].name].high // 2), "recorded"),
+    "a range too narrow": (
+        lambda g: _tensor(g, "conv", high=g.tensors[g.steps[1].name].high // 2),
+        "recorded",
+    ),
     "a wrong shape": (lambda g: _tensor(g, "conv", shape=(8, 5, 5)), "recorded"),
     "a weight outside its format": (lambda g: _parameter(g, "conv", _scale_up), "outside"),
     "weights that are no integers": (
-        lambda g: _parameter(g, "conv", lambda d, f: IntParameter(d.astype(float), f)), "expected int64"),
+        lambda g: _parameter(g, "conv", lambda d, f: IntParameter(d.astype(float), f)),
+        "expected int64",
+    ),
     "a weight changed after the proof": (
-        lambda g: _parameter(g, "conv", lambda d, f: IntParameter(np.full_like(d, f.max), f)), "recorded"),
+        lambda g: _parameter(g, "conv", lambda d, f: IntParameter(np.full_like(d, f.max), f)),
+        "recorded",
+    ),
     "an unknown operator": (lambda g: _step(g, "conv", op="convolve"), "unknown operator"),
     "a missing attribute": (lambda g: _step(g, "conv", attributes={}), "attributes"),
     "an unknown rounding": (
-        lambda g: _step(g, "cast", attributes={"rounding": "NEAR", "overflow": "SAT", "stream": 0, "seed": 0}), "NEAR"),
+        lambda g: _step(
+            g, "cast", attributes={"rounding": "NEAR", "overflow": "SAT", "stream": 0, "seed": 0}
+        ),
+        "NEAR",
+    ),
     "an input from later": (lambda g: _step(g, "conv", inputs=(g.output,)), "before it is used"),
     "two inputs": (lambda g: _step(g, "cast", inputs=(g.input, g.input)), "2 input"),
     "a parameter missing": (lambda g: _step(g, "conv", parameters={"weight": "nowhere"}), "not in the graph"),
     "a tensor twice": (lambda g: replace(g, steps=(*g.steps, g.steps[-1])), "second tensor"),
     "a step lost": (lambda g: replace(g, steps=g.steps[:-1]), "not computed"),
     "a tensor that nobody computes": (
-        lambda g: replace(g, tensors={**g.tensors, "ghost": g.tensors[g.input]}), "ghost"),
+        lambda g: replace(g, tensors={**g.tensors, "ghost": g.tensors[g.input]}),
+        "ghost",
+    ),
     "an output that is not there": (lambda g: replace(g, output="nowhere"), "nowhere"),
     "a stored tensor of 40 bits": (
-        lambda g: _tensor(g, "cast", format=TensorFormat(True, 40, (7,))), "at most 32"),
+        lambda g: _tensor(g, "cast", format=TensorFormat(True, 40, (7,))),
+        "at most 32",
+    ),
     "binary points for other channels": (
-        lambda g: _parameter(g, "conv", lambda d, f: IntParameter(d, TensorFormat(True, 8, (1, 2, 3)))), "3 binary points"),
-    "limits beyond the format": (lambda g: _step(g, "clamp", attributes={"low": 0, "high": 10**6}), "clamp to"),
+        lambda g: _parameter(g, "conv", lambda d, f: IntParameter(d, TensorFormat(True, 8, (1, 2, 3)))),
+        "3 binary points",
+    ),
+    "limits beyond the format": (
+        lambda g: _step(g, "clamp", attributes={"low": 0, "high": 10**6}),
+        "clamp to",
+    ),
 }
 
 

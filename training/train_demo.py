@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from resnet import ResNet
 from safetensors.numpy import save_file
 from torch import nn
+
+from resnet import ResNet
 
 MEAN, STD = 0.286, 0.353
 
@@ -87,7 +88,9 @@ def main() -> None:
     plain = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.SGD(
         [{"params": decayed, "weight_decay": 5e-4}, {"params": plain}],
-        lr=arguments.rate, momentum=0.9, nesterov=True,
+        lr=arguments.rate,
+        momentum=0.9,
+        nesterov=True,
     )
     steps = len(train_x) // arguments.batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(

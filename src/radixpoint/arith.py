@@ -50,13 +50,17 @@ def shift_right(
         rounding: the mode.
         draws: uint64, broadcastable to ``x``; needed by STOCHASTIC only.
     """
-    x, shift = np.broadcast_arrays(np.asarray(x, np.int64), np.asarray(shift, np.int64))
-    if np.any(shift < 0):
-        raise ValueError(f"shift {int(shift.min())}: expected none below 0")
+    values, places = np.broadcast_arrays(np.asarray(x, np.int64), np.asarray(shift, np.int64))
+    if np.any(places < 0):
+        raise ValueError(f"shift {int(places.min())}: expected none below 0")
     if rounding is Rounding.STOCHASTIC:
         if draws is None:
             raise ValueError("STOCHASTIC rounding needs draws")
-        return _shift_right_stochastic(x, shift, np.broadcast_to(draws, x.shape))
+        return _shift_right_stochastic(values, places, np.broadcast_to(draws, values.shape))
+    return _shift_right(values, places, rounding)
+
+
+def _shift_right(x: Int64Array, shift: Int64Array, rounding: Rounding) -> Int64Array:
     # Beyond 62 places every value lies strictly within (-1/2, 1/2] units, save -2**63 / 2**64. Shifting
     # a place at a time while OR-ing what falls out into the last bit ("sticky") keeps every comparison
     # with 0 and with one half that a rounding mode makes.
@@ -71,19 +75,22 @@ def shift_right(
     rest = x - (floor << shift)  # 0 <= rest < 2**shift
     half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), np.int64(1))
     tie, above = rest == half, rest > half
-    if rounding is Rounding.TRN:
-        return floor
-    if rounding is Rounding.TRN_ZERO:
-        return floor + ((x < 0) & (rest > 0))
-    if rounding is Rounding.RND:
-        return floor + (above | tie)
-    if rounding is Rounding.RND_MIN_INF:
-        return floor + above
-    if rounding is Rounding.RND_INF:
-        return floor + (above | (tie & (x > 0)))
-    if rounding is Rounding.RND_ZERO:
-        return floor + (above | (tie & (x < 0)))
-    return floor + (above | (tie & ((floor & 1) == 1)))  # RND_CONV
+    match rounding:
+        case Rounding.TRN:
+            return floor
+        case Rounding.TRN_ZERO:
+            up = (x < 0) & (rest > 0)
+        case Rounding.RND:
+            up = above | tie
+        case Rounding.RND_MIN_INF:
+            up = above
+        case Rounding.RND_INF:
+            up = above | (tie & (x > 0))
+        case Rounding.RND_ZERO:
+            up = above | (tie & (x < 0))
+        case _:  # RND_CONV
+            up = above | (tie & ((floor & 1) == 1))
+    return np.asarray(floor + up, np.int64)
 
 
 def _shift_right_stochastic(x: Int64Array, shift: Int64Array, draws: UInt64Array) -> Int64Array:
@@ -185,7 +192,7 @@ def quantize(
 
 def dequantize(x: ArrayLike, fraction_length: ArrayLike) -> NDArray[np.float64]:
     """Stored integers (magnitude at most 2**53) to the real values they stand for, exactly."""
-    return np.ldexp(np.asarray(x, np.float64), -np.asarray(fraction_length))
+    return np.asarray(np.ldexp(np.asarray(x, np.float64), -np.asarray(fraction_length)), np.float64)
 
 
 def divide(
@@ -212,7 +219,10 @@ def divide(
     floor, rest = np.divmod(numerator, denominator)
     # Doubling compares the remainder with one half exactly, for odd denominators too; scaled to quarters
     # it is a right shift by two places with the same sign, order and ties.
-    quarters = np.where(rest == 0, 0, np.where(2 * rest < denominator, 1, np.where(2 * rest == denominator, 2, 3)))
+    double = 2 * rest
+    quarters = np.where(
+        rest == 0, 0, np.where(double < denominator, 1, np.where(double == denominator, 2, 3))
+    )
     return limit(shift_right(4 * floor + quarters, 2, rounding), to, overflow)
 
 

@@ -113,9 +113,7 @@ def seen_by_reader(graph: Graph, tensor: str) -> str:
     return tensor
 
 
-def sites(
-    graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Stored]
-) -> Iterator[Site]:
+def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Stored]) -> Iterator[Site]:
     """Every quantized place of the network under this design.
 
     The result and the bias of a convolution or fully connected layer have batch normalization's widths:
@@ -130,8 +128,12 @@ def sites(
         return Site((layer.name, role), cls, kind, width, stored[layer.name, role].statistics, True)
 
     yield Site(
-        (graph.input, "result"), "input", "activations",
-        design.width(graph.input, "input", "activations"), ranges.tensors[graph.input], False,
+        (graph.input, "result"),
+        "input",
+        "activations",
+        design.width(graph.input, "input", "activations"),
+        ranges.tensors[graph.input],
+        False,
     )
     folded = {}
     for layer in graph.layers:
@@ -145,16 +147,24 @@ def sites(
         result = ranges.tensors[seen_by_reader(graph, layer.name if bn is None else bn.name)]
         if layer.op in ("conv", "fc"):
             yield Site(
-                (layer.name, "operand"), layer.op, "activations",
-                design.width(layer.name, layer.op, "activations"), ranges.tensors[layer.inputs[0]], False,
+                (layer.name, "operand"),
+                layer.op,
+                "activations",
+                design.width(layer.name, layer.op, "activations"),
+                ranges.tensors[layer.inputs[0]],
+                False,
             )
             yield parameter(layer, "weight", layer.op, "weights")
             if (layer.name, "bias") in stored:
                 yield parameter(layer, "bias", "bn", "parameters")
             feeds_bn = [c.op for c in graph.consumers(layer.name)] == ["batch_norm"] and bn is None
             yield Site(
-                (layer.name, "result"), "bn", "activations",
-                design.width("", "bn", "activations"), result, feeds_bn,
+                (layer.name, "result"),
+                "bn",
+                "activations",
+                design.width("", "bn", "activations"),
+                result,
+                feeds_bn,
             )
         elif layer.op == "batch_norm":
             for role in _BN_ROLES[design.batch_norm == "staged"]:
@@ -201,7 +211,7 @@ def _quantiles(s: Statistics, percentile: float) -> NDArray[np.float64]:
     magnitudes = s.counts[:, :half] + s.counts[:, half:]
     share = np.cumsum(magnitudes, 1) / magnitudes.sum(1, keepdims=True)
     index = np.argmax(share >= percentile / 100, 1)
-    return _VALUES[half + index, -1]
+    return np.asarray(_VALUES[half + index, -1])
 
 
 def choose(s: Statistics, word_length: int, design: Design) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,12 +44,12 @@ class Statistics:
 
     Attributes:
         low, high: float64 (channels,), the exact extremes.
-        counts: int64 (channels, BINS), a histogram over magnitudes with eight bins an octave.
+        counts: integers (channels, BINS), a histogram over magnitudes with eight bins an octave.
     """
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
-    counts: NDArray[np.int64]
+    counts: NDArray[Any]
 
     @classmethod
     def of(cls, values: NDArray[np.float32]) -> Statistics:
@@ -108,7 +109,7 @@ class Ranges:
             arrays |= {f"low:{name}": s.low, f"high:{name}": s.high, f"counts:{name}": s.counts}
         partial = path.with_suffix(".partial")
         with partial.open("wb") as handle:
-            np.savez_compressed(handle, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(handle, allow_pickle=False, **arrays)
         partial.replace(path)
 
     @classmethod
@@ -128,9 +129,7 @@ def normalized_name(batch_norm: str) -> str:
     return f"{batch_norm}/normalized"
 
 
-def calibrate(
-    graph: Graph, images: ImageSet, progress: Callable[[int, int], None] | None = None
-) -> Ranges:
+def calibrate(graph: Graph, images: ImageSet, progress: Callable[[int, int], None] | None = None) -> Ranges:
     """Run the float network over ``images`` and note the range and histogram of every tensor.
 
     Args:

@@ -64,7 +64,9 @@ InputShape = Annotated[
 ]
 Images = Annotated[
     str,
-    typer.Option(help="Images to judge accuracy on: a folder per class, a tar of that, an .npz, a .txt list."),
+    typer.Option(
+        help="Images to judge accuracy on: a folder per class, a tar of that, an .npz, a .txt list."
+    ),
 ]
 Calibration = Annotated[
     str, typer.Option(help="Images to choose binary points from, likewise; keep them apart from --images.")
@@ -83,9 +85,7 @@ PreprocessingFile = Annotated[
 BatchNorm = Annotated[
     str, typer.Option(help="Form of batch normalization: affine (y = s*x + t), staged (Caffe's), folded.")
 ]
-Scope = Annotated[
-    str, typer.Option(help="Who shares a binary point: network, class, tensor, channel.")
-]
+Scope = Annotated[str, typer.Option(help="Who shares a binary point: network, class, tensor, channel.")]
 Rule = Annotated[
     str,
     typer.Option(
@@ -94,7 +94,8 @@ Rule = Annotated[
     ),
 ]
 Rounding = Annotated[
-    str, typer.Option(help="Of casts: TRN, TRN_ZERO, RND, RND_MIN_INF, RND_INF, RND_ZERO, RND_CONV, STOCHASTIC.")
+    str,
+    typer.Option(help="Of casts: TRN, TRN_ZERO, RND, RND_MIN_INF, RND_INF, RND_ZERO, RND_CONV, STOCHASTIC."),
 ]
 OverflowMode = Annotated[str, typer.Option("--overflow", help="Of casts: SAT, SAT_SYM, WRAP.")]
 Metric = Annotated[str, typer.Option(help="What must not drop: top1 or top5.")]
@@ -130,14 +131,23 @@ class _Bars(Watcher):
             f"{text} bits: {evaluation.metric} drop {evaluation.drop:+.2f} points "
             f"[{low:+.2f}, {high:+.2f}] on {evaluation.images} images: {verdict}"
             + (" (known)" if cached else ""),
-            highlight=False, markup=False, soft_wrap=True,
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=_errors, transient=True,
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=_errors,
+        transient=True,
     )
 
 
@@ -162,9 +172,7 @@ def _load(model: str, input_shape: str | None, images: ImageSet) -> Graph:
     return load(model, asked or _shape(None, images))
 
 
-def _images(
-    path: str, classes: str | None, preprocessing: str | None, limit: int | None = None
-) -> ImageSet:
+def _images(path: str, classes: str | None, preprocessing: str | None, limit: int | None = None) -> ImageSet:
     prepared = None if preprocessing is None else Preprocessing.load(preprocessing)
     result = load_images(path, prepared, None if classes is None else read_classes(classes))
     for name, reason in result.unreadable[:20]:
@@ -183,8 +191,10 @@ def _options(batch_norm: str, scope: str, rule: str, rounding: str, overflow: st
     if rule == "default":
         rule = "loss" if scope in ("network", "class") else "max"
     return {
-        "batch_norm": batch_norm, "binary_point": {"scope": scope, "rule": rule},
-        "rounding": rounding, "overflow": overflow,
+        "batch_norm": batch_norm,
+        "binary_point": {"scope": scope, "rule": rule},
+        "rounding": rounding,
+        "overflow": overflow,
     }
 
 
@@ -230,10 +240,18 @@ def inspect(model: Model, input_shape: InputShape = None, as_json: AsJson = Fals
     if as_json:
         _emit(
             {
-                "supported": True, "input": list(graph.shapes[graph.input]), "classes":
-                graph.shapes[graph.output][0], "operators": counts, "parameters": parameters,
+                "supported": True,
+                "input": list(graph.shapes[graph.input]),
+                "classes": graph.shapes[graph.output][0],
+                "operators": counts,
+                "parameters": parameters,
                 "layers": [
-                    {"name": x.name, "op": x.op, "inputs": list(x.inputs), "shape": list(graph.shapes[x.name])}
+                    {
+                        "name": x.name,
+                        "op": x.op,
+                        "inputs": list(x.inputs),
+                        "shape": list(graph.shapes[x.name]),
+                    }
                     for x in graph.layers
                 ],
             }
@@ -252,7 +270,7 @@ def inspect(model: Model, input_shape: InputShape = None, as_json: AsJson = Fals
     if counts["conv"] and not counts["batch_norm"]:
         _out.print(
             "No batch normalization: if the network was trained with it, the exporter folded it into the "
-            "convolutions, and separate representations have nothing to separate. See 'radixpoint search --help'."
+            "convolutions, and separate representations have nothing to separate. See 'search --help'."
         )
 
 
@@ -282,7 +300,9 @@ def quantize_command(
     if as_json:
         _emit(
             {
-                "network": str(out), "digest": network.digest, "widest_accumulator": widest,
+                "network": str(out),
+                "digest": network.digest,
+                "widest_accumulator": widest,
                 "formats": {name: str(t.format) for name, t in network.tensors.items()},
             }
         )
@@ -305,7 +325,9 @@ def evaluate_command(
     preprocessing: PreprocessingFile = None,
     metric: Metric = "top1",
     engine: Annotated[str, typer.Option(help="blas (fast) or reference (the definition).")] = "blas",
-    layers: Annotated[bool, typer.Option(help="Also print each layer's SQNR on the first 64 images.")] = False,
+    layers: Annotated[
+        bool, typer.Option(help="Also print each layer's SQNR on the first 64 images.")
+    ] = False,
     max_images: MaxImages = None,
     as_json: AsJson = False,
 ) -> None:
@@ -321,14 +343,23 @@ def evaluate_command(
     with _progress() as bars:
         task = bars.add_task("evaluate", total=len(image_set))
         result = evaluate(
-            graph, quantized, image_set, criterion.metric, engine,
+            graph,
+            quantized,
+            image_set,
+            criterion.metric,
+            engine,
             lambda done, _: bars.update(task, completed=done),
         )
     sqnr = layer_sqnr(graph, quantized, image_set.inputs(0, 64)) if layers else {}
     if as_json:
-        _emit({**msgspec.to_builtins(result), "preprocessing": msgspec.to_builtins(image_set.preprocessing),
-               "unreadable": [list(pair) for pair in image_set.unreadable],
-               "layer_sqnr": {name: value if abs(value) < 1e9 else None for name, value in sqnr.items()}})
+        _emit(
+            {
+                **msgspec.to_builtins(result),
+                "preprocessing": msgspec.to_builtins(image_set.preprocessing),
+                "unreadable": [list(pair) for pair in image_set.unreadable],
+                "layer_sqnr": {name: value if abs(value) < 1e9 else None for name, value in sqnr.items()},
+            }
+        )
         return
     if layers:
         table = Table("layer", "SQNR, dB")
@@ -341,7 +372,8 @@ def evaluate_command(
         f"quantized top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %\n"
         f"{metric} drop {result.drop:+.2f} points, paired 95 % interval [{low:+.2f}, {high:+.2f}]; the two "
         f"agree on {result.agreement:.2f} % of the images",
-        highlight=False, markup=False,
+        highlight=False,
+        markup=False,
     )
 
 
@@ -361,7 +393,11 @@ def _report(result: dict[str, Any], out: Path) -> None:
         highlight=False,
     )
     table = Table(
-        "policy", "word lengths, bits", "top-1, %", f"{metric} drop, points", "95 % interval",
+        "policy",
+        "word lengths, bits",
+        "top-1, %",
+        f"{metric} drop, points",
+        "95 % interval",
         "multipliers, relative to joint",
     )
     for name, policy in result["policies"].items():
@@ -376,7 +412,11 @@ def _report(result: dict[str, Any], out: Path) -> None:
         low, high = policy["drop_interval"]
         relative = policy["relative_cost"]
         table.add_row(
-            name, words, f"{policy['top1']:.2f}", f"{policy['drop']:+.2f}", f"{low:+.2f} .. {high:+.2f}",
+            name,
+            words,
+            f"{policy['top1']:.2f}",
+            f"{policy['drop']:+.2f}",
+            f"{low:+.2f} .. {high:+.2f}",
             "" if relative is None else f"{relative:.2f}",
         )
     _out.print(table)
@@ -386,8 +426,9 @@ def _report(result: dict[str, Any], out: Path) -> None:
     _out.print(f"{out}: result.json, and design.json and network.safetensors of each policy", markup=False)
 
 
-def _search(graph: Graph, images: ImageSet, calibration: ImageSet, out: Path, as_json: bool,
-            **arguments: Any) -> None:
+def _search(
+    graph: Graph, images: ImageSet, calibration: ImageSet, out: Path, as_json: bool, **arguments: Any
+) -> None:
     with _progress() as bars:
         result = search(graph, images, calibration, out, watcher=_Bars(bars), **arguments)
     _emit(result) if as_json else _report(result, out)
@@ -403,7 +444,7 @@ def search_command(
     metric: Metric = "top1",
     policy: Annotated[
         list[str], typer.Option(help="joint (one word length), separate (conv and bn apart); repeatable.")
-    ] = list(POLICIES),
+    ] = POLICIES,  # type: ignore[assignment]
     batch_norm: BatchNorm = "affine",
     scope: Scope = "tensor",
     rule: Rule = "default",
@@ -431,8 +472,18 @@ def search_command(
     calibration_set = _images(calibration, classes, preprocessing)
     graph = _load(model, input_shape, image_set)
     _search(
-        graph, image_set, calibration_set, out, as_json, criterion=criterion, policies=policy,
-        word_lengths=lengths, bn_start=bn_start, grid=grid, cache=cache, **options,
+        graph,
+        image_set,
+        calibration_set,
+        out,
+        as_json,
+        criterion=criterion,
+        policies=list(policy),
+        word_lengths=lengths,
+        bn_start=bn_start,
+        grid=grid,
+        cache=cache,
+        **options,
     )
 
 
@@ -452,8 +503,13 @@ def demo(
 
     def run(folder: Path) -> None:
         _search(
-            demo_network(), demo_images("test"), demo_images("calibration"), folder, as_json,
-            criterion=criterion, **options,
+            demo_network(),
+            demo_images("test"),
+            demo_images("calibration"),
+            folder,
+            as_json,
+            criterion=criterion,
+            **options,
         )
 
     if out is not None:
@@ -472,6 +528,3 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-

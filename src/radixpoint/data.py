@@ -104,9 +104,7 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         array = np.asarray(image, np.uint8)
         if array.ndim == 2:
             return array[None]
-        return np.ascontiguousarray(
-            array.transpose(2, 0, 1)[:: -1 if self.channel_order == "BGR" else 1]
-        )
+        return np.ascontiguousarray(array.transpose(2, 0, 1)[:: -1 if self.channel_order == "BGR" else 1])
 
     def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(images, channels, height, width) uint8 to float32 network input."""
@@ -151,9 +149,7 @@ class ImageSet:
     def first(self, count: int) -> ImageSet:
         """The first ``count`` of a fixed shuffle, so that every class has its share."""
         order = np.sort(np.random.default_rng(0).permutation(len(self))[:count])
-        return ImageSet(
-            self.source, self.pixels[order], self.labels[order], self.classes, self.preprocessing
-        )
+        return ImageSet(self.source, self.pixels[order], self.labels[order], self.classes, self.preprocessing)
 
     @cached_property
     def digest(self) -> str:
@@ -199,7 +195,7 @@ def load_images(
 
     Args:
         path: a folder with a folder per class; a ``.tar`` (or compressed tar) of that; an ``.npz`` with
-            ``images`` (uint8, N x H x W, N x H x W x C or N x C x H x W) and integer ``labels``; or a ``.txt``
+            ``images`` (uint8, N x H x W, N x H x W x C, N x C x H x W) and integer ``labels``; or a ``.txt``
             whose lines are "image-path label", paths relative to it.
         preprocessing: the default is ImageNet's mean and deviation, size as stored.
         classes: names of the class folders in the order of the network's outputs; sorted if not given.
@@ -346,7 +342,9 @@ def _npz(path: Path, preprocessing: Preprocessing, classes: Sequence[str] | None
     except (OSError, ValueError, KeyError, EOFError, Exception) as error:
         raise DataError(f"{path}: expected arrays 'images' and 'labels': {error}") from None
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) == 0:
-        raise DataError(f"{path}: images are {images.dtype} of {images.shape}: expected uint8, N x H x W [x C]")
+        raise DataError(
+            f"{path}: images are {images.dtype} of {images.shape}: expected uint8, N x H x W [x C]"
+        )
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or int(labels.min()) < 0:
         raise DataError(
             f"{path}: labels are {labels.dtype} of {labels.shape}: expected {len(images)} class numbers"

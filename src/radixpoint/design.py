@@ -93,7 +93,11 @@ class Accumulator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Design(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"version": "radixpoint_design"}
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+    rename={"version": "radixpoint_design"},
 ):
     """A fixed-point representation of a network.
 

@@ -38,9 +38,7 @@ class UnsupportedError(ModelError):
     def __init__(self, source: str, operators: list[tuple[str, str, str]]) -> None:
         self.operators = tuple(operators)
         lines = [f"  {op} at node {node!r}: {why}" for op, node, why in operators]
-        super().__init__(
-            f"{source}: {len(operators)} operator(s) not supported:\n" + "\n".join(lines)
-        )
+        super().__init__(f"{source}: {len(operators)} operator(s) not supported:\n" + "\n".join(lines))
 
 
 class DataError(RadixpointError):

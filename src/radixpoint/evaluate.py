@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -59,7 +59,7 @@ class Outcomes:
 NO_OUTCOMES = Outcomes(np.zeros(0, bool), np.zeros(0, bool), np.zeros(0, np.int64))
 
 
-def outcomes(logits: NDArray[np.float32] | NDArray[np.int64], labels: NDArray[np.int64]) -> Outcomes:
+def outcomes(logits: NDArray[Any], labels: NDArray[np.int64]) -> Outcomes:
     """Judge logits (images, classes). Among equal logits the lower class index ranks first."""
     own = np.take_along_axis(logits, labels[:, None], 1)
     earlier = np.arange(logits.shape[1])[None] < labels[:, None]
@@ -126,9 +126,14 @@ def summarize(reference: Outcomes, candidate: Outcomes, metric: Metric = "top1")
     reference = reference.first(len(candidate))
     before, after = reference.hits(metric), candidate.hits(metric)
     return Evaluation(
-        len(candidate), _percent(candidate.top1), _percent(candidate.top5),
-        _percent(reference.top1), _percent(reference.top5), metric,
-        drop(before, after), drop_interval(before, after),
+        len(candidate),
+        _percent(candidate.top1),
+        _percent(candidate.top5),
+        _percent(reference.top1),
+        _percent(reference.top5),
+        metric,
+        drop(before, after),
+        drop_interval(before, after),
         _percent(reference.prediction == candidate.prediction),
     )
 
@@ -146,9 +151,7 @@ def float_outcomes(
     return result
 
 
-def integer_outcomes(
-    graph: IntGraph, engine: Engine, images: ImageSet, start: int = 0
-) -> Iterator[Outcomes]:
+def integer_outcomes(graph: IntGraph, engine: Engine, images: ImageSet, start: int = 0) -> Iterator[Outcomes]:
     """Outcomes of a quantized network, batch by batch, from image ``start`` on."""
     for begin in range(start, len(images), BATCH):
         stop = min(begin + BATCH, len(images))
@@ -183,7 +186,7 @@ def layer_sqnr(graph: Graph, quantized: IntGraph, inputs: NDArray[np.float32]) -
     """Signal to quantization-noise ratio of every layer's result, in dB.
 
     10 log10 of the power of the float tensor over the power of its difference from the quantized one, over
-    all ``inputs`` (float32, batch first). Left out: a layer that only a ReLU reads (what the ReLU cuts off has
+    all ``inputs`` (float32, batch first). Left out: a layer that only a ReLU reads (what it cuts off has
     no room in its format, so its own noise means nothing), and one without a quantized counterpart.
     """
     pairs = {t.value: name for name, t in quantized.tensors.items() if t.value not in (None, graph.input)}
@@ -216,7 +219,9 @@ class Mismatch:
     got: int
 
 
-def first_mismatch(graph: IntGraph, expected: Engine, got: Engine, images: NDArray[np.int64]) -> Mismatch | None:
+def first_mismatch(
+    graph: IntGraph, expected: Engine, got: Engine, images: NDArray[np.int64]
+) -> Mismatch | None:
     """Compare two engines on every tensor with ==; ``images`` are stored integers, batch first.
 
     Returns:

@@ -143,9 +143,7 @@ def add_format(a: FixedFormat, b: FixedFormat) -> FixedFormat:
     """The narrowest format that holds every sum of a value of ``a`` and a value of ``b``."""
     fraction = max(a.fraction_length, b.fraction_length)
     up_a, up_b = fraction - a.fraction_length, fraction - b.fraction_length
-    return smallest_format(
-        (a.min << up_a) + (b.min << up_b), (a.max << up_a) + (b.max << up_b), fraction
-    )
+    return smallest_format((a.min << up_a) + (b.min << up_b), (a.max << up_a) + (b.max << up_b), fraction)
 
 
 def multiply_format(a: FixedFormat, b: FixedFormat) -> FixedFormat:

@@ -91,7 +91,9 @@ class Graph:
         """SHA-256 of everything that determines the network's results; names of layers included."""
         content = hashlib.sha256()
         structure = [
-            self.input, self.output, self.shapes[self.input],
+            self.input,
+            self.output,
+            self.shapes[self.input],
             [[x.name, x.op, x.inputs, dict(x.attributes), dict(x.parameters)] for x in self.layers],
         ]
         content.update(json.dumps(structure, sort_keys=True).encode())
@@ -125,7 +127,11 @@ def build_graph(
             raise ModelError(f"{source}: layer {layer.name!r}: {error}") from None
     used = {key for layer in layers for key in layer.parameters.values()}
     graph = Graph(
-        source, input_name, shapes, tuple(layers), output,
+        source,
+        input_name,
+        shapes,
+        tuple(layers),
+        output,
         {key: np.asarray(parameters[key], np.float32) for key in sorted(used)},
     )
     verify_graph(graph)
@@ -324,9 +330,7 @@ class IntGraph:
                 name: [t.shape, t.format.signed, t.format.word_length, t.format.fraction_lengths]
                 for name, t in self.tensors.items()
             },
-            "steps": [
-                [s.name, s.op, s.inputs, dict(s.attributes), dict(s.parameters)] for s in self.steps
-            ],
+            "steps": [[s.name, s.op, s.inputs, dict(s.attributes), dict(s.parameters)] for s in self.steps],
         }
         content.update(json.dumps(structure, sort_keys=True).encode())
         for name in sorted(self.parameters):
@@ -396,9 +400,7 @@ def _broadcast(a: tuple[int, ...], b: tuple[int, ...], join: Any) -> tuple[int, 
         raise GraphError(f"binary points for {len(a)} and for {len(b)} channels do not fit")
     return tuple(
         int(join((x, y)))
-        for x, y in zip(
-            a if len(a) == count else a * count, b if len(b) == count else b * count, strict=True
-        )
+        for x, y in zip(a if len(a) == count else a * count, b if len(b) == count else b * count, strict=True)
     )
 
 
@@ -486,7 +488,11 @@ def rounded_tensor(
         )
         stochastic = rounding is Rounding.STOCHASTIC
         results = cast(
-            ends, fractions[0][None], to.channel(0), Rounding.TRN if stochastic else rounding, overflow,
+            ends,
+            fractions[0][None],
+            to.channel(0),
+            Rounding.TRN if stochastic else rounding,
+            overflow,
             to_fraction_length=fractions[1][None],
         )
         if stochastic:  # the floor, or one more
@@ -532,8 +538,13 @@ def verify(graph: IntGraph) -> None:
             if row.bounds is None:
                 _check_stored(where, recorded)
                 derived = rounded_tensor(
-                    step.op, step.attributes, inputs[0], parameters, recorded.format,
-                    recorded.layer, recorded.value,
+                    step.op,
+                    step.attributes,
+                    inputs[0],
+                    parameters,
+                    recorded.format,
+                    recorded.layer,
+                    recorded.value,
                 )
             else:
                 derived = exact_tensor(
@@ -574,6 +585,19 @@ def _check_parameter(name: str, parameter: IntParameter) -> None:
 
 
 __all__ = [
-    "Graph", "IntGraph", "IntParameter", "IntTensor", "Layer", "Range", "Step", "TensorFormat",
-    "alignment", "build_graph", "exact_tensor", "freeze", "rounded_tensor", "verify", "verify_graph",
+    "Graph",
+    "IntGraph",
+    "IntParameter",
+    "IntTensor",
+    "Layer",
+    "Range",
+    "Step",
+    "TensorFormat",
+    "alignment",
+    "build_graph",
+    "exact_tensor",
+    "freeze",
+    "rounded_tensor",
+    "verify",
+    "verify_graph",
 ]

@@ -30,7 +30,6 @@ from radixpoint.ir import (
 from radixpoint.ops import LAYERS, STEPS, Attributes, pool_counts
 
 
-
 class ParameterCache:
     """Stored integers of parameters already quantized, for the many designs of a search that share them."""
 
@@ -48,7 +47,11 @@ class ParameterCache:
         if full not in self._known:
             draws = None if random is None else random_draws(*random, values.shape)
             stored = quantize(
-                values, to.channel(0), rounding, _parameter_overflow(design), draws,
+                values,
+                to.channel(0),
+                rounding,
+                _parameter_overflow(design),
+                draws,
                 to_fraction_length=to.fractions(values.ndim),
             )
             self._size += stored.nbytes
@@ -68,10 +71,15 @@ class _Lowerer:
     """Implements :class:`radixpoint.ops.Lowering` for one layer after the other."""
 
     def __init__(
-        self, graph: Graph, formats: Formats, stored: Mapping[Key, Stored], design: Design, cache: ParameterCache
+        self,
+        graph: Graph,
+        formats: Formats,
+        stored: Mapping[Key, Stored],
+        design: Design,
+        cache: ParameterCache,
     ) -> None:
         self.graph, self.formats, self.stored, self.design, self.cache = graph, formats, stored, design, cache
-        self.batch_norm, self.average_pool = design.batch_norm, design.average_pool
+        self.batch_norm: str = design.batch_norm
         self.tensors: dict[str, IntTensor] = {}
         self.parameters: dict[str, IntParameter] = {}
         self.steps: list[Step] = []
@@ -83,7 +91,12 @@ class _Lowerer:
     def run(self) -> IntGraph:
         image = self.formats[self.graph.input, "result"]
         self.tensors[self.graph.input] = IntTensor(
-            self.graph.shapes[self.graph.input], image, image.min, image.max, self.graph.input, self.graph.input
+            self.graph.shapes[self.graph.input],
+            image,
+            image.min,
+            image.max,
+            self.graph.input,
+            self.graph.input,
         )
         self.current[self.graph.input] = self.graph.input
         skipped: dict[str, str] = {}  # folded batch normalization -> convolution
@@ -98,7 +111,11 @@ class _Lowerer:
             if bn is not None:
                 skipped[bn.name] = layer.name
                 view = Layer(
-                    layer.name, layer.op, layer.inputs, layer.attributes, {**layer.parameters, "bias": "folded"}
+                    layer.name,
+                    layer.op,
+                    layer.inputs,
+                    layer.attributes,
+                    {**layer.parameters, "bias": "folded"},
                 )
             try:
                 result = LAYERS[layer.op].lower(self, view)
@@ -106,8 +123,12 @@ class _Lowerer:
                 raise DesignError(f"layer {layer.name!r} ({layer.op}): {error}") from None
             self.current[layer.name] = self._valued(result, value)
         return IntGraph(
-            self.graph.input, self.tensors, tuple(self.steps), self.current[self.graph.output],
-            self.parameters, {},
+            self.graph.input,
+            self.tensors,
+            tuple(self.steps),
+            self.current[self.graph.output],
+            self.parameters,
+            {},
         )
 
     def _valued(self, tensor: str, value: str) -> str:
@@ -118,7 +139,11 @@ class _Lowerer:
         return tensor
 
     def _write(
-        self, op: str, inputs: Sequence[str], parameters: Mapping[str, str], attributes: Attributes,
+        self,
+        op: str,
+        inputs: Sequence[str],
+        parameters: Mapping[str, str],
+        attributes: Attributes,
         to: TensorFormat | None,
     ) -> str:
         self.count += 1
@@ -142,7 +167,10 @@ class _Lowerer:
         return self.cast(self.input(), "operand")
 
     def step(
-        self, op: str, inputs: Sequence[str], parameters: Mapping[str, str] | None = None,
+        self,
+        op: str,
+        inputs: Sequence[str],
+        parameters: Mapping[str, str] | None = None,
         attributes: Attributes | None = None,
     ) -> str:
         kept = {name: (attributes or {})[name] for name in STEPS[op].attributes}
@@ -220,7 +248,11 @@ class _Lowerer:
 
 
 def lower(
-    graph: Graph, formats: Formats, stored: Mapping[Key, Stored], design: Design, cache: ParameterCache | None = None
+    graph: Graph,
+    formats: Formats,
+    stored: Mapping[Key, Stored],
+    design: Design,
+    cache: ParameterCache | None = None,
 ) -> IntGraph:
     """Write a network as stored integers and casts.
 

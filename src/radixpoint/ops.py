@@ -219,9 +219,7 @@ STEPS: Mapping[str, StepOp] = {
     row.name: row
     for row in (
         StepOp("cast", ("rounding", "overflow", "stream", "seed"), (), 1, _same_shape, None),
-        StepOp(
-            "conv", (*_WINDOWED, "dilations", "groups"), ("weight",), 1, _conv_shape, _product_sum_range
-        ),
+        StepOp("conv", (*_WINDOWED, "dilations", "groups"), ("weight",), 1, _conv_shape, _product_sum_range),
         StepOp("dense", (), ("weight",), 1, _dense_shape, _product_sum_range),
         StepOp("scale", (), ("factor",), 1, _same_shape, _scale_range),
         StepOp("offset", (), ("value",), 1, _same_shape, _offset_range),
@@ -254,7 +252,6 @@ class Lowering(Protocol):
     """What a lowering may use to write steps. Tensors are named by strings."""
 
     batch_norm: str
-    average_pool: str
 
     def input(self, index: int = 0) -> str:
         """The layer's input, in the format in which it exists."""
@@ -356,35 +353,75 @@ LAYERS: Mapping[str, LayerOp] = {
     row.name: row
     for row in (
         LayerOp(
-            "conv", (*_WINDOWED, "dilations", "groups"), ("weight", "bias"), ("bias",), 1,
-            _conv_shape, "conv", _lower_linear("conv"),
+            "conv",
+            (*_WINDOWED, "dilations", "groups"),
+            ("weight", "bias"),
+            ("bias",),
+            1,
+            _conv_shape,
+            "conv",
+            _lower_linear("conv"),
+        ),
+        LayerOp("fc", (), ("weight", "bias"), ("bias",), 1, _dense_shape, "fc", _lower_linear("dense")),
+        LayerOp(
+            "batch_norm",
+            ("epsilon",),
+            ("gamma", "beta", "mean", "variance"),
+            (),
+            1,
+            _channel_shape,
+            "bn",
+            _lower_batch_norm,
         ),
         LayerOp(
-            "fc", (), ("weight", "bias"), ("bias",), 1, _dense_shape, "fc", _lower_linear("dense")
-        ),
-        LayerOp(
-            "batch_norm", ("epsilon",), ("gamma", "beta", "mean", "variance"), (), 1,
-            _channel_shape, "bn", _lower_batch_norm,
-        ),
-        LayerOp(
-            "relu", (), (), (), 1, _same_shape, None,
+            "relu",
+            (),
+            (),
+            (),
+            1,
+            _same_shape,
+            None,
             lambda to, layer: to.clamp(to.input(), 0.0, math.inf),
         ),
         LayerOp(
-            "clip", ("low", "high"), (), (), 1, _same_shape, None,
+            "clip",
+            ("low", "high"),
+            (),
+            (),
+            1,
+            _same_shape,
+            None,
             lambda to, layer: to.clamp(to.input(), layer.attributes["low"], layer.attributes["high"]),
         ),
         LayerOp("add", (), (), (), 2, _same_shape, "add", _lower_add),
         LayerOp(
-            "max_pool", ("kernel", *_WINDOWED), (), (), 1, _pool_shape, None,
+            "max_pool",
+            ("kernel", *_WINDOWED),
+            (),
+            (),
+            1,
+            _pool_shape,
+            None,
             lambda to, layer: to.step("max_pool", [to.input()], attributes=layer.attributes),
         ),
         LayerOp(
-            "average_pool", ("kernel", *_WINDOWED, "count_include_pad"), (), (), 1,
-            _pool_shape, "pool", _lower_average_pool,
+            "average_pool",
+            ("kernel", *_WINDOWED, "count_include_pad"),
+            (),
+            (),
+            1,
+            _pool_shape,
+            "pool",
+            _lower_average_pool,
         ),
         LayerOp(
-            "flatten", (), (), (), 1, _flatten_shape, None,
+            "flatten",
+            (),
+            (),
+            (),
+            1,
+            _flatten_shape,
+            None,
             lambda to, layer: to.step("flatten", [to.input()]),
         ),
         LayerOp("concat", ("count",), (), (), None, _concat_shape, "add", _lower_concat),

@@ -44,7 +44,11 @@ class Quantizer:
 
         result = lowered(choose_formats(self.graph, self.ranges, design, stored, loss))
         return IntGraph(
-            result.input, result.tensors, result.steps, result.output, result.parameters,
+            result.input,
+            result.tensors,
+            result.steps,
+            result.output,
+            result.parameters,
             {"design": design.to_json().decode(), "network": self.graph.digest, "ranges": self.ranges.digest},
         )
 

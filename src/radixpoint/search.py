@@ -100,7 +100,9 @@ def _run_folder(path: Path) -> Path:
     marker = path / "run.json"
     try:
         if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not marker.exists())):
-            raise RunError(f"{path}: exists and is no run folder of radixpoint: expected a new or empty folder")
+            raise RunError(
+                f"{path}: exists and is no run folder of radixpoint: expected a new or empty folder"
+            )
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{path}: cannot be made: {error.strerror}") from None
@@ -138,7 +140,7 @@ class Judge:
     calibration: ImageSet
     cache: Path
     watcher: Watcher = field(default_factory=Watcher)
-    criterion: Criterion = Criterion()
+    criterion: Criterion = field(default_factory=Criterion)
     images_left: int = 0
 
     def __post_init__(self) -> None:
@@ -246,9 +248,7 @@ class Found:
     tried: dict[int, tuple[Evaluation, Verdict]]
 
 
-def smallest(
-    judge: Callable[[int, bool], tuple[Evaluation, Verdict]], word_lengths: Sequence[int]
-) -> Found:
+def smallest(judge: Callable[[int, bool], tuple[Evaluation, Verdict]], word_lengths: Sequence[int]) -> Found:
     """Smallest word length that holds: bisection, then both neighbours are verified.
 
     The answer has been evaluated on every image, and the word length below it fails. ``monotone`` is false
@@ -366,7 +366,9 @@ def search(
             best, chosen, bn_found = None, conv, None
             if conv.word_length is not None:
                 fixed = conv.word_length
-                bn_found = along(f"separate, conv {fixed}, bn", lambda w: Design.separate(fixed, w, **options))
+                bn_found = along(
+                    f"separate, conv {fixed}, bn", lambda w, c=fixed: Design.separate(c, w, **options)
+                )
                 if bn_found.word_length is not None:
                     chosen = bn_found
                     best = Design.separate(fixed, bn_found.word_length, **options)
@@ -405,8 +407,12 @@ def search(
                 evaluation, verdict = judge.judge(f"grid {conv_length} x {bn_length}", design, whole=True)
                 judge.images_left -= len(images)
                 cells.append(
-                    {"conv": conv_length, "bn": bn_length, "verdict": verdict,
-                     **msgspec.to_builtins(evaluation)}
+                    {
+                        "conv": conv_length,
+                        "bn": bn_length,
+                        "verdict": verdict,
+                        **msgspec.to_builtins(evaluation),
+                    }
                 )
         result["grid"] = cells
     document = msgspec.json.format(msgspec.json.encode(result)) + b"\n"

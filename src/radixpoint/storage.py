@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from radixpoint.errors import FormatError, GraphError, ModelError, RunError
 from radixpoint.ir import IntGraph, IntParameter, IntTensor, Step, TensorFormat, freeze, verify
 
-VERSION = 1
 _KEY = "radixpoint_network"
 
 
@@ -83,7 +83,7 @@ def save_network(graph: IntGraph, path: Path) -> None:
         RunError: the file cannot be written.
     """
     network = _Network(
-        VERSION,
+        1,
         graph.input,
         graph.output,
         {
@@ -94,7 +94,7 @@ def save_network(graph: IntGraph, path: Path) -> None:
         {name: _format(p.format) for name, p in graph.parameters.items()},
         dict(graph.metadata),
     )
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         name: np.ascontiguousarray(p.data, _narrow(p.format) if p.format.signed else np.int64)
         for name, p in graph.parameters.items()
     }
@@ -134,7 +134,10 @@ def load_network(path: str | Path) -> IntGraph:
             },
             tuple(
                 Step(
-                    s.name, s.op, s.inputs, {k: _lists_to_tuples(v) for k, v in s.attributes.items()},
+                    s.name,
+                    s.op,
+                    s.inputs,
+                    {k: _lists_to_tuples(v) for k, v in s.attributes.items()},
                     s.parameters,
                 )
                 for s in network.steps

@@ -15,8 +15,16 @@ from radixpoint.ir import Graph
 PREPROCESSING = Preprocessing(mean=(0.286,), std=(0.353,), channel_order="L")
 """What the network was trained with; 28 x 28 pixels as stored."""
 CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
 )
 
 

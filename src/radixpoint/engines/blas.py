@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,9 @@ class BlasEngine:
         low, high = working(result.low), working(result.high)
         exact = not np.any(shift > 0)
         in_range = (
-            bool(np.all(shift == 0)) and source.low >= result.format.min and source.high <= result.format.max
+            bool(np.all(shift == 0))
+            and source.low >= result.format.min
+            and source.high <= result.format.max
             and (overflow is Overflow.SAT or source.low > result.format.min)
         )
         round_ = _ROUND[rounding]
@@ -173,8 +176,13 @@ class BlasEngine:
 
         def run(inputs: list[Array]) -> Array:
             stored = cast(
-                inputs[0].astype(np.int64), source_fractions, result.format.channel(0), rounding, overflow,
-                draws, result_fractions,
+                inputs[0].astype(np.int64),
+                source_fractions,
+                result.format.channel(0),
+                rounding,
+                overflow,
+                draws,
+                result_fractions,
             )
             return stored.astype(target)
 
@@ -216,7 +224,8 @@ class BlasEngine:
         )
 
         def run(inputs: list[Array]) -> Array:
-            x, y = (v.astype(working, copy=False) for v in inputs)
+            x: Array = inputs[0].astype(working, copy=False)
+            y: Array = inputs[1].astype(working, copy=False)
             if up_a.size > 1 or up_a[0] != 1:
                 x = x * up_a
             if up_b.size > 1 or up_b[0] != 1:
@@ -239,7 +248,7 @@ class BlasEngine:
         t = _channels_last(value.data[None])[0].astype(working) * up_t
 
         def run(inputs: list[Array]) -> Array:
-            x = inputs[0].astype(working, copy=False)
+            x: Array = inputs[0].astype(working, copy=False)
             if up_x.size > 1 or up_x[0] != 1:
                 x = x * up_x
             return np.asarray(x + t)
@@ -376,8 +385,8 @@ def _partial_bound(matrix: NDArray[np.int64], low: int, high: int) -> int:
     low, high = min(low, 0), max(high, 0)
     positive = np.maximum(matrix, 0).sum(0).tolist()
     negative = np.minimum(matrix, 0).sum(0).tolist()
-    return max(
-        max(p * high + n * low, -(p * low + n * high)) for p, n in zip(positive, negative, strict=True)
+    return int(
+        max(max(p * high + n * low, -(p * low + n * high)) for p, n in zip(positive, negative, strict=True))
     )
 
 
@@ -404,7 +413,7 @@ def _blocks(matrix: NDArray[np.int64], source: IntTensor) -> list[int] | None:
         cuts = [len(matrix) * i // count for i in range(count + 1)]
         if all(
             _partial_bound(matrix[a:b], source.low, source.high) <= FLOAT32_EXACT
-            for a, b in zip(cuts, cuts[1:], strict=False)
+            for a, b in pairwise(cuts)
             if a < b
         ):
             return cuts
@@ -415,7 +424,7 @@ def _blocked_product(weights: NDArray[np.float32], cuts: list[int]) -> Compiled:
     def run(inputs: list[Array]) -> Array:
         x = inputs[0].astype(np.float32, copy=False)
         total = np.zeros((len(x), weights.shape[1]), np.float64)
-        for a, b in zip(cuts, cuts[1:], strict=False):
+        for a, b in pairwise(cuts):
             total += x[:, a:b] @ weights[a:b]
         return total
 

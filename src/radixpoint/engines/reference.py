@@ -29,7 +29,7 @@ def _windows(x: Ints, kernel: Sequence[int], attributes: Attributes, fill: int) 
 def _conv(step: Step, inputs: list[Ints], arrays: Mapping[str, Ints]) -> Ints:
     weight, groups = arrays["weight"], step.attributes["groups"]
     seen = _windows(inputs[0], weight.shape[2:], step.attributes, 0)
-    n, channels, height, width, kh, kw = seen.shape
+    n, channels, height, width = seen.shape[:4]
     outputs = len(weight) // groups
     parts = []
     for group in range(groups):
@@ -53,9 +53,7 @@ _EXACT: Mapping[str, Callable[[Step, list[Ints], Mapping[str, Ints]], Ints]] = {
     "conv": _conv,
     "dense": lambda step, inputs, arrays: inputs[0] @ arrays["weight"].T,
     "scale": lambda step, inputs, arrays: inputs[0] * arrays["factor"],
-    "clamp": lambda step, inputs, arrays: np.clip(
-        inputs[0], step.attributes["low"], step.attributes["high"]
-    ),
+    "clamp": lambda step, inputs, arrays: np.clip(inputs[0], step.attributes["low"], step.attributes["high"]),
     "max_pool": _max_pool,
     "sum_pool": _sum_pool,
     "flatten": lambda step, inputs, arrays: inputs[0].reshape(len(inputs[0]), -1),
@@ -98,14 +96,21 @@ class ReferenceEngine:
             if rounding is Rounding.STOCHASTIC:
                 draws = random_draws(step.attributes["seed"], step.attributes["stream"], result.shape)
             return cast(
-                inputs[0], self._fractions(source), result.format.channel(0), rounding,
-                Overflow(step.attributes["overflow"]), draws, self._fractions(result),
+                inputs[0],
+                self._fractions(source),
+                result.format.channel(0),
+                rounding,
+                Overflow(step.attributes["overflow"]),
+                draws,
+                self._fractions(result),
             )
         if step.op == "divide":
             return divide(
-                inputs[0], graph.arrays(step)["divisor"],
+                inputs[0],
+                graph.arrays(step)["divisor"],
                 source.format.fraction_lengths[0] - result.format.fraction_lengths[0],
-                result.format.channel(0), Rounding(step.attributes["rounding"]),
+                result.format.channel(0),
+                Rounding(step.attributes["rounding"]),
                 Overflow(step.attributes["overflow"]),
             )
         if step.op in ("add", "offset"):

@@ -91,7 +91,7 @@ class _Importer:
         if len(dims) != 4:
             raise ModelError(f"{self.source}: input {image.name!r} has {len(dims)} axes: expected N, C, H, W")
         sizes = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in dims]
-        shape = []
+        shape: list[int | None] = []
         for axis, size in zip("CHW", sizes[1:], strict=True):
             asked = None if given is None else given[len(shape)]
             if size is None and asked is None:
@@ -200,8 +200,14 @@ class _Importer:
         self.parameters.update({keys[role]: value for role, value in arrays.items()})
         self.tensors[node.outputs[0]] = name
 
-    def pads(self, node: _Node, shape: Shape, kernel: tuple[int, ...], strides: tuple[int, ...],
-             dilations: tuple[int, ...]) -> tuple[int, ...]:
+    def pads(
+        self,
+        node: _Node,
+        shape: Shape,
+        kernel: tuple[int, ...],
+        strides: tuple[int, ...],
+        dilations: tuple[int, ...],
+    ) -> tuple[int, ...]:
         """Explicit (top, left, bottom, right), whatever the node says."""
         auto = node.get("auto_pad", "NOTSET")
         if auto == "VALID":
@@ -334,8 +340,10 @@ def _gemm(to: _Importer, node: _Node) -> None:
     weight = to.constant(node, 1, "weight")
     arrays = {"weight": weight if node.get("transB", 0) else weight.T}
     if len(node.inputs) > 2 and node.inputs[2]:
-        arrays["bias"] = np.broadcast_to(to.constant(node, 2, "bias").reshape(-1), weight.shape[:1]
-                                         if node.get("transB", 0) else weight.shape[1:])
+        arrays["bias"] = np.broadcast_to(
+            to.constant(node, 2, "bias").reshape(-1),
+            weight.shape[:1] if node.get("transB", 0) else weight.shape[1:],
+        )
     to.add(node, "fc", {}, arrays)
 
 

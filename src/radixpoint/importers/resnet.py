@@ -20,7 +20,10 @@ EPSILON = 1e-5
 """torch.nn.BatchNorm2d's default, which torchvision keeps."""
 
 _BN_ROLES = {
-    "gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var",
+    "gamma": "weight",
+    "beta": "bias",
+    "mean": "running_mean",
+    "variance": "running_var",
 }
 
 
@@ -40,8 +43,14 @@ class _Builder:
         self.used.add(name)
         return name
 
-    def add(self, name: str, op: str, inputs: tuple[str, ...], attributes: dict[str, Any],
-            parameters: dict[str, str]) -> str:
+    def add(
+        self,
+        name: str,
+        op: str,
+        inputs: tuple[str, ...],
+        attributes: dict[str, Any],
+        parameters: dict[str, str],
+    ) -> str:
         self.layers.append(Layer(name, op, inputs, attributes, parameters))
         return name
 
@@ -50,7 +59,9 @@ class _Builder:
         kernel = self.state[weight].shape[2]
         pad = kernel // 2
         y = self.add(
-            conv, "conv", (x,),
+            conv,
+            "conv",
+            (x,),
             {"strides": (stride, stride), "pads": (pad,) * 4, "dilations": (1, 1), "groups": 1},
             {"weight": weight},
         )
@@ -105,17 +116,18 @@ def import_resnet(
     to = _Builder(source, state)
     x = to.conv_bn("input", "conv1", "bn1", 2)
     x = to.add("relu", "relu", (x,), {}, {})
-    x = to.add(
-        "maxpool", "max_pool", (x,), {"kernel": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}, {}
-    )
+    x = to.add("maxpool", "max_pool", (x,), {"kernel": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}, {})
     for stage in sorted(blocks):
         for index in sorted(blocks[stage]):
             x = to.block(x, f"layer{stage}.{index}", 2 if stage > 1 and index == 0 else 1)
     strides = 2 ** (1 + len(blocks))
     extent = tuple(-(-size // strides) for size in input_shape[1:])
     x = to.add(
-        "avgpool", "average_pool", (x,),
-        {"kernel": extent, "strides": (1, 1), "pads": (0, 0, 0, 0), "count_include_pad": False}, {},
+        "avgpool",
+        "average_pool",
+        (x,),
+        {"kernel": extent, "strides": (1, 1), "pads": (0, 0, 0, 0), "count_include_pad": False},
+        {},
     )
     x = to.add("flatten", "flatten", (x,), {}, {})
     roles = {"weight": to.array("fc.weight", 2)}

@@ -135,7 +135,9 @@ def _average_pool(module: Any, shape: Shape) -> _New:
     kernel = _pair(module.kernel_size)
     stride = kernel if module.stride is None else _pair(module.stride)
     attributes = {
-        "kernel": kernel, "strides": stride, "pads": _pads(module.padding),
+        "kernel": kernel,
+        "strides": stride,
+        "pads": _pads(module.padding),
         "count_include_pad": bool(module.count_include_pad),
     }
     return "average_pool", attributes, {}
@@ -223,15 +225,15 @@ class _Tracer:
                 self.names[node] = "input"
             elif node.op == "output":
                 if node.args[0] not in self.names:
-                    raise UnsupportedError(self.source, self.refused or [("output", node.name, "not one tensor")])
+                    raise UnsupportedError(
+                        self.source, self.refused or [("output", node.name, "not one tensor")]
+                    )
                 output = self.names[node.args[0]]
             else:
                 self.visit(node)
         if self.refused:
             raise UnsupportedError(self.source, self.refused)
-        return build_graph(
-            self.source, "input", self.shapes["input"], self.layers, output, self.parameters
-        )
+        return build_graph(self.source, "input", self.shapes["input"], self.layers, output, self.parameters)
 
     def visit(self, node: Any) -> None:
         label = str(node.target) if node.op == "call_module" else node.name
@@ -263,8 +265,14 @@ class _Tracer:
             result = f"{name}_{count}"
         return result
 
-    def append(self, name: str, inputs: list[str], op: str, attributes: dict[str, Any],
-               arrays: dict[str, NDArray[np.float32]]) -> None:
+    def append(
+        self,
+        name: str,
+        inputs: list[str],
+        op: str,
+        attributes: dict[str, Any],
+        arrays: dict[str, NDArray[np.float32]],
+    ) -> None:
         keys = {role: f"{name}.{role}" for role in arrays}
         if op in ("add", "concat"):
             attributes = {"count": len(inputs)} if op == "concat" else {}
