@@ -354,31 +354,27 @@ def search(
 
         return smallest(one, lengths)
 
+    def joint() -> tuple[dict[str, Any], Design | None]:
+        found = along("joint", lambda w: Design.joint(w, **options))
+        best = None if found.word_length is None else Design.joint(found.word_length, **options)
+        return _policy(found, {"word_length": found.word_length}), best
+
+    def separate() -> tuple[dict[str, Any], Design | None]:
+        conv = along(f"separate, bn {bn_start}, conv", lambda w: Design.separate(w, bn_start, **options))
+        details = {"conv_search": _tried(conv), "bn_search": None, "conv_at_bn_start": None}
+        if conv.word_length is None or conv.evaluation is None:
+            return _policy(conv, {"conv": None, "bn": None}) | details, None
+        details["conv_at_bn_start"] = msgspec.to_builtins(conv.evaluation)
+        chosen = conv.word_length
+        bn = along(f"separate, conv {chosen}, bn", lambda w: Design.separate(chosen, w, **options))
+        details["bn_search"] = _tried(bn)
+        best = None if bn.word_length is None else Design.separate(chosen, bn.word_length, **options)
+        return _policy(bn, {"conv": chosen, "bn": bn.word_length}) | details, best
+
     found: dict[str, Any] = {}
     costs: dict[str, int] = {}
     for policy in policies:
-        if policy == "joint":
-            joint = along("joint", lambda w: Design.joint(w, **options))
-            found[policy] = _policy(joint, {"word_length": joint.word_length})
-            best = None if joint.word_length is None else Design.joint(joint.word_length, **options)
-        else:
-            conv = along(f"separate, bn {bn_start}, conv", lambda w: Design.separate(w, bn_start, **options))
-            best, chosen, bn_found = None, conv, None
-            if conv.word_length is not None:
-                fixed = conv.word_length
-                bn_found = along(
-                    f"separate, conv {fixed}, bn", lambda w, c=fixed: Design.separate(c, w, **options)
-                )
-                if bn_found.word_length is not None:
-                    chosen = bn_found
-                    best = Design.separate(fixed, bn_found.word_length, **options)
-            bn = None if bn_found is None else bn_found.word_length
-            found[policy] = _policy(chosen, {"conv": conv.word_length, "bn": bn})
-            found[policy]["conv_search"] = _tried(conv)
-            found[policy]["bn_search"] = None if bn_found is None else _tried(bn_found)
-            found[policy]["conv_at_bn_start"] = (
-                None if conv.evaluation is None else msgspec.to_builtins(conv.evaluation)
-            )
+        found[policy], best = joint() if policy == "joint" else separate()
         if best is not None:
             costs[policy] = judge.save(best, run / policy)
             found[policy]["multiplier_cost"] = costs[policy]
