@@ -347,12 +347,12 @@ def search(
         sum(rounds[p] for p in policies) * steps + (len(lengths) ** 2 if grid else 0)
     )
 
-    def along(text: str, design: Callable[[int], Design]) -> Found:
+    def along(text: str, design: Callable[[int], Design], candidates: Sequence[int] = lengths) -> Found:
         def one(word_length: int, whole: bool) -> tuple[Evaluation, Verdict]:
             judge.images_left -= len(images)
             return judge.judge(f"{text} {word_length}", design(word_length), whole)
 
-        return smallest(one, lengths)
+        return smallest(one, candidates)
 
     def joint() -> tuple[dict[str, Any], Design | None]:
         found = along("joint", lambda w: Design.joint(w, **options))
@@ -366,7 +366,9 @@ def search(
             return _policy(conv, {"conv": None, "bn": None}) | details, None
         details["conv_at_bn_start"] = msgspec.to_builtins(conv.evaluation)
         chosen = conv.word_length
-        bn = along(f"separate, conv {chosen}, bn", lambda w: Design.separate(chosen, w, **options))
+        # bn_start is known to hold; nothing longer needs a look.
+        shorter = [w for w in sorted({*lengths, bn_start}) if w <= bn_start]
+        bn = along(f"separate, conv {chosen}, bn", lambda w: Design.separate(chosen, w, **options), shorter)
         details["bn_search"] = _tried(bn)
         best = None if bn.word_length is None else Design.separate(chosen, bn.word_length, **options)
         return _policy(bn, {"conv": chosen, "bn": bn.word_length}) | details, best
