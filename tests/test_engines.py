@@ -144,11 +144,13 @@ def test_the_comparison_finds_a_planted_error() -> None:
     conv = [s for s in graph.steps if s.op == "conv"][2]
     key = conv.parameters["weight"]
     data = graph.parameters[key].data.copy()
-    data.flat[0] += 1
+    stored = quantize_images(graph, INPUTS["residual"])
+    seen = ReferenceEngine(graph).run(stored, conv.inputs)[conv.inputs[0]]
+    live = int(np.abs(seen).sum((0, 2, 3)).argmax())  # a weight of a channel that is not dead
+    data[0, live, data.shape[2] // 2, data.shape[3] // 2] += 1
     wrong = replace(
         graph, parameters={**graph.parameters, key: IntParameter(data, graph.parameters[key].format)}
     )
-    stored = quantize_images(graph, INPUTS["residual"])
     found = first_mismatch(graph, ReferenceEngine(graph), BlasEngine(wrong), stored)
     assert isinstance(found, Mismatch)
     assert found.tensor == conv.name
