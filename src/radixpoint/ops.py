@@ -84,6 +84,9 @@ def _channel_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: 
 def _pool_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: Arrays) -> Shape:
     if len(inputs[0]) != 3:
         raise GraphError(f"pooling: expected a 3-D input, got {inputs[0]}")
+    (top, left, bottom, right), (height, width) = attributes["pads"], attributes["kernel"]
+    if max(top, bottom) >= height or max(left, right) >= width:
+        raise GraphError(f"pooling: pads {attributes['pads']} leave windows of {height}x{width} empty")
     return (inputs[0][0], *_window(inputs[0], attributes["kernel"], attributes, "pooling"))
 
 

@@ -131,14 +131,17 @@ class BlasEngine:
         shift = np.broadcast_arrays(
             np.array(source.format.fraction_lengths) - np.array(result.format.fraction_lengths)
         )[0]
-        most = max(int(shift.max()), 0)
-        bound = _magnitude(source) + (1 << most >> 1)
+        exact = not np.any(shift > 0)
+        bound = max(_magnitude(source), _magnitude(result))
+        if not exact:
+            bound = max(bound, _magnitude(source) + (1 << int(shift.max()) >> 1))
+            if shift.min() <= 0:  # a channel without places to cut off: its integers plus one half, exactly
+                bound = max(bound, 2 * (_magnitude(source) << int(-shift.min())) + 1)
         working, target = carrier(bound), carrier(_magnitude(result))
         if working is np.int64 or rounding is Rounding.STOCHASTIC or overflow is Overflow.WRAP:
             return self._cast_by_definition(step)
         factor = _powers(-shift, working)
         low, high = working(result.low), working(result.high)
-        exact = not np.any(shift > 0)
         in_range = (
             bool(np.all(shift == 0))
             and source.low >= result.format.min
