@@ -1,5 +1,7 @@
-"""Single steps with random formats, the widest and oddest among them: BLAS engine == reference, rationals where
-the step rounds. Networks seldom reach these corners."""
+"""Single steps with random formats, the widest and oddest among them, which networks seldom reach.
+
+BLAS engine == reference on every tensor, and == exact rationals where the step rounds.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,11 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import oracle
 from radixpoint.engines import BlasEngine, ReferenceEngine
 from radixpoint.errors import FormatError, GraphError
 from radixpoint.formats import Overflow, Rounding
