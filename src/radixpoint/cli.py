@@ -27,6 +27,7 @@ from radixpoint.calibrate import calibrate
 from radixpoint.data import ImageSet, Preprocessing, load_images, read_classes
 from radixpoint.demo import demo_images, demo_network
 from radixpoint.design import Design
+from radixpoint.engines import ENGINES, check_engine, chosen_instruction_set, instruction_sets
 from radixpoint.errors import DesignError, ModelError, RadixpointError, RunError, UnsupportedError
 from radixpoint.evaluate import Evaluation, evaluate, layer_sqnr
 from radixpoint.importers import load
@@ -47,14 +48,12 @@ app = typer.Typer(
 _errors = Console(stderr=True)
 _out = Console()
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="The trained network: an ONNX model (.onnx), or the weights of a torchvision ResNet "
-        "(.safetensors, .pt). Batch normalization must not be folded into the convolutions; with torch.onnx."
-        "export use dynamo=True, optimize=False, or dynamo=False, training=TrainingMode.PRESERVE."
-    ),
-]
+MODEL_HELP = (
+    "The trained network: an ONNX model (.onnx), or the weights of a torchvision ResNet "
+    "(.safetensors, .pt). Batch normalization must not be folded into the convolutions; with torch.onnx."
+    "export use dynamo=True, optimize=False, or dynamo=False, training=TrainingMode.PRESERVE."
+)
+Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
 InputShape = Annotated[
     str | None,
     typer.Option(
@@ -103,6 +102,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document in
 MaxImages = Annotated[
     int | None, typer.Option(help="Use a fixed random choice of so many images, for a quick look.")
 ]
+
+Threads = Annotated[int, typer.Option(help="Threads of the engine; 0 takes all cores. Results are the same.")]
 
 
 class _Bars(Watcher):
@@ -225,9 +226,45 @@ def _writable(path: Path) -> Path:
     return path
 
 
+def _inspect_engines(as_json: bool) -> None:
+    """What can run a quantized network here."""
+    sets = instruction_sets()
+    chosen = chosen_instruction_set() if sets else None
+    if as_json:
+        _emit({"engines": [name for name in ENGINES if sets or name != "native"], "instruction_sets": sets,
+               "chosen": chosen})  # fmt: skip
+        return
+    table = Table("engine", "instruction set", "on this machine")
+    for name in ENGINES:
+        if name != "native":
+            table.add_row(name, "", "yes")
+            continue
+        if not sets:
+            table.add_row(name, "", "not installed: there was no C++ compiler")
+        for isa, usable in sets.items():
+            table.add_row(name, isa, "chosen" if isa == chosen else "yes" if usable else "no")
+    _out.print(table)
+
+
 @app.command()
-def inspect(model: Model, input_shape: InputShape = None, as_json: AsJson = False) -> None:
+def inspect(
+    model: Annotated[str | None, typer.Argument(help=MODEL_HELP)] = None,
+    input_shape: InputShape = None,
+    engines: Annotated[
+        bool,
+        typer.Option(
+            "--engines",
+            help="List engines and instruction sets; RADIXPOINT_ISA in the environment forces one.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Tell what a model holds, or every operator in it that is not supported."""
+    if engines:
+        _inspect_engines(as_json)
+        return
+    if model is None:
+        raise ModelError("no model: expected a file, or --engines")
     try:
         graph = load(model, _shape(input_shape))
     except UnsupportedError as error:
@@ -324,7 +361,11 @@ def evaluate_command(
     classes: Classes = None,
     preprocessing: PreprocessingFile = None,
     metric: Metric = "top1",
-    engine: Annotated[str, typer.Option(help="blas (fast) or reference (the definition).")] = "blas",
+    engine: Annotated[
+        str,
+        typer.Option(help="native, blas or reference (the definition); auto: the fastest that is installed."),
+    ] = "auto",
+    threads: Threads = 0,
     layers: Annotated[
         bool, typer.Option(help="Also print each layer's SQNR on the first 64 images.")
     ] = False,
@@ -332,8 +373,7 @@ def evaluate_command(
     as_json: AsJson = False,
 ) -> None:
     """Accuracy of a quantized network against the float network, on the same images."""
-    if engine not in ("blas", "reference"):
-        raise DesignError(f"--engine {engine!r}: expected blas or reference")
+    check_engine(engine, threads)
     criterion = _criterion(metric, 0.0)
     image_set = _images(images, classes, preprocessing, max_images)
     graph = _load(model, input_shape, image_set)
@@ -349,6 +389,7 @@ def evaluate_command(
             criterion.metric,
             engine,
             lambda done, _: bars.update(task, completed=done),
+            threads,
         )
     sqnr = layer_sqnr(graph, quantized, image_set.inputs(0, 64)) if layers else {}
     if as_json:
@@ -460,6 +501,7 @@ def search_command(
     cache: Annotated[
         Path | None, typer.Option(help="Folder of finished evaluations, to share between searches.")
     ] = None,
+    threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
     """Find the smallest word lengths whose accuracy drop stays within a limit.
@@ -468,6 +510,7 @@ def search_command(
     """
     criterion, options = _criterion(metric, limit), _options(batch_norm, scope, rule, rounding, overflow)
     lengths = _word_lengths(word_lengths)
+    check_engine("auto", threads)
     image_set = _images(images, classes, preprocessing, max_images)
     calibration_set = _images(calibration, classes, preprocessing)
     graph = _load(model, input_shape, image_set)
@@ -483,6 +526,7 @@ def search_command(
         bn_start=bn_start,
         grid=grid,
         cache=cache,
+        threads=threads,
         **options,
     )
 

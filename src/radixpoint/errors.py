@@ -10,6 +10,7 @@
     +-- DesignError            a design that is malformed or does not fit the network
     +-- GraphError             an IR that breaks its own rules (raised by ``verify``)
     +-- RunError               a run folder that cannot be written, or belongs to something else
+    +-- EngineError            an engine that is not there or cannot run what was asked for
 
 Each message says what was given, what was expected, and where.
 """
@@ -55,3 +56,7 @@ class GraphError(RadixpointError):
 
 class RunError(RadixpointError):
     """A run folder that cannot be written, or belongs to something else."""
+
+
+class EngineError(RadixpointError):
+    """An engine that is not there or cannot run what was asked for."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from radixpoint.arith import dequantize
 from radixpoint.binary_points import seen_by_reader
 from radixpoint.data import ImageSet
-from radixpoint.engines import ENGINES, Engine, quantize_images
+from radixpoint.engines import Engine, make_engine, quantize_images
 from radixpoint.engines.floating import FloatingEngine
 from radixpoint.ir import Graph, IntGraph
 
 Metric = Literal["top1", "top5"]
+Prepared = TypeVar("Prepared")
 Bits = NDArray[np.bool_]
 
 BATCH = 250
@@ -138,14 +140,31 @@ def summarize(reference: Outcomes, candidate: Outcomes, metric: Metric = "top1")
     )
 
 
+def _ahead(
+    images: ImageSet, start: int, prepare: Callable[[NDArray[np.float32]], Prepared]
+) -> Iterator[tuple[Prepared, NDArray[np.int64]]]:
+    """Prepared batches and their labels from image ``start`` on; one batch is decoded ahead of its use."""
+
+    def batch(begin: int) -> Prepared:
+        return prepare(images.inputs(begin, min(begin + BATCH, len(images))))
+
+    begins = range(start, len(images), BATCH)
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(batch, start) if begins else None
+        for begin in begins:
+            assert following is not None
+            ready = following.result()
+            following = pool.submit(batch, begin + BATCH) if begin + BATCH < len(images) else None
+            yield ready, images.labels[begin : begin + BATCH]
+
+
 def float_outcomes(
     graph: Graph, images: ImageSet, progress: Callable[[int, int], None] | None = None
 ) -> Outcomes:
     """Outcomes of the float network on all images."""
     engine, result = FloatingEngine(graph), NO_OUTCOMES
-    for start in range(0, len(images), BATCH):
-        logits = engine.run(images.inputs(start, start + BATCH))[graph.output]
-        result = result.joined(outcomes(logits, images.labels[start : start + BATCH]))
+    for inputs, labels in _ahead(images, 0, lambda inputs: inputs):
+        result = result.joined(outcomes(engine.run(inputs)[graph.output], labels))
         if progress is not None:
             progress(len(result), len(images))
     return result
@@ -153,10 +172,8 @@ def float_outcomes(
 
 def integer_outcomes(graph: IntGraph, engine: Engine, images: ImageSet, start: int = 0) -> Iterator[Outcomes]:
     """Outcomes of a quantized network, batch by batch, from image ``start`` on."""
-    for begin in range(start, len(images), BATCH):
-        stop = min(begin + BATCH, len(images))
-        logits = engine.run(quantize_images(graph, images.inputs(begin, stop)))[graph.output]
-        yield outcomes(logits, images.labels[begin:stop])
+    for stored, labels in _ahead(images, start, lambda inputs: quantize_images(graph, inputs)):
+        yield outcomes(engine.run(stored)[graph.output], labels)
 
 
 def evaluate(
@@ -164,16 +181,18 @@ def evaluate(
     quantized: IntGraph,
     images: ImageSet,
     metric: Metric = "top1",
-    engine: str = "blas",
+    engine: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    threads: int = 0,
 ) -> Evaluation:
     """Evaluate a quantized network against the float network it stands for, on all images.
 
     Raises:
         DataError: the images do not fit the network.
+        EngineError: there is no such engine.
     """
     images.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
-    runner = ENGINES[engine](quantized)
+    runner = make_engine(quantized, engine, threads)
     result = NO_OUTCOMES
     for more in integer_outcomes(quantized, runner, images):
         result = result.joined(more)
@@ -196,9 +215,7 @@ def layer_sqnr(graph: Graph, quantized: IntGraph, inputs: NDArray[np.float32]) -
         if layer.name in pairs and seen_by_reader(graph, layer.name) == layer.name
     ]
     real = FloatingEngine(graph, layers).run(inputs)
-    stored = ENGINES["blas"](quantized).run(
-        quantize_images(quantized, inputs), [pairs[name] for name in layers]
-    )
+    stored = make_engine(quantized).run(quantize_images(quantized, inputs), [pairs[name] for name in layers])
     result = {}
     for name in layers:
         tensor = quantized.tensors[pairs[name]]

@@ -8,7 +8,7 @@ from radixpoint.arith import dequantize
 from radixpoint.binary_points import Formats, Key, Stored, choose_formats, stored_parameters
 from radixpoint.calibrate import Ranges
 from radixpoint.design import Design
-from radixpoint.engines import BlasEngine, quantize_images
+from radixpoint.engines import make_engine, quantize_images
 from radixpoint.ir import Graph, IntGraph
 from radixpoint.lower import ParameterCache, lower
 
@@ -38,7 +38,7 @@ class Quantizer:
         def loss(formats: Formats) -> float:
             """Squared error of the logits on the calibration sample, relative to their power."""
             graph = lowered(formats)
-            stored = BlasEngine(graph).run(quantize_images(graph, self.ranges.sample))[graph.output]
+            stored = make_engine(graph).run(quantize_images(graph, self.ranges.sample))[graph.output]
             logits = dequantize(stored, graph.logit_fraction_length())
             return float(np.sum((logits - self.ranges.logits) ** 2) / np.sum(self.ranges.logits**2.0))
 

@@ -21,7 +21,7 @@ from radixpoint.calibrate import Ranges, calibrate
 from radixpoint.cost import multiplier_cost
 from radixpoint.data import ImageSet
 from radixpoint.design import Design
-from radixpoint.engines import ENGINES
+from radixpoint.engines import make_engine
 from radixpoint.errors import DesignError, RunError
 from radixpoint.evaluate import (
     BATCH,
@@ -142,6 +142,7 @@ class Judge:
     watcher: Watcher = field(default_factory=Watcher)
     criterion: Criterion = field(default_factory=Criterion)
     images_left: int = 0
+    threads: int = 0
 
     def __post_init__(self) -> None:
         shape, classes = self.graph.shapes[self.graph.input], self.graph.shapes[self.graph.output][0]
@@ -215,7 +216,7 @@ class Judge:
         if not cached:
             self.watcher.stage(text, len(self.images), self.images_left)
             quantized = self._quantizer.quantize(design)
-            engine = ENGINES["blas"](quantized)
+            engine = make_engine(quantized, threads=self.threads)
             for more in integer_outcomes(quantized, engine, self.images, len(seen)):
                 seen = seen.joined(more)
                 self._write(path, seen)
@@ -299,6 +300,7 @@ def search(
     grid: bool = False,
     watcher: Watcher | None = None,
     cache: str | Path | None = None,
+    threads: int = 0,
     **options: Any,
 ) -> dict[str, Any]:
     """Find the smallest word lengths under the criterion.
@@ -320,6 +322,7 @@ def search(
         watcher: told how it goes.
         cache: folder of finished evaluations; searches may share one, since its keys are the content of
             what was evaluated. Default: in the run folder.
+        threads: of the engine; 0 takes all cores.
         options: further fields of :class:`radixpoint.design.Design`.
 
     Returns:
@@ -339,7 +342,7 @@ def search(
     Design.separate(lengths[-1], bn_start, **options)
     run = _run_folder(Path(folder))
     kept = _cache_folder(run / "cache" if cache is None else Path(cache))
-    judge = Judge(graph, images, calibration, kept, watcher or Watcher(), criterion)
+    judge = Judge(graph, images, calibration, kept, watcher or Watcher(), criterion, threads=threads)
     # Upper bound on evaluations, for the estimate of the time left: a bisection, its ends, its neighbour.
     steps = len(lengths).bit_length() + 2
     rounds = {"joint": 1, "separate": 2}

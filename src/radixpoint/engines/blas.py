@@ -12,12 +12,13 @@ import math
 import os
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from radixpoint.arith import cast, divide, random_draws
 from radixpoint.formats import Overflow, Rounding
@@ -39,6 +40,11 @@ def carrier(bound: int) -> type[np.float32] | type[np.float64] | type[np.int64]:
     if bound <= FLOAT32_EXACT:
         return np.float32
     return np.float64 if bound <= FLOAT64_EXACT else np.int64
+
+
+@lru_cache(maxsize=1)
+def _blas_libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _magnitude(tensor: IntTensor) -> int:
@@ -83,7 +89,8 @@ class BlasEngine:
     def __init__(self, graph: IntGraph, threads: int = 0) -> None:
         self.graph = graph
         self.threads = threads or os.cpu_count() or 1
-        self._compiled = [self._compile(step) for step in graph.steps]
+        compiler = _Compiler(graph)
+        self._compiled = [compiler.compile(step) for step in graph.steps]
         self._last = {name: i for i, step in enumerate(graph.steps) for name in step.inputs}
 
     def run(
@@ -95,8 +102,12 @@ class BlasEngine:
         share = -(-len(images) // self.threads)  # a thread's, at most
         size = max(1, min(share, max(4, CACHED // largest)))
         chunks = [images[i : i + size] for i in range(0, len(images), size)]
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(self.threads) as pool:
-            parts = list(pool.map(lambda chunk: self._run_chunk(chunk, wanted), chunks))
+        with _blas_libraries().limit(limits=1, user_api="blas"):
+            if len(chunks) == 1 or self.threads == 1:
+                parts = [self._run_chunk(chunk, wanted) for chunk in chunks]
+            else:
+                with ThreadPoolExecutor(self.threads) as pool:
+                    parts = list(pool.map(lambda chunk: self._run_chunk(chunk, wanted), chunks))
         return {name: np.concatenate([part[name] for part in parts]) for name in wanted}
 
     def _run_chunk(self, images: NDArray[np.int64], wanted: set[str]) -> dict[str, NDArray[np.int64]]:
@@ -114,9 +125,14 @@ class BlasEngine:
                     values.pop(name, None)
         return kept
 
-    # -- each step becomes one function of its inputs' carriers
 
-    def _compile(self, step: Step) -> Compiled:
+class _Compiler:
+    """Makes of each step of an IntGraph one function of its inputs' carriers."""
+
+    def __init__(self, graph: IntGraph) -> None:
+        self.graph = graph
+
+    def compile(self, step: Step) -> Compiled:
         return getattr(self, f"_{step.op}")(step)  # type: ignore[no-any-return]
 
     def _source(self, step: Step, index: int = 0) -> IntTensor:
@@ -381,6 +397,20 @@ class BlasEngine:
             return np.asarray(result)
 
         return run
+
+
+def exact_step(graph: IntGraph, step: Step) -> Callable[[list[NDArray[np.int64]]], NDArray[np.int64]]:
+    """One step alone, as a function of its inputs (int64, batch and channels first)."""
+    compiled = _Compiler(graph).compile(step)
+    carriers = [carrier(_magnitude(graph.tensors[name])) for name in step.inputs]
+
+    def run(inputs: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+        carried = [
+            np.ascontiguousarray(_channels_last(x), dtype) for x, dtype in zip(inputs, carriers, strict=True)
+        ]
+        return _channels_first(compiled(carried)).astype(np.int64)
+
+    return run
 
 
 def _partial_bound(matrix: NDArray[np.int64], low: int, high: int) -> int:

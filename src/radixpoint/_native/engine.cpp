@@ -1,0 +1,360 @@
+#include "engine.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+namespace radixpoint {
+
+const std::vector<const Kernels*>& instruction_sets() {
+  static const std::vector<const Kernels*> all = {
+#ifdef RADIXPOINT_AMX
+      &AMX,
+#endif
+#ifdef RADIXPOINT_X86
+      &AVX512VNNI, &AVX2,
+#endif
+#ifdef RADIXPOINT_ARM
+      &NEON,
+#endif
+      &PORTABLE};
+  return all;
+}
+
+namespace {
+
+constexpr int64_t INT32_LOW = std::numeric_limits<int32_t>::min();
+constexpr int64_t INT32_HIGH = std::numeric_limits<int32_t>::max();
+
+// One integer of a tensor.
+int64_t get(const Buffer& b, const uint8_t* data, int64_t i) {
+  switch (b.storage) {
+    case Storage::U8: return int64_t{data[i]} - b.zero;
+    case Storage::I16: return reinterpret_cast<const int16_t*>(data)[i];
+    case Storage::I32: return reinterpret_cast<const int32_t*>(data)[i];
+    default: return reinterpret_cast<const int64_t*>(data)[i];
+  }
+}
+
+void set(const Buffer& b, uint8_t* data, int64_t i, int64_t x) {
+  switch (b.storage) {
+    case Storage::U8: data[i] = static_cast<uint8_t>(x + b.zero); break;
+    case Storage::I16: reinterpret_cast<int16_t*>(data)[i] = static_cast<int16_t>(x); break;
+    case Storage::I32: reinterpret_cast<int32_t*>(data)[i] = static_cast<int32_t>(x); break;
+    default: reinterpret_cast<int64_t*>(data)[i] = x;
+  }
+}
+
+// Cuts the reduction of a panel into blocks whose sums stay within 32 bits, for any operands in low..high.
+class Blocks {
+ public:
+  Blocks(int64_t lanes, int64_t low, int64_t high)
+      : low_(std::min<int64_t>(low, 0)), high_(std::max<int64_t>(high, 0)), most_(lanes), least_(lanes) {}
+
+  // Adds one unit's weights, [lane][operand]; true if a new block has to begin before it.
+  bool add(const int16_t* unit, int operands) {
+    bool fits = true;
+    for (std::size_t lane = 0; lane < most_.size(); ++lane) {
+      int64_t most = 0, least = 0;
+      for (int i = 0; i < operands; ++i) bounds(unit[lane * operands + i], most, least);
+      fits = fits && most_[lane] + most <= INT32_HIGH && least_[lane] + least >= INT32_LOW;
+    }
+    if (!fits) {
+      std::fill(most_.begin(), most_.end(), 0);
+      std::fill(least_.begin(), least_.end(), 0);
+    }
+    for (std::size_t lane = 0; lane < most_.size(); ++lane)
+      for (int i = 0; i < operands; ++i) bounds(unit[lane * operands + i], most_[lane], least_[lane]);
+    return !fits;
+  }
+  // Whether what was added since the last new block fits.
+  bool fits() const {
+    for (std::size_t lane = 0; lane < most_.size(); ++lane)
+      if (most_[lane] > INT32_HIGH || least_[lane] < INT32_LOW) return false;
+    return true;
+  }
+  void clear() {
+    std::fill(most_.begin(), most_.end(), 0);
+    std::fill(least_.begin(), least_.end(), 0);
+  }
+
+ private:
+  void bounds(int64_t weight, int64_t& most, int64_t& least) const {
+    most += weight > 0 ? weight * high_ : weight * low_;
+    least += weight > 0 ? weight * low_ : weight * high_;
+  }
+  int64_t low_, high_;
+  std::vector<int64_t> most_, least_;
+};
+
+void pack(Panel& panel, const Conv& conv, const Weights& w, int lanes, int64_t low, int64_t high) {
+  const int operands = conv.bytes ? 4 : 2;
+  const int64_t width = panel.vectors * lanes;
+  const int64_t length = conv.rows ? w.kernel_x * w.group_channels : w.group_channels;
+  const int64_t units = (length + operands - 1) / operands;
+  // Room for every unit to be split in two.
+  std::vector<int16_t> unit(static_cast<std::size_t>(width * operands));
+  std::vector<uint8_t> packed;
+  packed.reserve(static_cast<std::size_t>(conv.taps * units * width * 4));
+  Blocks blocks(width, low, high);
+
+  const auto weight = [&](int64_t lane, int64_t tap, int64_t i) -> int16_t {
+    if (lane >= panel.channels || i >= length) return 0;
+    const int64_t ky = conv.rows ? tap : tap / w.kernel_x;
+    const int64_t kx = conv.rows ? i / w.group_channels : tap % w.kernel_x;
+    const int64_t c = conv.rows ? i % w.group_channels : i;
+    return w.data[(((panel.channel + lane) * w.group_channels + c) * w.kernel_y + ky) * w.kernel_x + kx];
+  };
+  const auto emit = [&](int64_t tap, int64_t k) {
+    for (int64_t lane = 0; lane < width; ++lane) {
+      const int16_t* from = &unit[static_cast<std::size_t>(lane * operands)];
+      for (int i = 0; i < operands; ++i) {
+        if (conv.bytes) packed.push_back(static_cast<uint8_t>(static_cast<int8_t>(from[i])));
+        else {
+          packed.push_back(static_cast<uint8_t>(from[i] & 0xff));
+          packed.push_back(static_cast<uint8_t>((from[i] >> 8) & 0xff));
+        }
+      }
+    }
+    auto& s = panel.segments;
+    if (!s.empty() && !s.back().flush && s.back().tap == tap && s.back().start + s.back().units == k) ++s.back().units;
+    else s.push_back({static_cast<int32_t>(tap), static_cast<int32_t>(k), 1, 0});
+  };
+  const auto flush = [&] {
+    if (!panel.segments.empty()) panel.segments.back().flush = 1;
+  };
+
+  for (int64_t tap = 0; tap < conv.taps; ++tap)
+    for (int64_t k = 0; k < units; ++k) {
+      for (int64_t lane = 0; lane < width; ++lane)
+        for (int i = 0; i < operands; ++i)
+          unit[static_cast<std::size_t>(lane * operands + i)] = weight(lane, tap, k * operands + i);
+      if (conv.bytes) {  // at most 2**16 terms of 15 bits: the plan sees to it that sums fit
+        emit(tap, k);
+        continue;
+      }
+      if (blocks.add(unit.data(), operands)) flush();
+      if (blocks.fits()) {
+        emit(tap, k);
+        continue;
+      }
+      // Two products of the most negative operands alone reach 2**31: one at a time.
+      const std::vector<int16_t> whole = unit;
+      for (int part = 0; part < operands; ++part) {
+        for (std::size_t i = 0; i < unit.size(); ++i) unit[i] = static_cast<int>(i) % operands == part ? whole[i] : 0;
+        emit(tap, k);
+        flush();
+      }
+      blocks.clear();
+    }
+  panel.segments.back().flush = 1;
+  panel.weights = Bytes(static_cast<int64_t>(packed.size()));
+  std::memcpy(panel.weights.data(), packed.data(), packed.size());
+}
+
+// Weights of a panel for matrix tiles; see Conv::high_weights.
+void pack_tiles(Panel& panel, const Conv& conv, const Weights& w, int lanes) {
+  constexpr int64_t DEPTH = 64, QUAD = 4;
+  const int64_t run = conv.rows ? w.kernel_x * w.group_channels : w.group_channels;
+  const int64_t blocks = conv.depth / DEPTH, plane = blocks * panel.vectors * DEPTH * lanes;
+  panel.weights = Bytes(plane * (conv.high_weights ? 2 : 1));
+  for (int64_t lane = 0; lane < panel.channels; ++lane)
+    for (int64_t k = 0; k < conv.taps * run; ++k) {
+      const int64_t tap = k / run, i = k % run;
+      const int64_t ky = conv.rows ? tap : tap / w.kernel_x, kx = conv.rows ? i / w.group_channels : tap % w.kernel_x;
+      const int64_t c = conv.rows ? i % w.group_channels : i;
+      const int16_t x = w.data[(((panel.channel + lane) * w.group_channels + c) * w.kernel_y + ky) * w.kernel_x + kx];
+      const int64_t tile = k / DEPTH * panel.vectors + lane / lanes, inside = k % DEPTH;
+      const int64_t at = tile * DEPTH * lanes + inside / QUAD * lanes * QUAD + lane % lanes * QUAD + inside % QUAD;
+      panel.weights.data()[at] = static_cast<uint8_t>(x & 0xff);
+      if (conv.high_weights) panel.weights.data()[plane + at] = static_cast<uint8_t>((x >> 8) & 0xff);
+    }
+}
+
+// What the zero of a U8 source adds to each sum, negated.
+void set_start(Panel& panel, const Weights& w, int lanes, int32_t zero) {
+  panel.start = Bytes(panel.vectors * lanes * 4);
+  const int64_t each = w.group_channels * w.kernel_y * w.kernel_x;
+  for (int64_t lane = 0; lane < panel.channels; ++lane) {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < each; ++i) sum += w.data[(panel.channel + lane) * each + i];
+    panel.start.as<uint32_t>()[lane] = static_cast<uint32_t>(-zero * sum);
+  }
+}
+
+}  // namespace
+
+int Program::add_buffer(int64_t pixels, int64_t channels, Storage storage, int32_t zero, int64_t offset) {
+  buffers_.push_back({pixels, channels, storage, zero, offset});
+  return static_cast<int>(buffers_.size()) - 1;
+}
+
+void Program::add_conv(int source, int padded, const Window& window, const Weights& weights, bool bytes, bool wide,
+                       int split, int64_t low, int64_t high) {
+  Conv conv{};
+  conv.split = wide ? split : 0;
+  conv.source = source;
+  conv.padded = padded;
+  conv.window = window;
+  conv.bytes = bytes;
+  conv.rows = padded >= 0;
+  conv.wide = wide;
+  conv.taps = conv.rows ? window.kernel_y : window.kernel_y * window.kernel_x;
+  const int32_t zero = buffer(source).zero;
+  conv.high_source = !bytes && (low < 0 || high > 255);
+  conv.high_weights = false;
+  const int64_t size = weights.outputs * weights.group_channels * weights.kernel_y * weights.kernel_x;
+  for (int64_t i = 0; i < size; ++i) conv.high_weights |= weights.data[i] < -128 || weights.data[i] > 127;
+  conv.depth = (weights.group_channels * weights.kernel_y * weights.kernel_x + 63) / 64 * 64;
+  conv.zeros = Bytes(weights.kernel_x * window.channels * 2);
+  std::memset(conv.zeros.data(), zero, static_cast<std::size_t>(conv.zeros.size()));
+  const int64_t outputs = weights.outputs / weights.groups, width = kernels_.lanes * kernels_.vectors;
+  for (int64_t group = 0; group < weights.groups; ++group)
+    for (int64_t channel = 0; channel < outputs; channel += width) {
+      Panel panel{};
+      panel.channel = group * outputs + channel;
+      panel.channels = std::min(width, outputs - channel);
+      panel.source_channel = group * weights.group_channels;
+      panel.group_channels = weights.group_channels;
+      panel.vectors = static_cast<int>((panel.channels + kernels_.lanes - 1) / kernels_.lanes);
+      conv.panels.push_back(std::move(panel));
+    }
+  if (!pool_) pool_ = std::make_unique<Threads>(threads_);
+  pool_->run(static_cast<int64_t>(conv.panels.size()), [&](int64_t i) {
+    Panel& panel = conv.panels[static_cast<std::size_t>(i)];
+    set_start(panel, weights, kernels_.lanes, zero);
+    if (kernels_.tiles) pack_tiles(panel, conv, weights, kernels_.lanes);
+    else pack(panel, conv, weights, kernels_.lanes, low, high);
+  });
+  operations_.push_back({std::move(conv), {}});
+}
+
+void Program::add_depthwise(int source, const Window& window, const Weights& weights, bool wide) {
+  Depthwise d{};
+  d.source = source;
+  d.window = window;
+  d.wide = wide;
+  d.padded_channels = weights.outputs + kernels_.lanes;
+  const int64_t taps = window.kernel_y * window.kernel_x;
+  d.weights = Bytes(taps * d.padded_channels * (wide ? 8 : 4));
+  for (int64_t c = 0; c < weights.outputs; ++c)
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      const int64_t at = tap * d.padded_channels + c;
+      if (wide) d.weights.as<int64_t>()[at] = weights.data[c * taps + tap];
+      else d.weights.as<int32_t>()[at] = weights.data[c * taps + tap];
+    }
+  operations_.push_back({std::move(d), {}});
+}
+
+void Program::add_pool(int source, const Window& window, Pooling pooling, bool wide) {
+  operations_.push_back({Pool{source, window, pooling, wide}, {}});
+}
+
+void Program::add_flatten(int source, int target) { operations_.push_back({Flatten{source, target}, {}}); }
+
+void Program::add_stage(Stage stage) { operations_.back().chain.push_back(std::move(stage)); }
+
+void Program::reserve(int64_t batch) {
+  int64_t size = 0;
+  for (const Buffer& b : buffers_) size = std::max(size, (b.offset + b.bytes()) * batch);
+  if (arena_.data() == nullptr || arena_.size() < size) arena_ = Bytes(size);
+  if (!pool_) pool_ = std::make_unique<Threads>(threads_);
+  batch_ = batch;
+}
+
+template <class Task>
+void Program::over_rows(int64_t rows, int64_t largest, Task task) {
+  // A few tasks a thread, so that one which is held up does not hold up all.
+  const int64_t tiles = (rows + kernels_.rows - 1) / kernels_.rows;
+  const int64_t wanted = std::max<int64_t>(1, tiles / (4 * threads_));
+  const int64_t each = std::min(std::max<int64_t>(1, largest / kernels_.rows), wanted) * kernels_.rows;
+  pool_->run((rows + each - 1) / each, [&](int64_t i) { task(i * each, std::min(rows, (i + 1) * each)); });
+}
+
+template <class Task>
+void Program::over_images(Task task) {
+  pool_->run(batch_, task);
+}
+
+void Program::copy_padded(const Conv& conv) {
+  const View view{&buffers_, arena_.data(), batch_};
+  const Window& w = conv.window;
+  const Buffer& from = buffer(conv.source);
+  const Buffer& to = buffer(conv.padded);
+  const int64_t pixel = w.channels * bytes_of(from.storage), width = to.pixels / w.height;
+  over_images([&](int64_t image) {
+    const uint8_t* source = view.data(conv.source) + image * w.height * w.width * pixel;
+    uint8_t* target = view.data(conv.padded) + image * w.height * width * pixel;
+    for (int64_t y = 0; y < w.height; ++y, source += w.width * pixel, target += width * pixel) {
+      std::memset(target, from.zero, static_cast<std::size_t>(w.left * pixel));
+      std::memcpy(target + w.left * pixel, source, static_cast<std::size_t>(w.width * pixel));
+      std::memset(target + (w.left + w.width) * pixel, from.zero,
+                  static_cast<std::size_t>((width - w.left - w.width) * pixel));
+    }
+  });
+}
+
+void Program::run_conv(const Conv& conv, const Chain& chain) {
+  if (conv.rows) copy_padded(conv);
+  const View view{&buffers_, arena_.data(), batch_};
+  constexpr int64_t LARGEST = 192;  // rows of a task: their operands stay in the second-level cache
+  const int64_t rows = batch_ * conv.window.out_height * conv.window.out_width;
+  const int64_t panels = static_cast<int64_t>(conv.panels.size());
+  const int64_t each = std::max<int64_t>(1, LARGEST / kernels_.rows) * kernels_.rows;
+  const int64_t blocks = (rows + each - 1) / each;
+  const int64_t groups = std::min(panels, std::max<int64_t>(1, 4 * threads_ / blocks));
+  pool_->run(blocks * groups, [&](int64_t i) {
+    const int64_t block = i / groups, group = i % groups;
+    kernels_.conv(conv, chain, view, block * each, std::min(rows, (block + 1) * each), panels * group / groups,
+                  panels * (group + 1) / groups);
+  });
+}
+
+void Program::run(int64_t begin, int64_t end) {
+  const View view{&buffers_, arena_.data(), batch_};
+  for (int64_t index = begin; index < end; ++index) {
+    const Operation& operation = operations_[static_cast<std::size_t>(index)];
+    const Chain& chain = operation.chain;
+    if (const auto* conv = std::get_if<Conv>(&operation.what)) run_conv(*conv, chain);
+    if (const auto* d = std::get_if<Depthwise>(&operation.what))
+      over_rows(batch_ * d->window.out_height * d->window.out_width, 192,
+                [&](int64_t a, int64_t b) { kernels_.depthwise(*d, chain, view, a, b); });
+    if (const auto* pool = std::get_if<Pool>(&operation.what))
+      over_rows(batch_ * pool->window.out_height * pool->window.out_width, 192,
+                [&](int64_t a, int64_t b) { kernels_.pool(*pool, chain, view, a, b); });
+    if (const auto* flatten = std::get_if<Flatten>(&operation.what)) {
+      const Buffer &from = buffer(flatten->source), &to = buffer(flatten->target);
+      over_images([&](int64_t image) {
+        const uint8_t* source = view.data(flatten->source) + image * from.bytes();
+        uint8_t* target = view.data(flatten->target) + image * to.bytes();
+        for (int64_t p = 0; p < from.pixels; ++p)
+          for (int64_t c = 0; c < from.channels; ++c)
+            set(to, target, c * from.pixels + p, get(from, source, p * from.channels + c));
+      });
+    }
+  }
+}
+
+void Program::write(int index, const int64_t* values) {
+  const Buffer& b = buffer(index);
+  uint8_t* data = View{&buffers_, arena_.data(), batch_}.data(index);
+  over_images([&](int64_t image) {
+    const int64_t* from = values + image * b.pixels * b.channels;
+    uint8_t* to = data + image * b.bytes();
+    for (int64_t p = 0; p < b.pixels; ++p)
+      for (int64_t c = 0; c < b.channels; ++c) set(b, to, p * b.channels + c, from[c * b.pixels + p]);
+  });
+}
+
+void Program::read(int index, int64_t* values) {
+  const Buffer& b = buffer(index);
+  const uint8_t* data = View{&buffers_, arena_.data(), batch_}.data(index);
+  over_images([&](int64_t image) {
+    int64_t* to = values + image * b.pixels * b.channels;
+    const uint8_t* from = data + image * b.bytes();
+    for (int64_t p = 0; p < b.pixels; ++p)
+      for (int64_t c = 0; c < b.channels; ++c) to[c * b.pixels + p] = get(b, from, p * b.channels + c);
+  });
+}
+
+}  // namespace radixpoint

@@ -1,0 +1,72 @@
+// Builds a program step by step and runs it.
+#pragma once
+
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "kernels.hpp"
+#include "threads.hpp"
+
+namespace radixpoint {
+
+// The instruction sets compiled in, best first.
+const std::vector<const Kernels*>& instruction_sets();
+
+// Weights as given: 16-bit integers [output channel][channel of its group][ky][kx].
+struct Weights {
+  const int16_t* data;
+  int64_t outputs, group_channels, kernel_y, kernel_x, groups;
+};
+
+class Program {
+ public:
+  Program(const Kernels& kernels, int threads) : kernels_(kernels), threads_(threads) {}
+
+  int add_buffer(int64_t pixels, int64_t channels, Storage storage, int32_t zero, int64_t offset);
+  // `low`..`high` is the proven range of the source; `wide` asks for sums beyond 32 bits, split at `split`; `rows` for whole rows of
+  // the window as taps, over the source copied to `padded`.
+  void add_conv(int source, int padded, const Window& window, const Weights& weights, bool bytes, bool wide, int split,
+                int64_t low, int64_t high);
+  void add_depthwise(int source, const Window& window, const Weights& weights, bool wide);
+  void add_pool(int source, const Window& window, Pooling pooling, bool wide);
+  // Copies a tensor in the order of channels first, or into channels channel.. of the target.
+  void add_flatten(int source, int target);
+  void add_stage(Stage stage);
+
+  int64_t operations() const { return static_cast<int64_t>(operations_.size()); }
+  const Buffer& buffer(int index) const { return buffers_.at(static_cast<std::size_t>(index)); }
+
+  void reserve(int64_t batch);  // arena for so many images
+  void run(int64_t begin, int64_t end);
+  // Integers channels first, [image][channel][pixel], of a buffer.
+  void write(int buffer, const int64_t* values);
+  void read(int buffer, int64_t* values);
+
+ private:
+  struct Flatten {
+    int source, target;
+  };
+  struct Operation {
+    std::variant<Conv, Depthwise, Pool, Flatten> what;
+    Chain chain;
+  };
+
+  void run_conv(const Conv& conv, const Chain& chain);
+  void copy_padded(const Conv& conv);
+  // In row blocks of a multiple of a tile.
+  template <class Task>
+  void over_rows(int64_t rows, int64_t largest, Task task);
+  template <class Task>
+  void over_images(Task task);
+
+  const Kernels& kernels_;
+  int threads_;
+  std::vector<Buffer> buffers_;
+  std::vector<Operation> operations_;
+  Bytes arena_;
+  int64_t batch_ = 0;
+  std::unique_ptr<Threads> pool_;
+};
+
+}  // namespace radixpoint
