@@ -2,6 +2,7 @@
 
     python benchmarks/reproduce.py results      --data DATA --runs RUNS
     python benchmarks/reproduce.py reproduction --data DATA --runs RUNS [--images 1000]
+    python benchmarks/reproduce.py ranges       --data DATA --runs RUNS
 
 DATA holds a full-width ResNet-50 (``resnet50-tiny-imagenet.safetensors``, torchvision's names),
 ``images-search.tar``, ``images-calibration.tar`` and ``wnids.txt``. Each search is a run folder in RUNS, all
@@ -13,12 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import time
 from pathlib import Path
 from typing import Any
 
 import radixpoint
+from radixpoint.binary_points import sites, stored_parameters
 from radixpoint.search import Watcher
 
 FORMS = ("affine", "staged", "folded")
@@ -121,6 +124,25 @@ def reproduction(data: Data, runs: Path) -> None:
     _plot(found, Path(__file__).parent.parent / "docs" / "reproduction.svg")
 
 
+def ranges(data: Data, runs: Path) -> None:
+    """How far apart the largest magnitudes of the tensors of a class lie, in bits."""
+    measured = radixpoint.calibrate(data.graph, data.calibration)
+    for form in FORMS:
+        design = radixpoint.Design.separate(16, 16, batch_norm=form)
+        spans: dict[str, list[float]] = {}
+        for site in sites(data.graph, measured, design, stored_parameters(data.graph, design)):
+            top = max(-site.statistics.low.min(), site.statistics.high.max())
+            spans.setdefault(f"{site.layer_class}, {site.kind}", []).append(float(top))
+        print(f"\n{form}\n\n| class, kind | tensors | largest magnitude | smallest | apart, bits |")
+        print("|---|---|---|---|---|")
+        for kind, tops in spans.items():
+            apart = math.log2(max(tops) / min(tops))
+            print(f"| {kind} | {len(tops)} | {max(tops):.3g} | {min(tops):.3g} | {apart:.1f} |")
+        every = [top for tops in spans.values() for top in tops]
+        print(f"| everything | {len(every)} | {max(every):.3g} | {min(every):.3g} | "
+              f"{math.log2(max(every) / min(every)):.1f} |")  # fmt: skip
+
+
 def _plot(found: dict[tuple[str, str, str], dict[str, Any]], path: Path) -> None:
     import matplotlib as mpl
 
@@ -145,7 +167,7 @@ def _plot(found: dict[tuple[str, str, str], dict[str, Any]], path: Path) -> None
                     label=f"{form}, {series}",
                 )
         axis.axhline(1.0, color="0.6", lw=0.8)
-        axis.set(title=f"{scope} ({rule})", xlabel="word length, bits", xlim=(5.5, 16.5), ylim=(-2, 20))
+        axis.set(title=f"{scope} ({rule})", xlabel="bits (joint: all; separate: conv, bn 16)", xlim=(5.5, 16.5), ylim=(-2, 20))
     axes[0].set_ylabel("top-1 drop, percentage points")
     axes[-1].legend(fontsize=7)
     figure.tight_layout()
@@ -154,13 +176,15 @@ def _plot(found: dict[tuple[str, str, str], dict[str, Any]], path: Path) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("table", choices=("results", "reproduction"))
+    parser.add_argument("table", choices=("results", "reproduction", "ranges"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--images", type=int)
     arguments = parser.parse_args()
     data = Data(arguments.data, arguments.images)
-    {"results": results, "reproduction": reproduction}[arguments.table](data, arguments.runs)
+    {"results": results, "reproduction": reproduction, "ranges": ranges}[arguments.table](
+        data, arguments.runs
+    )
 
 
 if __name__ == "__main__":
