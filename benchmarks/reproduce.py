@@ -167,7 +167,12 @@ def _plot(found: dict[tuple[str, str, str], dict[str, Any]], path: Path) -> None
                     label=f"{form}, {series}",
                 )
         axis.axhline(1.0, color="0.6", lw=0.8)
-        axis.set(title=f"{scope} ({rule})", xlabel="bits (joint: all; separate: conv, bn 16)", xlim=(5.5, 16.5), ylim=(-2, 20))
+        axis.set(
+            title=f"{scope} ({rule})",
+            xlabel="bits (joint: all; separate: conv, bn 16)",
+            xlim=(5.5, 16.5),
+            ylim=(-2, 20),
+        )
     axes[0].set_ylabel("top-1 drop, percentage points")
     axes[-1].legend(fontsize=7)
     figure.tight_layout()

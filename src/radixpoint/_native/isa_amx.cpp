@@ -113,7 +113,10 @@ void tile_sums(const Conv& conv, const Panel& panel, const uint8_t* packed, int6
         if constexpr (HIGH_SOURCE && HIGH_WEIGHTS) high = load<I32>(top + r * LANES);
         store(at, (U32)low + ((U32)middle << 8) + ((U32)high << 16));
         // floor(sum / 2**split), for splits of 8 to 16
-        if (conv.wide) store(at + SPLIT_PLANE, (high << (16 - tile.split)) + ((middle + (low >> 8)) >> (tile.split - 8)));
+        if (conv.wide) {
+          const I32 below = plus(middle, low >> 8) >> (tile.split - 8);
+          store(at + SPLIT_PLANE, plus((I32)((U32)high << (16 - tile.split)), below));
+        }
       }
     } else if (conv.wide) {
       for (int r = 0; r < ROWS; ++r) {

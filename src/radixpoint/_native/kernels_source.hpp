@@ -93,6 +93,14 @@ RP_INLINE typename W::V splat(typename W::T x) {
   return x - typename W::V{};
 }
 
+// Modulo 2**32 and 2**64. What counts stays within range, but rows and lanes beyond a tile's go through as well.
+RP_INLINE I32 plus(I32 a, I32 b) { return (I32)((U32)a + (U32)b); }
+RP_INLINE I64 plus(I64 a, I64 b) { return (I64)((U64)a + (U64)b); }
+RP_INLINE I32 times(I32 a, I32 b) { return (I32)((U32)a * (U32)b); }
+RP_INLINE I64 times(I64 a, I64 b) { return (I64)((U64)a * (U64)b); }
+RP_INLINE I32 shifted_left(I32 a, I32 places) { return (I32)((U32)a << (U32)places); }
+RP_INLINE I64 shifted_left(I64 a, I64 places) { return (I64)((U64)a << (U64)places); }
+
 template <class From, class V>
 RP_INLINE V load_as(const uint8_t* p, int count, int lanes) {
   constexpr auto size = sizeof(From) / (sizeof(V) / sizeof(V{}[0]));
@@ -221,18 +229,18 @@ void run_stage(const Stage& s, const Tile& tile, const uint8_t* from, uint8_t* t
       if constexpr (MULTIPLY == Multiply::SHORT) {
         x = (V)RP_DOT16((I32)addend, (I32)x, (I32)factor);
       } else {
-        if constexpr (MULTIPLY == Multiply::FULL) x = x * factor;
-        if (s.has_left) x = x << left;
-        x = x + addend;
+        if constexpr (MULTIPLY == Multiply::FULL) x = times(x, factor);
+        if (s.has_left) x = shifted_left(x, left);
+        x = plus(x, addend);
       }
       if constexpr (OTHER) {
-        x = x + (load_stored<W>(*other, add, count) << other_left);
+        x = plus(x, shifted_left(load_stored<W>(*other, add, count), other_left));
         add += add_step;
       }
       if constexpr (!PLAIN) {
-        if (s.correction == Correction::SIGN) x = x + rounding + ((x < 0) & mask);
-        else if (s.correction == Correction::ODD) x = x + rounding + ((x >> shift) & mask);
-        else x = x + rounding;
+        if (s.correction == Correction::SIGN) x = plus(plus(x, rounding), (x < 0) & mask);
+        else if (s.correction == Correction::ODD) x = plus(plus(x, rounding), (x >> shift) & mask);
+        else x = plus(x, rounding);
       }
       x = x >> shift;
       if constexpr (PLAIN) {
@@ -331,7 +339,7 @@ RP_INLINE I32 narrowed(const Stage& s, const uint8_t* tile, int split, int64_t c
   const U32 sum_low = load<U32>(tile);
   const I32 sum_high = load<I32>(tile + SPLIT_PLANE);
   const U32 below = sum_low - ((U32)sum_high << split) + load<U32>(s.addend_low.as<uint32_t>() + channel);
-  const I32 whole = sum_high + load<I32>(s.addend_high.as<int32_t>() + channel) + (I32)(below >> split);
+  const I32 whole = plus(plus(sum_high, load<I32>(s.addend_high.as<int32_t>() + channel)), (I32)(below >> split));
   return clamp(whole >> load<I32>(s.shift_high.as<int32_t>() + channel), low, high);
 }
 
@@ -364,19 +372,19 @@ void run_fast_chain(const Chain& chain, Tile& tile, const View& view) {
           RP_EACH_ROW(x[r] = RP_DOT16(addend, x[r], factor));
         } else if (s.has_left) {
           const I32 left = load<I32>(s.left.as<int32_t>() + channel);
-          RP_EACH_ROW(x[r] = (x[r] << left) + addend);
+          RP_EACH_ROW(x[r] = plus(shifted_left(x[r], left), addend));
         } else {
-          RP_EACH_ROW(x[r] = x[r] + addend);
+          RP_EACH_ROW(x[r] = plus(x[r], addend));
         }
         if (p.other) {
           const I32 left = load<I32>(s.other_left.as<int32_t>() + channel);
           if (p.other_short) {
             const uint8_t* from = p.other + v * LANES * 2;
-            RP_EACH_ROW(x[r] = x[r] + (RP_LOAD16(from + std::min<int>(r, last_row) * p.other_step) << left));
+            RP_EACH_ROW(x[r] = plus(x[r], shifted_left(RP_LOAD16(from + std::min<int>(r, last_row) * p.other_step), left)));
           } else {
             const uint8_t* from = p.other + v * LANES;
             RP_EACH_ROW(x[r] =
-                x[r] + ((RP_LOAD8(from + std::min<int>(r, last_row) * p.other_step) - p.other_zero) << left));
+                plus(x[r], shifted_left(RP_LOAD8(from + std::min<int>(r, last_row) * p.other_step) - p.other_zero, left)));
           }
         }
         const I32 low = p.low, high = p.high;
@@ -388,7 +396,7 @@ void run_fast_chain(const Chain& chain, Tile& tile, const View& view) {
       } else if (p.out) {
         uint8_t* out = p.out + v * LANES;
         const I32 zero = p.out_zero;
-        RP_EACH_ROW(if (r <= last_row) RP_STORE8(out + r * p.out_step, x[r] + zero));
+        RP_EACH_ROW(if (r <= last_row) RP_STORE8(out + r * p.out_step, plus(x[r], zero)));
       }
     }
   }
@@ -525,7 +533,7 @@ void tile_product(const Panel& panel, const uint8_t* const* pointers, Tile& tile
           RP_EACH(i, R * N, {
             uint8_t* low = tile.data + (i / N * PANEL + i % N * LANES) * 4;
             store(low, load<U32>(low) + (U32)sums[i]);
-            store(low + SPLIT_PLANE, load<I32>(low + SPLIT_PLANE) + (sums[i] >> split));
+            store(low + SPLIT_PLANE, plus(load<I32>(low + SPLIT_PLANE), sums[i] >> split));
             sums[i] = I32{};
           });
         }

@@ -1,0 +1,231 @@
+"""Kernels of the native engine: every instruction set in turn, every word length, adversarial operands.
+
+``Chain.check`` compares every engine and instruction set with the reference, tensor by tensor and fused.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from itertools import product
+
+import numpy as np
+import pytest
+
+import fast
+import networks
+from radixpoint.design import Design
+from radixpoint.engines import ENGINES, NativeEngine, instruction_sets, make_engine, quantize_images
+from radixpoint.engines.native import ISA_VARIABLE, PRODUCERS, chosen_instruction_set
+from radixpoint.errors import EngineError
+from radixpoint.ir import IntParameter, TensorFormat
+from radixpoint.quantize import Quantizer
+from test_steps import Chain
+
+BUILT = bool(instruction_sets())
+COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+needs_native = pytest.mark.skipif(
+    not BUILT and COMPILER is None, reason="no C++ compiler: the native engine is NOT tested"
+)
+
+GEOMETRY = {
+    # name: image, outputs, kernel, strides, pads, dilations, groups
+    "1x1": ((19, 5, 4), 70, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1),
+    "1x1, strided": ((16, 6, 5), 33, (1, 1), (2, 2), (0, 0, 0, 0), (1, 1), 1),
+    "3x3": ((34, 5, 6), 17, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 1),
+    "3x3, strided, uneven pads": ((32, 7, 6), 64, (3, 3), (2, 2), (0, 1, 1, 0), (1, 1), 1),
+    "3x3, dilated": ((20, 7, 7), 9, (3, 3), (1, 1), (2, 2, 2, 2), (2, 2), 1),
+    "7x7, three channels": ((3, 15, 14), 64, (7, 7), (2, 2), (3, 3, 3, 3), (1, 1), 1),
+    "5x3, one channel": ((1, 9, 8), 8, (5, 3), (1, 2), (2, 0, 1, 1), (1, 1), 1),
+    "grouped": ((24, 5, 5), 36, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 4),
+    "depthwise": ((21, 6, 6), 21, (3, 3), (1, 2), (1, 1, 1, 1), (1, 1), 21),
+}
+
+
+def operands(pattern: str, low: int, high: int, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    index = np.arange(int(np.prod(shape))).reshape(shape)
+    match pattern:
+        case "lowest":
+            return np.full(shape, low)
+        case "highest":
+            return np.full(shape, high)
+        case "alternating":
+            return np.where(index % 2, low, high)
+        case _:
+            return np.random.default_rng(seed).integers(low, high + 1, shape)
+
+
+PATTERNS = ("lowest", "highest", "alternating", "random")
+
+
+def convolution(name: str, x_bits: int, w_bits: int, x: str, w: str, seed: int) -> None:
+    """One convolution, cast down, scaled, cast again: all engines against the reference."""
+    image, outputs, kernel, strides, pads, dilations, groups = GEOMETRY[name]
+    chain = Chain(x_bits, 3, image)
+    attributes = {"strides": strides, "pads": pads, "dilations": dilations, "groups": groups}
+    shape = (outputs, image[0] // groups, *kernel)
+    top = 1 << (w_bits - 1)
+    weight = operands(w, -top, top - 1, shape, seed)
+    chain.step("conv", attributes, weight=IntParameter(weight, TensorFormat(True, w_bits, (4,))))
+    chain.cast(TensorFormat(True, 16, (1,)))
+    factor = np.random.default_rng(seed).integers(-(1 << 15), 1 << 15, (outputs, 1, 1))
+    chain.step("scale", factor=IntParameter(factor, TensorFormat(True, 16, (12,))))
+    chain.cast(TensorFormat(True, min(x_bits, 12), (2,)))
+    chain.step("clamp", {"low": 0, "high": (1 << (min(x_bits, 12) - 1)) - 1})
+    top = 1 << (x_bits - 1)
+    images = np.stack(
+        [operands(x, -top, top - 1, image, seed), operands("random", -top, top - 1, image, seed)]
+    )
+    chain.check(np.concatenate([images, np.zeros((1, *image), np.int64)]))
+
+
+@needs_native
+def test_the_native_engine_is_built() -> None:
+    """Else every test of it would pass without having run."""
+    assert BUILT
+    assert "portable" in fast.USABLE
+
+
+@needs_native
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_every_word_length(name: str) -> None:
+    for bits in range(2, 17):
+        convolution(name, bits, bits, "random", "random", bits)
+        convolution(name, bits, 18 - bits, "alternating", "random", bits)
+
+
+@needs_native
+@pytest.mark.parametrize("name", GEOMETRY)
+@pytest.mark.parametrize("bits", [(8, 8), (9, 8), (8, 9), (12, 12), (16, 8), (16, 16)])
+def test_extremes(name: str, bits: tuple[int, int]) -> None:
+    for seed, (x, w) in enumerate(product(PATTERNS, PATTERNS)):
+        convolution(name, *bits, x, w, seed)
+
+
+@needs_native
+@pytest.mark.parametrize("last", [0, 1, -1])
+def test_sums_at_the_edge_of_32_bits(last: int) -> None:
+    """-32768 times weights that sum to 65536 is -2**31, which 32 bits just hold."""
+    for sign in (1, -1):
+        chain = Chain(16, 0, (64, 1, 2))
+        weight = np.full((3, 64, 1, 1), sign * 1024)
+        weight[1, 5] += last
+        chain.step(
+            "conv",
+            {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "groups": 1},
+            weight=IntParameter(weight, TensorFormat(True, 16, (0,))),
+        )
+        chain.cast(TensorFormat(True, 16, (-17,)))
+        x = np.full((2, 64, 1, 2), -(1 << 15))
+        x[1] = (1 << 15) - 1
+        sums = chain.check(x)["0.conv"]
+        assert abs(int(sums[0, 0, 0, 0])) == 1 << 31
+
+
+@needs_native
+def test_a_pair_of_most_negative_products() -> None:
+    """(-32768)**2 twice is 2**31: no instruction that adds a pair before widening may see both."""
+    chain = Chain(16, 0, (6,))
+    weight = np.full((5, 6), -(1 << 15))
+    chain.step("dense", weight=IntParameter(weight, TensorFormat(True, 16, (0,))))
+    chain.cast(TensorFormat(True, 16, (-20,)))
+    x = np.full((3, 6), -(1 << 15))
+    assert chain.check(x)["0.dense"][0, 0] == 6 << 30
+
+
+@needs_native
+def test_many_blocks_of_a_wide_sum() -> None:
+    """4,096 products of the largest magnitude: hundreds of blocks."""
+    for pattern in PATTERNS:
+        chain = Chain(16, 0, (4096,))
+        weight = operands(pattern, -(1 << 15), (1 << 15) - 1, (66, 4096), 3)
+        chain.step("dense", weight=IntParameter(weight, TensorFormat(True, 16, (0,))))
+        chain.cast(TensorFormat(True, 16, (-27,)))
+        top = 1 << 15
+        chain.check(np.stack([operands(p, -top, top - 1, (4096,), 4) for p in PATTERNS]))
+
+
+@needs_native
+def test_residuals_and_pools_at_every_width() -> None:
+    """Additions, poolings and concatenations of tensors stored in 8, 16, 32 and 64 bits."""
+    for bits in (4, 8, 9, 15, 16, 17, 24, 31, 32):
+        shape = (37, 6, 5)
+        chain = Chain(bits, 4, shape)
+        chain.step("max_pool", {"kernel": (3, 3), "strides": (1, 1), "pads": (1, 1, 1, 1)})
+        chain.step("add", inputs=("x", chain.last))
+        chain.cast(TensorFormat(True, min(bits, 31), (3,)), "RND_CONV")
+        narrow = chain.last
+        chain.step("add", inputs=(narrow, narrow))
+        chain.cast(TensorFormat(True, 20, tuple(i % 5 for i in range(37))))
+        chain.step("concat", inputs=("x", "x"))
+        chain.step("sum_pool", {"kernel": (6, 5), "strides": (1, 1), "pads": (0, 0, 0, 0)})
+        chain.cast(TensorFormat(True, 9, (0,)))
+        chain.step("flatten")
+        top = 1 << (bits - 1)
+        chain.check(np.stack([operands(p, -top, top - 1, shape, bits) for p in PATTERNS]))
+
+
+@needs_native
+def test_the_exact_fallback_is_noted() -> None:
+    """Operands beyond 16 bits, and stochastic rounding: same integers, and a note that says which step."""
+    graph = networks.residual()
+    quantizer = Quantizer(graph, networks.calibrated(graph))
+    stored_of = networks.images(3, 1, graph.shapes["input"]).inputs(0, 3)
+    for design, word in (
+        (Design.joint(18), "beyond 16 bits"),
+        (Design.joint(8, rounding="STOCHASTIC", average_pool="reciprocal"), "stochastic"),
+    ):
+        quantized = quantizer.quantize(design)
+        fast.agree(quantized, quantize_images(quantized, stored_of))
+        notes = NativeEngine(quantized).notes
+        assert any(word in note for note in notes), notes
+    quantized = quantizer.quantize(Design.joint(8, average_pool="reciprocal"))
+    assert NativeEngine(quantized).notes == []
+
+
+@needs_native
+def test_every_convolution_has_its_kernel() -> None:
+    """No step of the default design of a ResNet falls back, its exactly rounded average apart."""
+    graph = networks.residual()
+    quantized = Quantizer(graph, networks.calibrated(graph)).quantize(Design.separate(10, 16))
+    assert all("divide" in note for note in NativeEngine(quantized).notes)
+    assert {step.op for step in quantized.steps} & set(PRODUCERS)
+
+
+@needs_native
+@pytest.mark.parametrize("name", [*fast.USABLE, "", "mips"])
+def test_the_variable_forces_an_instruction_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ISA_VARIABLE, name)
+    if name == "mips":
+        with pytest.raises(EngineError, match=r"RADIXPOINT_ISA=mips: expected one of .*portable"):
+            chosen_instruction_set()
+    else:
+        assert chosen_instruction_set() == (name or fast.USABLE[0])
+
+
+def test_unknown_engines_are_refused() -> None:
+    graph = networks.residual()
+    quantized = Quantizer(graph, networks.calibrated(graph)).quantize(Design.joint(8))
+    with pytest.raises(EngineError, match="engine 'gpu': expected auto, native, blas, reference"):
+        make_engine(quantized, "gpu")
+    with pytest.raises(EngineError, match="-1 threads"):
+        make_engine(quantized, threads=-1)
+    if BUILT:
+        with pytest.raises(EngineError, match="'mmx': expected one of"):
+            NativeEngine(quantized, instruction_set="mmx")
+    assert list(ENGINES) == ["native", "blas", "reference"]
+
+
+def test_without_the_extension() -> None:
+    """An installation without a compiler works; asking for the native engine gives one clear error."""
+    code = (
+        "import sys; sys.modules['radixpoint._native'] = None\n"
+        "from radixpoint.engines import check_engine, instruction_sets\n"
+        "from radixpoint.errors import EngineError\n"
+        "assert instruction_sets() == {} and check_engine() == 'blas'\n"
+        "try:\n    check_engine('native')\n"
+        "except EngineError as error:\n    assert 'without a C++ compiler' in str(error); print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "refused\n"
