@@ -36,7 +36,7 @@ ERRORS = {
         "blocks.add(unit.data(), operands);",
         "portable",
     ),
-    "sign of a plane": ("isa_amx.cpp", "_tile_dpbsud(1, 5, 6)", "_tile_dpbssd(1, 5, 6)", "amx"),
+    "sign of a plane": ("isa_amx.cpp", "_tile_dpbsud(2, 5, 6)", "_tile_dpbssd(2, 5, 6)", "amx"),
 }
 
 RUN = """

@@ -73,55 +73,119 @@ void pack_source(const Conv& conv, const uint8_t* const* pointers, int64_t strid
   }
 }
 
-// One panel's sums for a tile of pixels. Tile registers: 0 low x low, 1 mixed, 2 high x high; 4, 5 source; 6, 7 weights.
-// Weights that need one plane are signed there, and so is the product with them.
+// Products of bytes, in tile registers 0 to 3. A product waits long for the one before it on the same register, so four
+// are under way at a time: of one vector of channels, two or four.
+
+// Four vectors: low source x weights of one plane.
+void four_vectors(int vectors, int64_t blocks, const uint8_t* source, int64_t stride, const uint8_t* weights,
+                  int64_t step) {
+  for (int64_t block = 0; block < blocks; ++block, weights += step, source += DEPTH) {
+    _tile_loadd(4, source, stride);
+    _tile_loadd(5, weights, 64);
+    _tile_dpbusd(0, 4, 5);
+    if (vectors > 1) {
+      _tile_loadd(6, weights + TILE, 64);
+      _tile_dpbusd(1, 4, 6);
+    }
+    if (vectors > 2) {
+      _tile_loadd(7, weights + 2 * TILE, 64);
+      _tile_dpbusd(2, 4, 7);
+    }
+    if (vectors > 3) {
+      _tile_loadd(5, weights + 3 * TILE, 64);
+      _tile_dpbusd(3, 4, 5);
+    }
+  }
+}
+
+// Two vectors, 0 and 1, 2 and 3: low and high source x weights of one plane.
+void two_vectors_high_source(int vectors, int64_t blocks, const uint8_t* source, int64_t stride, const uint8_t* weights,
+                             int64_t step) {
+  for (int64_t block = 0; block < blocks; ++block, weights += step, source += DEPTH) {
+    _tile_loadd(4, source, stride);
+    _tile_loadd(5, source + ROWS * stride, stride);
+    _tile_loadd(6, weights, 64);
+    _tile_dpbusd(0, 4, 6);
+    _tile_dpbssd(1, 5, 6);
+    if (vectors > 1) {
+      _tile_loadd(7, weights + TILE, 64);
+      _tile_dpbusd(2, 4, 7);
+      _tile_dpbssd(3, 5, 7);
+    }
+  }
+}
+
+// Two vectors, 0 and 1, 2 and 3: low source x low and high weights.
+void two_vectors_high_weights(int vectors, int64_t blocks, const uint8_t* source, int64_t stride,
+                              const uint8_t* weights, int64_t step, int64_t plane) {
+  for (int64_t block = 0; block < blocks; ++block, weights += step, source += DEPTH) {
+    _tile_loadd(4, source, stride);
+    _tile_loadd(6, weights, 64);
+    _tile_dpbuud(0, 4, 6);
+    _tile_loadd(7, weights + plane, 64);
+    _tile_dpbusd(1, 4, 7);
+    if (vectors > 1) {
+      _tile_loadd(5, weights + TILE, 64);
+      _tile_dpbuud(2, 4, 5);
+      _tile_loadd(6, weights + plane + TILE, 64);
+      _tile_dpbusd(3, 4, 6);
+    }
+  }
+}
+
+// One vector: 0 low x low, 1 low x high, 2 high x low, 3 high x high.
+void one_vector(int64_t blocks, const uint8_t* source, int64_t stride, const uint8_t* weights, int64_t step,
+                int64_t plane) {
+  for (int64_t block = 0; block < blocks; ++block, weights += step, source += DEPTH) {
+    _tile_loadd(4, source, stride);
+    _tile_loadd(6, weights, 64);
+    _tile_dpbuud(0, 4, 6);
+    _tile_loadd(7, weights + plane, 64);
+    _tile_dpbusd(1, 4, 7);
+    _tile_loadd(5, source + ROWS * stride, stride);
+    _tile_dpbsud(2, 5, 6);
+    _tile_dpbssd(3, 5, 7);
+  }
+}
+
+// One panel's sums for a tile of pixels. Weights that need one plane are signed there, and so is the product with them.
 template <bool HIGH_SOURCE, bool HIGH_WEIGHTS>
 void tile_sums(const Conv& conv, const Panel& panel, const uint8_t* packed, int64_t stride, Tile& tile) {
-  alignas(64) int32_t mixed[ROWS * LANES], top[ROWS * LANES];
-  const int64_t blocks = conv.depth / DEPTH, plane = blocks * panel.vectors * TILE;
-  for (int n = 0; n < panel.vectors; ++n) {
-    _tile_loadd(0, panel.start.data() + n * 64, 0);  // the same for every row
-    if constexpr (HIGH_SOURCE || HIGH_WEIGHTS) _tile_zero(1);
-    if constexpr (HIGH_SOURCE && HIGH_WEIGHTS) _tile_zero(2);
+  constexpr int PRODUCTS = (1 + HIGH_SOURCE) * (1 + HIGH_WEIGHTS), AT_ONCE = 4 / PRODUCTS;
+  alignas(64) int32_t sums[4][ROWS * LANES];
+  const int64_t blocks = conv.depth / DEPTH, step = panel.vectors * TILE, plane = blocks * step;
+  for (int n = 0; n < panel.vectors; n += AT_ONCE) {
+    const int vectors = std::min(AT_ONCE, panel.vectors - n);
     const uint8_t* weights = panel.weights.data() + n * TILE;
-    const uint8_t* source = packed;
-    for (int64_t block = 0; block < blocks; ++block, weights += panel.vectors * TILE, source += DEPTH) {
-      _tile_loadd(4, source, stride);
-      _tile_loadd(6, weights, 64);
-      if constexpr (HIGH_WEIGHTS) _tile_dpbuud(0, 4, 6);
-      else _tile_dpbusd(0, 4, 6);
-      if constexpr (HIGH_WEIGHTS) {
-        _tile_loadd(7, weights + plane, 64);
-        _tile_dpbusd(1, 4, 7);
-      }
-      if constexpr (HIGH_SOURCE) {
-        _tile_loadd(5, source + ROWS * stride, stride);
-        if constexpr (HIGH_WEIGHTS) _tile_dpbsud(1, 5, 6);
-        else _tile_dpbssd(1, 5, 6);
-        if constexpr (HIGH_WEIGHTS) _tile_dpbssd(2, 5, 7);
-      }
-    }
-    uint8_t* out = tile.data + n * 64;
-    _tile_stored(0, out, PANEL * 4);
-    if constexpr (HIGH_SOURCE || HIGH_WEIGHTS) {
-      _tile_stored(1, mixed, 64);
-      if constexpr (HIGH_SOURCE && HIGH_WEIGHTS) _tile_stored(2, top, 64);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    if constexpr (HIGH_SOURCE && HIGH_WEIGHTS) one_vector(blocks, packed, stride, weights, step, plane);
+    else if constexpr (HIGH_SOURCE) two_vectors_high_source(vectors, blocks, packed, stride, weights, step);
+    else if constexpr (HIGH_WEIGHTS) two_vectors_high_weights(vectors, blocks, packed, stride, weights, step, plane);
+    else four_vectors(vectors, blocks, packed, stride, weights, step);
+    _tile_stored(0, sums[0], 64);
+    _tile_stored(1, sums[1], 64);
+    _tile_stored(2, sums[2], 64);
+    _tile_stored(3, sums[3], 64);
+    for (int v = 0; v < vectors; ++v) {
+      const int32_t* own = sums[v * PRODUCTS];
+      const I32 start = load<I32>(panel.start.data() + (n + v) * sizeof(I32));
       for (int r = 0; r < ROWS; ++r) {
-        uint8_t* at = out + r * PANEL * 4;
-        const I32 low = load<I32>(at), middle = load<I32>(mixed + r * LANES);
-        I32 high{};
-        if constexpr (HIGH_SOURCE && HIGH_WEIGHTS) high = load<I32>(top + r * LANES);
+        const I32 low = plus(load<I32>(own + r * LANES), start);
+        I32 middle{}, high{};
+        if constexpr (PRODUCTS > 1) middle = load<I32>(own + (ROWS + r) * LANES);
+        if constexpr (PRODUCTS > 2) {
+          middle = plus(middle, load<I32>(own + (2 * ROWS + r) * LANES));
+          high = load<I32>(own + (3 * ROWS + r) * LANES);
+        }
+        uint8_t* at = tile.data + (r * PANEL + (n + v) * LANES) * 4;
         store(at, (U32)low + ((U32)middle << 8) + ((U32)high << 16));
-        // floor(sum / 2**split), for splits of 8 to 16
-        if (conv.wide) {
+        if (conv.wide) {  // floor(sum / 2**split), for splits of 8 to 16
           const I32 below = plus(middle, low >> 8) >> (tile.split - 8);
           store(at + SPLIT_PLANE, plus((I32)((U32)high << (16 - tile.split)), below));
         }
-      }
-    } else if (conv.wide) {
-      for (int r = 0; r < ROWS; ++r) {
-        uint8_t* at = out + r * PANEL * 4;
-        store(at + SPLIT_PLANE, load<I32>(at) >> tile.split);
       }
     }
   }
