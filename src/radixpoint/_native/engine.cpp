@@ -302,7 +302,7 @@ void Program::run_conv(const Conv& conv, const Chain& chain) {
   const int64_t panels = static_cast<int64_t>(conv.panels.size());
   const int64_t each = std::max<int64_t>(1, LARGEST / kernels_.rows) * kernels_.rows;
   const int64_t blocks = (rows + each - 1) / each;
-  const int64_t groups = std::min(panels, std::max<int64_t>(1, 4 * threads_ / blocks));
+  const int64_t groups = std::min(panels, std::max<int64_t>(1, (kernels_.tiles ? 1 : 4) * threads_ / blocks));
   pool_->run(blocks * groups, [&](int64_t i) {
     const int64_t block = i / groups, group = i % groups;
     kernels_.conv(conv, chain, view, block * each, std::min(rows, (block + 1) * each), panels * group / groups,
