@@ -335,14 +335,29 @@ void Program::run(int64_t begin, int64_t end) {
   }
 }
 
+namespace {
+
+template <class T>
+void scatter(const Buffer& b, const int64_t* values, uint8_t* data) {
+  T* const to = reinterpret_cast<T*>(data);
+  for (int64_t c = 0; c < b.channels; ++c)
+    for (int64_t p = 0; p < b.pixels; ++p) to[p * b.channels + c] = static_cast<T>(*values++ + b.zero);
+}
+
+}  // namespace
+
 void Program::write(int index, const int64_t* values) {
   const Buffer& b = buffer(index);
   uint8_t* data = View{&buffers_, arena_.data(), batch_}.data(index);
   over_images([&](int64_t image) {
     const int64_t* from = values + image * b.pixels * b.channels;
     uint8_t* to = data + image * b.bytes();
-    for (int64_t p = 0; p < b.pixels; ++p)
-      for (int64_t c = 0; c < b.channels; ++c) set(b, to, p * b.channels + c, from[c * b.pixels + p]);
+    switch (b.storage) {
+      case Storage::U8: return scatter<uint8_t>(b, from, to);
+      case Storage::I16: return scatter<int16_t>(b, from, to);
+      case Storage::I32: return scatter<int32_t>(b, from, to);
+      default: return scatter<int64_t>(b, from, to);
+    }
   });
 }
 

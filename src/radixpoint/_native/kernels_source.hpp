@@ -60,8 +60,9 @@ RP_INLINE V load(const void* p) {
 // The first `bytes` of a vector, then zeros.
 template <class V>
 RP_INLINE V load_part(const void* p, std::size_t bytes) {
+  if (bytes >= sizeof(V)) return load<V>(p);
   V v{};
-  std::memcpy(&v, p, bytes < sizeof v ? bytes : sizeof v);
+  std::memcpy(&v, p, bytes);
   return v;
 }
 
@@ -652,6 +653,27 @@ void depthwise(const Depthwise& d, const Chain& chain, const View& view, int64_t
   else depthwise_rows<Narrow>(d, chain, view, row_begin, row_end);
 }
 
+// The largest of each window where it lies, without widening: for a result that is stored as its source is.
+template <class T>
+void max_in_place(const Pool& p, const Chain& chain, const View& view, int64_t row_begin, int64_t row_end) {
+  typedef T V __attribute__((vector_size(4 * RP_LANES)));
+  constexpr int64_t WIDTH = sizeof(V);
+  const int64_t pixel_bytes = view.buffer(p.source).channels * static_cast<int64_t>(sizeof(T));
+  const uint8_t* source = view.data(p.source);
+  uint8_t* out = view.data(chain.data()->store) + row_begin * pixel_bytes;
+  for (int64_t row = row_begin; row < row_end; ++row, out += pixel_bytes)
+    for (int64_t byte = 0; byte < pixel_bytes; byte += WIDTH) {
+      const int64_t count = std::min(WIDTH, pixel_bytes - byte);
+      V most = V{} + std::numeric_limits<T>::min();
+      each_tap(p.window, row, [&](int64_t pixel, int64_t) {
+        const V x = load_part<V>(source + pixel * pixel_bytes + byte, static_cast<std::size_t>(count));
+        most = most > x ? most : x;
+      });
+      if (count == WIDTH) store(out + byte, most);
+      else std::memcpy(out + byte, &most, static_cast<std::size_t>(count));
+    }
+}
+
 template <class W>
 void pool_rows(const Pool& p, const Chain& chain, const View& view, int64_t row_begin, int64_t row_end) {
   using V = typename W::V;
@@ -680,6 +702,12 @@ void pool_rows(const Pool& p, const Chain& chain, const View& view, int64_t row_
 }
 
 void pool(const Pool& p, const Chain& chain, const View& view, int64_t row_begin, int64_t row_end) {
+  if (p.pooling == Pooling::MAX && chain.size() == 1 && chain.data()->nothing && chain.data()->store >= 0) {
+    const Buffer &from = view.buffer(p.source), &to = view.buffer(chain.data()->store);
+    const bool alike = from.storage == to.storage && from.zero == to.zero && from.channels == to.channels;
+    if (alike && from.storage == Storage::U8) return max_in_place<uint8_t>(p, chain, view, row_begin, row_end);
+    if (alike && from.storage == Storage::I16) return max_in_place<int16_t>(p, chain, view, row_begin, row_end);
+  }
   if (p.wide) pool_rows<Wide>(p, chain, view, row_begin, row_end);
   else pool_rows<Narrow>(p, chain, view, row_begin, row_end);
 }

@@ -63,6 +63,7 @@ Stage stage_of(const nb::dict& d) {
   s.store = static_cast<int>(integer("store"));
   s.store_channel = integer("store_channel");
   s.has_left = integer("has_left");
+  s.nothing = integer("nothing");
   const auto lanes = [&](const char* key) { return lanes_of(nb::cast<Ints>(d[key]), s.wide_work); };
   s.factor = lanes("factor");
   s.left = lanes("left");

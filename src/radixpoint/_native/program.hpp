@@ -80,6 +80,7 @@ struct Stage {
   int store = -1;  // buffer written, or -1
   int64_t store_channel = 0;
   bool has_left = false;
+  bool nothing = false;  // stores what comes in
   Bytes factor, left, addend, shift, mask, other_left;  // int32 or, if wide_work, int64
   Bytes addend_rounding;                                // added after the correction is taken
   bool from_split = false;                              // a plain cast of sums split as Conv says; int32 for it:

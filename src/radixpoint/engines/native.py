@@ -314,6 +314,7 @@ class _Stage:
             "store": -1 if self.store is None else buffers[self.store],
             "store_channel": offset,
             "has_left": bool(self.left.any()),
+            "nothing": self.nothing,
             "factor": lanes(factor),
             "left": lanes(self.left),
             "addend": lanes(addend),
