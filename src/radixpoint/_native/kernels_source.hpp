@@ -736,7 +736,11 @@ int64_t peak_of(int64_t rounds) {
 }
 
 int64_t peak(bool bytes, int64_t rounds) {
-  return bytes ? 4 * peak_of<Dot8>(rounds) : 2 * peak_of<Dot16>(rounds);
+#ifdef RP_DOT8
+  if (bytes) return 4 * peak_of<Dot8>(rounds);
+#endif
+  (void)bytes;  // bytes are multiplied as 16 bits
+  return 2 * peak_of<Dot16>(rounds);
 }
 
 }  // namespace
