@@ -240,7 +240,7 @@ def _inspect_engines(as_json: bool) -> None:
             table.add_row(name, "", "yes")
             continue
         if not sets:
-            table.add_row(name, "", "not installed: there was no C++ compiler")
+            table.add_row(name, "", "not installed: no working C++ compiler when it was")
         for isa, usable in sets.items():
             table.add_row(name, isa, "chosen" if isa == chosen else "yes" if usable else "no")
     _out.print(table)
@@ -380,6 +380,8 @@ def evaluate_command(
     quantized = load_network(network)
     if quantized.metadata.get("network") != graph.digest:
         raise ModelError(f"{network}: was not quantized from {model}: their digests differ")
+    if engine == "auto":
+        _note_the_engine()
     with _progress() as bars:
         task = bars.add_task("evaluate", total=len(image_set))
         result = evaluate(
@@ -467,9 +469,20 @@ def _report(result: dict[str, Any], out: Path) -> None:
     _out.print(f"{out}: result.json, and design.json and network.safetensors of each policy", markup=False)
 
 
+def _note_the_engine() -> None:
+    """One line where the fast engine is missing, lest its absence pass for slowness."""
+    if not instruction_sets():
+        _errors.print(
+            "the native engine is not installed (no working C++ compiler at installation): using blas, which "
+            "gives the same integers more slowly",
+            soft_wrap=True,
+        )
+
+
 def _search(
     graph: Graph, images: ImageSet, calibration: ImageSet, out: Path, as_json: bool, **arguments: Any
 ) -> None:
+    _note_the_engine()
     with _progress() as bars:
         result = search(graph, images, calibration, out, watcher=_Bars(bars), **arguments)
     _emit(result) if as_json else _report(result, out)

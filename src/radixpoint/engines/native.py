@@ -72,7 +72,7 @@ def chosen_instruction_set() -> str:
     known = instruction_sets()
     if not known:
         raise EngineError(
-            "the native engine is not in this installation (it was installed without a C++ compiler): "
+            "the native engine is not in this installation (installed without a C++ compiler that works): "
             "install one and reinstall radixpoint, or use the blas engine"
         )
     usable = [name for name, supported in known.items() if supported]
