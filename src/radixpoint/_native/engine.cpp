@@ -15,7 +15,7 @@ const std::vector<const Kernels*>& instruction_sets() {
       &AVX512VNNI, &AVX2,
 #endif
 #ifdef RADIXPOINT_ARM
-      &NEON,
+      &I8MM,      &NEON,
 #endif
       &PORTABLE};
   return all;

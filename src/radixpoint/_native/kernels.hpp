@@ -33,6 +33,7 @@ extern const Kernels AMX;
 #endif
 #ifdef RADIXPOINT_ARM
 extern const Kernels NEON;
+extern const Kernels I8MM;
 #endif
 
 }  // namespace radixpoint

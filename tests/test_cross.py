@@ -1,0 +1,64 @@
+"""The kernels without Python (``tests/native/selftest.cpp``): on this machine, and on an emulated Arm."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from test_native import COMPILER
+
+ROOT = Path(__file__).parents[1]
+NATIVE = ROOT / "src" / "radixpoint" / "_native"
+CROSS = shutil.which("aarch64-linux-gnu-g++")
+EMULATOR = shutil.which("qemu-aarch64")
+X86 = {
+    "isa_avx2.cpp": ["-mavx2"],
+    "isa_avx512vnni.cpp": [f"-mavx512{x}" for x in ("f", "bw", "dq", "vl", "vnni")],
+}
+ARM = {"isa_neon.cpp": [], "isa_i8mm.cpp": ["-march=armv8.2-a+i8mm"]}
+
+
+def build(folder: Path, compiler: str, define: str, kernels: dict[str, list[str]]) -> Path:
+    """The self-test with these instruction sets."""
+    common = ["-std=c++20", "-O2", f"-D{define}", "-Wno-psabi", f"-I{NATIVE}"]
+    sources = {"engine.cpp": [], "isa_portable.cpp": [], **kernels}
+    objects = []
+    for path, flags in [
+        (ROOT / "tests/native/selftest.cpp", []),
+        *((NATIVE / n, f) for n, f in sources.items()),
+    ]:
+        objects.append(folder / f"{path.stem}.o")
+        subprocess.run([compiler, *common, *flags, "-c", path, "-o", objects[-1]], check=True)
+    program = folder / "selftest"
+    subprocess.run([compiler, "-static", *objects, "-o", program, "-lpthread"], check=True)
+    return program
+
+
+def ran(command: list[str]) -> set[str]:
+    """Instruction sets that the self-test reports, each with all outputs equal."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split(": ") for line in done.stdout.splitlines()]
+    assert all(text.endswith(" outputs equal") and int(text.split()[0]) > 10_000 for _, text in lines)
+    return {name for name, _ in lines}
+
+
+@pytest.mark.skipif(
+    COMPILER is None or platform.machine() != "x86_64", reason="no C++ compiler for x86-64: NOT self-tested"
+)
+def test_here(tmp_path: Path) -> None:
+    assert "portable" in ran([str(build(tmp_path, COMPILER or "c++", "RADIXPOINT_X86", X86)), "100"])
+
+
+@pytest.mark.skipif(
+    CROSS is None or EMULATOR is None,
+    reason="no g++-aarch64-linux-gnu or qemu-user: the kernels are NOT tested on Arm",
+)
+def test_arm_emulated(tmp_path: Path) -> None:
+    program = build(tmp_path, CROSS or "", "RADIXPOINT_ARM", ARM)
+    assert ran([EMULATOR or "", "-cpu", "max", str(program), "100"]) == {"i8mm", "neon", "portable"}
+    assert ran([EMULATOR or "", "-cpu", "cortex-a72", str(program), "30"]) == {"neon", "portable"}
