@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import fast
@@ -157,6 +157,7 @@ narrow = st.one_of(st.tuples(st.integers(-5, 12)), st.tuples(*[st.integers(-5, 1
 
 @GIVEN
 @given(words, st.integers(-5, 12), words, narrow, words, narrow, narrow, st.integers(0, 9))
+@example(2, 0, 30, (-5,), 2, (0, -4, 12), (12,), 0)  # a sum that 64 bits hold, but not with its rounding
 def test_scale_offset_add(word, fraction, w1, f1, w2, f2, f3, seed) -> None:  # type: ignore[no-untyped-def]
     shape = (CHANNELS, 2, 2)
     chain = Chain(word, fraction, shape)

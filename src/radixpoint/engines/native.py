@@ -473,27 +473,26 @@ class _Planner:
         stage = self._fresh(start)
         step = first or self._next(start)
         while True:
-            extended = None
+            longer, joined = None, False
             if step is not None:
+                written = self._read_elsewhere(stage.result, step)
                 try:
-                    extended = self._extended(stage, step)
+                    longer, joined = self._extended(self._fresh(stage.result) if written else stage, step)
                 except _Unsupported:
                     if step is first:
                         raise
                     step = None
+                joined = joined and not written
             if self._read_elsewhere(stage.result, step):
                 stage.store = stage.result
                 self.stored.add(stage.result)
-            if step is None or extended is None:
-                break
-            if stage.store is not None or not extended[1]:
-                if stage.store is not None or not stage.nothing:
-                    stages.append(stage)
-                extended = self._extended(self._fresh(stage.result), step)
-            stage = extended[0]
+            if step is None or longer is None:
+                return [*stages, stage]
+            if not joined and (stage.store is not None or not stage.nothing):
+                stages.append(stage)
+            stage = longer
             self.done.add(step.name)
             step = self._next(stage.result)
-        return [*stages, stage]
 
     def _fresh(self, name: str) -> _Stage:
         return _Stage(self.graph, self.graph.tensors[name], name)
