@@ -22,6 +22,15 @@ X86 = {
 ARM = {"isa_neon.cpp": [], "isa_i8mm.cpp": ["-march=armv8.2-a+i8mm"]}
 
 
+def shared_code(path: Path) -> list[str]:
+    """Functions of an object file that the linker may replace by another file's, or another's by them.
+
+    Such a function would be compiled for one instruction set and run on machines that lack it.
+    """
+    listed = subprocess.run(["nm", "-C", path], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if " W " in line or " u " in line]
+
+
 def build(folder: Path, compiler: str, define: str, kernels: dict[str, list[str]]) -> Path:
     """The self-test with these instruction sets."""
     common = ["-std=c++20", "-O2", f"-D{define}", "-Wno-psabi", f"-I{NATIVE}"]
@@ -33,6 +42,8 @@ def build(folder: Path, compiler: str, define: str, kernels: dict[str, list[str]
     ]:
         objects.append(folder / f"{path.stem}.o")
         subprocess.run([compiler, *common, *flags, "-c", path, "-o", objects[-1]], check=True)
+        if path.stem.startswith("isa_"):
+            assert shared_code(objects[-1]) == []
     program = folder / "selftest"
     subprocess.run([compiler, "-static", *objects, "-o", program, "-lpthread"], check=True)
     return program
@@ -52,6 +63,14 @@ def ran(command: list[str]) -> set[str]:
 )
 def test_here(tmp_path: Path) -> None:
     assert "portable" in ran([str(build(tmp_path, COMPILER or "c++", "RADIXPOINT_X86", X86)), "100"])
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: object files are NOT examined")
+def test_shared_code_is_found(tmp_path: Path) -> None:
+    """The check of object files fails on an inline function with a symbol of its own."""
+    (tmp_path / "a.cpp").write_text("inline int f(int x) { return x; }\nint (*g)(int) = f;\n")
+    subprocess.run([COMPILER or "c++", "-c", tmp_path / "a.cpp", "-o", tmp_path / "a.o"], check=True)
+    assert len(shared_code(tmp_path / "a.o")) == 1
 
 
 @pytest.mark.skipif(

@@ -1,6 +1,7 @@
 // Builds a program step by step and runs it.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <variant>
 #include <vector>

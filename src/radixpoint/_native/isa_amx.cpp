@@ -6,16 +6,9 @@
 #include <unistd.h>
 
 #define RP_NAMESPACE amx
-#define RP_LANES 16
-#define RP_VECTORS 4
 #define RP_ROWS 16
 #define RP_TILES
-#define RP_DOT16(a, x, w) ((I32)_mm512_dpwssd_epi32((__m512i)(a), (__m512i)(x), (__m512i)(w)))
-#define RP_LOAD16(p) ((I32)_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i*)(p))))
-#define RP_LOAD8(p) ((I32)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)(p))))
-#define RP_STORE16(p, x) _mm256_storeu_si256((__m256i*)(p), _mm512_cvtepi32_epi16((__m512i)(x)))
-#define RP_STORE8(p, x) _mm_storeu_si128((__m128i*)(p), _mm512_cvtepi32_epi8((__m512i)(x)))
-#define RP_OPAQUE(v) asm volatile("" : "+v"(v))
+#include "avx512.hpp"
 #include "kernels_source.hpp"
 
 namespace radixpoint {
@@ -255,10 +248,8 @@ int64_t tile_peak(bool bytes, int64_t rounds) {
 bool supported() {
   unsigned a, b, c, d;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  const bool tiles = d >> 24 & 1 && d >> 25 & 1;
-  if (!tiles || !__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512bw") ||
-      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
-    return false;
+  const bool tiles = d >> 24 & 1, bytes = d >> 25 & 1;
+  if (!tiles || !bytes || !has_avx512vnni()) return false;
   constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // arch_prctl(2); the kernel grants tiles on demand
   return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }

@@ -10,8 +10,9 @@
 #include "kernels_source.hpp"
 
 namespace radixpoint {
-const Kernels AVX2 = {"avx2",         RP_LANES,   RP_VECTORS, RP_ROWS,
-                      false,          false,          [] { return static_cast<bool>(__builtin_cpu_supports("avx2")); },
-                      avx2::conv,     avx2::depthwise,
-                      avx2::pool,     avx2::peak};
-}
+namespace {
+bool has_avx2() { return __builtin_cpu_supports("avx2"); }
+}  // namespace
+const Kernels AVX2 = {"avx2",     RP_LANES,        RP_VECTORS, RP_ROWS,   false, false, has_avx2,
+                      avx2::conv, avx2::depthwise, avx2::pool, avx2::peak};
+}  // namespace radixpoint

@@ -6,6 +6,9 @@
 #include "kernels_source.hpp"
 
 namespace radixpoint {
-const Kernels NEON = {"neon",     RP_LANES,        RP_VECTORS, RP_ROWS,   false, false, [] { return true; },
+namespace {
+bool anywhere() { return true; }
+}  // namespace
+const Kernels NEON = {"neon",     RP_LANES,        RP_VECTORS, RP_ROWS,   false, false, anywhere,
                       neon::conv, neon::depthwise, neon::pool, neon::peak};
-}
+}  // namespace radixpoint

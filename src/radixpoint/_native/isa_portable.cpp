@@ -10,9 +10,9 @@
 #include "kernels_source.hpp"
 
 namespace radixpoint {
-const Kernels PORTABLE = {"portable",       RP_LANES,
-                          RP_VECTORS,       RP_ROWS,
-                          false,            false,            [] { return true; },
-                          portable::conv,   portable::depthwise,
-                          portable::pool,   portable::peak};
-}
+namespace {
+bool anywhere() { return true; }
+}  // namespace
+const Kernels PORTABLE = {"portable",     RP_LANES,            RP_VECTORS,     RP_ROWS,       false, false, anywhere,
+                          portable::conv, portable::depthwise, portable::pool, portable::peak};
+}  // namespace radixpoint

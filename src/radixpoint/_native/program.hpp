@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-#include <memory>
 #include <new>
 #include <vector>
 
@@ -27,25 +26,32 @@ constexpr int64_t SLACK = 1024;
 
 class Bytes {
  public:
-  Bytes() = default;
-  explicit Bytes(int64_t size) : size_(size) {
+  RP_INLINE Bytes() = default;
+  RP_INLINE explicit Bytes(int64_t size) : size_(size) {
     const auto whole = static_cast<std::size_t>((size + SLACK + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
-    data_.reset(static_cast<uint8_t*>(std::aligned_alloc(ALIGNMENT, whole)));
+    data_ = static_cast<uint8_t*>(std::aligned_alloc(ALIGNMENT, whole));
     if (!data_) throw std::bad_alloc();
-    __builtin_memset(data_.get(), 0, whole);
+    __builtin_memset(data_, 0, whole);
   }
-  RP_INLINE uint8_t* data() const { return data_.get(); }
+  RP_INLINE Bytes(Bytes&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr; }
+  RP_INLINE Bytes& operator=(Bytes&& other) noexcept {
+    if (this == &other) return *this;
+    std::free(data_);
+    data_ = other.data_, size_ = other.size_;
+    other.data_ = nullptr;
+    return *this;
+  }
+  RP_INLINE ~Bytes() { std::free(data_); }
+
+  RP_INLINE uint8_t* data() const { return data_; }
   RP_INLINE int64_t size() const { return size_; }
   template <class T>
   RP_INLINE T* as() const {
-    return reinterpret_cast<T*>(data_.get());
+    return reinterpret_cast<T*>(data_);
   }
 
  private:
-  struct Free {
-    void operator()(uint8_t* p) const { std::free(p); }
-  };
-  std::unique_ptr<uint8_t, Free> data_;
+  uint8_t* data_ = nullptr;
   int64_t size_ = 0;
 };
 
