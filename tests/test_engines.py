@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -176,6 +177,19 @@ def test_threads_and_batches_make_no_difference() -> None:
         one_by_one = [engine.run(stored[i : i + 1])[graph.output] for i in range(40)]
         assert np.array_equal(np.concatenate(one_by_one), expected)
         assert np.array_equal(engine.run(stored)[graph.output], expected)
+
+
+def test_an_engine_may_be_called_from_several_threads() -> None:
+    graph = QUANTIZERS["residual"].quantize(Design.joint(9))
+    stored = quantize_images(graph, networks.images(24, 3).inputs(0, 24))
+    expected = ReferenceEngine(graph).run(stored)[graph.output]
+    for name in ENGINES:
+        engine = make_engine(graph, name)
+        with ThreadPoolExecutor(4) as pool:
+            parts = list(
+                pool.map(lambda i, e=engine: e.run(stored[i : i + 3])[graph.output], range(0, 24, 3))
+            )
+        assert np.array_equal(np.concatenate(parts), expected), name
 
 
 def by_hand(graph: Graph, quantized: IntGraph, inputs: np.ndarray) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -564,6 +565,7 @@ class NativeEngine:
                 f"{', '.join(name for name, usable in instruction_sets().items() if usable)} on this machine"
             )
         self._byte_dot = bool(rows[self.instruction_set]["byte_dot"])
+        self._lock = Lock()  # one arena: calls from several threads take turns
         self._plans: dict[frozenset[str], _Plan] = {}
         self._exact: dict[str, Callable[[list[Ints]], Ints]] = {}
 
@@ -577,7 +579,10 @@ class NativeEngine:
 
     def run(self, images: Ints, keep: Collection[str] | None = None) -> dict[str, Ints]:
         """See :class:`radixpoint.engines.Engine`."""
-        wanted = frozenset({self.graph.output} if keep is None else keep)
+        with self._lock:
+            return self._run(images, frozenset({self.graph.output} if keep is None else keep))
+
+    def _run(self, images: Ints, wanted: frozenset[str]) -> dict[str, Ints]:
         plan = self._plan(wanted)
         images = np.ascontiguousarray(images, np.int64)
         results = {
