@@ -187,7 +187,7 @@ def test_bad_input(files: Path, tmp_path: Path) -> None:
     fails("--word-lengths '16:2'", "search", *good, "--out", out, "--word-lengths", "16:2")
     fails("--metric", "search", *good, "--out", out, "--metric", "top3")
     fails("--limit", "search", *good, "--out", out, "--limit", "-1")
-    fails("binary_point.scope", "search", *good, "--out", out, "--scope", "layer")
+    fails("expected one of network, class", "search", *good, "--out", out, "--scope", "layer")
     fails("rule 'loss'", "search", *good, "--out", out, "--rule", "loss")
     fails("rounding", "search", *good, "--out", out, "--rounding", "UP")
     fails("expected some of joint, separate", "search", *good, "--out", out, "--policy", "both")

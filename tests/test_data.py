@@ -124,6 +124,9 @@ def test_bad_sources(folder: Path, tmp_path: Path) -> None:
     Image.new("RGB", (5, 5)).save(folder / "dog" / "3.png")
     with pytest.raises(DataError, match=r"declare resize_size and crop_size"):
         load_images(folder)
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(DataError, match=r"list.txt: not a list of images in UTF-8"):
+        load_images(tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text("justone\n")
     with pytest.raises(DataError, match="line 1"):
         load_images(tmp_path / "list.txt")

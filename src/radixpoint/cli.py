@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 import typer
@@ -23,10 +23,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from radixpoint import formats
 from radixpoint.calibrate import calibrate
 from radixpoint.data import ImageSet, Preprocessing, load_images, read_classes
 from radixpoint.demo import demo_images, demo_network
+from radixpoint.design import BatchNorm as BatchNormForm
 from radixpoint.design import Design
+from radixpoint.design import Rule as BinaryPointRule
+from radixpoint.design import Scope as BinaryPointScope
 from radixpoint.engines import ENGINES, check_engine, chosen_instruction_set, instruction_sets
 from radixpoint.errors import DesignError, ModelError, RadixpointError, RunError, UnsupportedError
 from radixpoint.evaluate import Evaluation, evaluate, layer_sqnr
@@ -189,6 +193,15 @@ def _images(path: str, classes: str | None, preprocessing: str | None, limit: in
 
 
 def _options(batch_norm: str, scope: str, rule: str, rounding: str, overflow: str) -> dict[str, Any]:
+    for option, given, known in (
+        ("--batch-norm", batch_norm, get_args(BatchNormForm)),
+        ("--scope", scope, get_args(BinaryPointScope)),
+        ("--rule", rule, ("default", *get_args(BinaryPointRule))),
+        ("--rounding", rounding, tuple(formats.Rounding)),
+        ("--overflow", overflow, tuple(formats.Overflow)),
+    ):
+        if given not in known:
+            raise DesignError(f"{option} {given!r}: expected one of {', '.join(known)}")
     if rule == "default":
         rule = "loss" if scope in ("network", "class") else "max"
     return {

@@ -208,7 +208,10 @@ def load_images(
     """
     path, preprocessing = Path(path), preprocessing or Preprocessing()
     if path.is_dir():
-        return _decode(str(path), _folder(path), preprocessing, classes)
+        try:
+            return _decode(str(path), _folder(path), preprocessing, classes)
+        except OSError as error:
+            raise DataError(f"{path}: {error.filename or path}: {error.strerror}") from None
     if not path.is_file():
         raise DataError(f"{path}: no such file or folder")
     if path.suffix == ".npz":
@@ -219,7 +222,8 @@ def load_images(
         with tarfile.open(path) as archive:
             return _decode(str(path), _tar(archive), preprocessing, classes)
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"{path}: expected a folder, .tar, .npz or .txt list: {error}") from None
+        reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
+        raise DataError(f"{path}: expected a folder, .tar, .npz or .txt list: {reason}") from None
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
@@ -267,7 +271,11 @@ def _tar(archive: tarfile.TarFile) -> list[_Entry]:
 
 def _list(path: Path) -> list[_Entry]:
     entries = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a list of images in UTF-8: {error}") from None
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
         fields = line.rsplit(maxsplit=1)

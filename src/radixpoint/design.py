@@ -23,6 +23,7 @@ _FALLBACK = {"fc": "conv", "input": "conv", "add": "bn", "pool": "bn"}
 Kind = Literal["weights", "activations", "parameters"]
 Scope = Literal["network", "class", "tensor", "channel"]
 Rule = Literal["max", "percentile", "mse", "loss"]
+BatchNorm = Literal["affine", "staged", "folded"]
 
 
 class Widths(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -117,7 +118,7 @@ class Design(
     version: Literal[1] = 1
     classes: dict[str, Widths]
     layers: dict[str, Widths] = {}
-    batch_norm: Literal["affine", "staged", "folded"] = "affine"
+    batch_norm: BatchNorm = "affine"
     average_pool: Literal["division", "reciprocal"] = "division"
     binary_point: BinaryPoint = BinaryPoint()
     rounding: Rounding = Rounding.RND

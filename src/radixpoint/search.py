@@ -145,9 +145,6 @@ class Judge:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        shape, classes = self.graph.shapes[self.graph.input], self.graph.shapes[self.graph.output][0]
-        for image_set in (self.images, self.calibration):
-            image_set.check(shape, classes)
         self._version = version("radixpoint")
         self._reference = self._float_outcomes()
         self._quantizer = Quantizer(self.graph, self._ranges())
@@ -340,6 +337,8 @@ def search(
         )
     Design.separate(lengths[0], bn_start, **options)  # refuse impossible ones before any work
     Design.separate(lengths[-1], bn_start, **options)
+    for image_set in (images, calibration):
+        image_set.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
     run = _run_folder(Path(folder))
     kept = _cache_folder(run / "cache" if cache is None else Path(cache))
     judge = Judge(graph, images, calibration, kept, watcher or Watcher(), criterion, threads=threads)

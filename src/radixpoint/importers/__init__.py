@@ -40,7 +40,7 @@ def load(model: Any, input_shape: Sequence[int] | None = None) -> Graph:
         return import_module(model, shape)
     path = Path(model)
     if not path.is_file():
-        raise ModelError(f"{path}: no such file")
+        raise ModelError(f"{path}: {'is no file' if path.exists() else 'no such file'}")
     match path.suffix.lower():
         case ".onnx":
             return import_onnx(path, shape)
