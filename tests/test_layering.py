@@ -30,6 +30,7 @@ ORDER = [
     ["design"],
     ["binary_points"],
     ["lower"],
+    ["arena"],
     ["engines.reference", "engines.blas"],
     ["engines.native"],
     ["engines"],
@@ -38,6 +39,9 @@ ORDER = [
     ["evaluate"],
     ["search"],
     ["demo"],
+    ["export.plan"],
+    ["export.c", "export.folder", "export.vectors"],
+    ["export"],
     ["cli", ""],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

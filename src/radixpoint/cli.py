@@ -1,4 +1,4 @@
-"""The command line: inspect, search, quantize, evaluate, demo."""
+"""The command line: inspect, search, quantize, evaluate, export, verify, demo."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -31,11 +32,19 @@ from radixpoint.design import BatchNorm as BatchNormForm
 from radixpoint.design import Design
 from radixpoint.design import Rule as BinaryPointRule
 from radixpoint.design import Scope as BinaryPointScope
-from radixpoint.engines import ENGINES, check_engine, chosen_instruction_set, instruction_sets
+from radixpoint.engines import (
+    ENGINES,
+    check_engine,
+    chosen_instruction_set,
+    instruction_sets,
+    quantize_images,
+)
 from radixpoint.errors import DesignError, ModelError, RadixpointError, RunError, UnsupportedError
 from radixpoint.evaluate import Evaluation, evaluate, layer_sqnr
+from radixpoint.export import TARGETS, Verification, export_network, target_named, verify_export
+from radixpoint.export.folder import check_replaceable
 from radixpoint.importers import load
-from radixpoint.ir import Graph
+from radixpoint.ir import Graph, IntGraph
 from radixpoint.quantize import quantize
 from radixpoint.search import POLICIES, Criterion, Verdict, Watcher, search
 from radixpoint.storage import load_network, save_network
@@ -555,6 +564,112 @@ def search_command(
         threads=threads,
         **options,
     )
+
+
+VERIFY_BATCH = 64
+
+
+@app.command("export")
+def export_command(
+    network: Annotated[str, typer.Argument(help="The quantized network (from 'quantize' or a run folder).")],
+    to: Annotated[
+        str, typer.Option(help="; ".join(f"{name}: {target.summary}" for name, target in TARGETS.items()))
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The folder to write: new, or an earlier export nobody changed."),
+    ],
+    images: Annotated[
+        str | None,
+        typer.Option(help="Images to verify on, every tensor of each. Default: random stored integers."),
+    ] = None,
+    count: Annotated[int, typer.Option(help="How many of the images.")] = 2,
+    classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of a target, name=value; vectors: memory=hex+coe+mif+raw; c: parameters=arrays or blob."
+        ),
+    ] = None,
+) -> None:
+    """Write a quantized network for another tool; 'verify' then runs it and compares every integer.
+
+    Example: radixpoint export run/separate/network.safetensors --to c -o firmware
+    """
+    target_named(to)
+    check_replaceable(out)
+    options = {}
+    for text in option or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise DesignError(f"--option {text!r}: expected name=value")
+        options[name] = value
+    quantized = load_network(network)
+    stored = None
+    if images is not None:
+        image_set = _images(images, classes, preprocessing, count)
+        stored = quantize_images(quantized, image_set.inputs(0, len(image_set)))
+    export_network(quantized, to, out, stored, options)
+    _out.print(f"{out}: written; 'radixpoint verify {out}' runs it", markup=False, highlight=False)
+
+
+def _report_verification(result: Verification, as_json: bool) -> None:
+    differs = result.mismatch
+    if as_json:
+        _emit(msgspec.to_builtins(result) | {"equal": differs is None})
+        return
+    table = Table("run", "layer", "integers compared", "")
+    for layer in result.layers:
+        table.add_row(
+            layer.engine, escape(layer.layer), f"{layer.values:,}", "differ" if layer.mismatch else "equal"
+        )
+    _out.print(table)
+    for name in result.changed:
+        _out.print(f"{name}: changed since the export", markup=False, highlight=False)
+    if differs is not None:
+        index = ", ".join(map(str, differs.index))
+        _out.print(
+            f"first difference: layer {result.layers[-1].layer!r}, tensor {differs.tensor!r}, "
+            f"index [{index}] (image first): expected {differs.expected}, got {differs.got}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
+    more = f", and the logits of {result.more_images} more" if result.more_images else ""
+    _out.print(f"equal: every tensor of {result.images} images{more}", highlight=False)
+
+
+@app.command("verify")
+def verify_command(
+    folder: Annotated[Path, typer.Argument(help="A folder written by 'export'.")],
+    images: Annotated[
+        str | None, typer.Option(help="Further images, whose logits are compared as well.")
+    ] = None,
+    classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
+    max_images: MaxImages = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run what an export holds and compare every integer; exit 1 if any differs, 2 if it cannot be run."""
+    image_set = None if images is None else _images(images, classes, preprocessing, max_images)
+
+    def batches(network: IntGraph) -> Iterator[Any]:
+        assert image_set is not None
+        for first in range(0, len(image_set), VERIFY_BATCH):
+            yield quantize_images(network, image_set.inputs(first, min(first + VERIFY_BATCH, len(image_set))))
+
+    with _progress() as bars:
+        task = bars.add_task("verify", total=None if image_set is None else len(image_set))
+        result = verify_export(
+            folder,
+            None if image_set is None else batches,
+            lambda done: bars.update(task, completed=done),
+        )
+    _report_verification(result, as_json)
+    if result.mismatch is not None:
+        raise typer.Exit(1)
 
 
 @app.command()

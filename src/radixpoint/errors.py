@@ -11,6 +11,7 @@
     +-- GraphError             an IR that breaks its own rules (raised by ``verify``)
     +-- RunError               a run folder that cannot be written, or belongs to something else
     +-- EngineError            an engine that is not there or cannot run what was asked for
+    +-- ExportError            an export that cannot be made, or not be run to verify it
 
 Each message says what was given, what was expected, and where.
 """
@@ -60,3 +61,7 @@ class RunError(RadixpointError):
 
 class EngineError(RadixpointError):
     """An engine that is not there or cannot run what was asked for."""
+
+
+class ExportError(RadixpointError):
+    """An export that cannot be made, or not be run to verify it."""

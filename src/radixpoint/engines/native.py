@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from radixpoint.arena import arena_layout
 from radixpoint.engines.blas import exact_step
 from radixpoint.errors import EngineError
 from radixpoint.formats import Overflow, Rounding
@@ -522,23 +523,6 @@ class _Plan:
     image_bytes: int
 
 
-def _layout(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]]) -> dict[str, int]:
-    """Offsets in an arena such that tensors which live at the same time do not overlap; largest first."""
-    placed: dict[str, int] = {}
-    for name in sorted(sizes, key=lambda n: (-sizes[n], lives[n])):
-        first, last = lives[name]
-        taken = sorted(
-            (placed[o], placed[o] + sizes[o]) for o in placed if lives[o][0] <= last and first <= lives[o][1]
-        )
-        offset = 0
-        for begin, end in taken:
-            if offset + sizes[name] <= begin:
-                break
-            offset = max(offset, end)
-        placed[name] = offset
-    return placed
-
-
 class NativeEngine:
     """Runs an IntGraph with the native kernels; equal to :class:`ReferenceEngine` on every tensor.
 
@@ -664,7 +648,7 @@ class NativeEngine:
                 kinds[name] = planner.storage[name]
                 shapes[name] = _image(self.graph.tensors[name].shape)
         sizes = {n: -(-int(np.prod(shapes[n])) * BYTES[kinds[n][0]] // 64) * 64 for n in lives}
-        offsets = _layout(sizes, lives)
+        offsets = arena_layout(sizes, lives)
         program = _native.Program(self.instruction_set, self.threads)
         buffers = {
             name: program.add_buffer(

@@ -1,0 +1,215 @@
+"""Exports, and the proof that they compute the same integers.
+
+A target writes a folder, and can run what lies in such a folder: what it runs is an engine like any other,
+and :func:`verify_export` compares it with ours on every tensor.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from radixpoint.engines import Engine, make_engine
+from radixpoint.errors import ExportError
+from radixpoint.evaluate import Mismatch
+from radixpoint.export.c import CTarget
+from radixpoint.export.folder import changed_files, check_images, check_replaceable, read_folder, write_folder
+from radixpoint.export.plan import Ints, Plan
+from radixpoint.export.vectors import VectorsTarget
+from radixpoint.ir import IntGraph
+
+
+class Target(Protocol):
+    """One kind of export."""
+
+    name: str
+    summary: str
+
+    def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> Mapping[str, bytes]:
+        """Contents of its files, by path; the same arguments give the same bytes.
+
+        Args:
+            network: a verified IntGraph.
+            images: stored integers of the input, int64, batch first.
+            options: of this target.
+
+        Raises:
+            ExportError: the target cannot express the network, with the layer and the reason.
+        """
+        ...
+
+    def open(self, folder: Path, network: IntGraph, scratch: Path) -> Mapping[str, Engine]:
+        """What runs the files in ``folder``, by a name to print; products of compilers go to ``scratch``.
+
+        Raises:
+            ExportError: a tool is missing, or a file cannot be compiled or read.
+        """
+        ...
+
+
+TARGETS: Mapping[str, Target] = {target.name: target for target in (VectorsTarget(), CTarget())}
+
+
+def example_images(network: IntGraph, count: int = 4) -> Ints:
+    """Seeded random stored integers over the whole range of the input, the extremes among them."""
+    tensor = network.tensors[network.input]
+    random = np.random.default_rng(0)
+    images = random.integers(tensor.low, tensor.high, (count, *tensor.shape), endpoint=True)
+    images[0] = np.where(random.random(tensor.shape) < 0.5, tensor.low, tensor.high)
+    return images
+
+
+def target_named(name: str) -> Target:
+    """The target of that name.
+
+    Raises:
+        ExportError: there is none.
+    """
+    if name not in TARGETS:
+        raise ExportError(f"target {name!r}: expected one of {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def export_network(
+    network: IntGraph,
+    target: str,
+    out: str | Path,
+    images: Ints | None = None,
+    options: Mapping[str, str] | None = None,
+) -> None:
+    """Write a network for another tool, with all that :func:`verify_export` needs.
+
+    Args:
+        network: a verified IntGraph.
+        target: a key of :data:`TARGETS`.
+        out: the folder; new, or an unchanged earlier export, which is replaced.
+        images: stored integers of the input (int64, batch first) to verify on; default: seeded random ones.
+        options: of the target.
+
+    Raises:
+        ExportError: the target cannot express the network, or the folder cannot be written.
+    """
+    chosen, folder = target_named(target), Path(out)
+    check_replaceable(folder)
+    images = example_images(network) if images is None else np.asarray(images, np.int64)
+    check_images(network, images, "images")
+    files = chosen.files(network, images, options or {})
+    write_folder(folder, network, images, target, options or {}, files)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerResult:
+    """Comparison of one layer: ``values`` compared, ``mismatch`` the first that differs."""
+
+    engine: str
+    layer: str
+    values: int
+    mismatch: Mismatch | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was compared.
+
+    Attributes:
+        layers: in execution order, up to and with the first that differs.
+        images: how many, of the folder's own, on every tensor.
+        more_images: how many others, on the logits alone.
+        changed: files that are not any more what was exported.
+    """
+
+    layers: tuple[LayerResult, ...]
+    images: int
+    more_images: int
+    changed: tuple[str, ...]
+
+    @property
+    def mismatch(self) -> Mismatch | None:
+        return next((x.mismatch for x in self.layers if x.mismatch), None)
+
+
+def _mismatch(name: str, expected: Ints, got: Ints) -> Mismatch | None:
+    if expected.shape != got.shape:
+        return Mismatch(name, (), expected.size, got.size)
+    if np.array_equal(expected, got):
+        return None
+    index = tuple(int(i) for i in np.argwhere(expected != got)[0])
+    return Mismatch(name, index, int(expected[index]), int(got[index]))
+
+
+def _compare(
+    network: IntGraph, what: str, ours: Engine, theirs: Engine, images: Ints
+) -> Iterator[LayerResult]:
+    """Layer by layer on every tensor, an image at a time; ends with the first that differs."""
+    order = Plan(network).order
+    values: dict[str, int] = {}
+    for number, image in enumerate(images):
+        expected, got = ours.run(image[None], order), theirs.run(image[None], order)
+        for name in order:
+            layer = network.tensors[name].layer
+            found = _mismatch(name, expected[name], got[name])
+            if found is not None:
+                index = (number, *found.index[1:])
+                yield LayerResult(
+                    what, layer, expected[name].size, Mismatch(name, index, found.expected, found.got)
+                )
+                return
+            values[layer] = values.get(layer, 0) + expected[name].size
+    for layer, count in values.items():
+        yield LayerResult(what, layer, count, None)
+
+
+def verify_export(
+    folder: str | Path,
+    more_images: Callable[[IntGraph], Iterator[Ints]] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Verification:
+    """Run what an export folder holds and compare every tensor with our engine's, by ==.
+
+    Args:
+        folder: an export.
+        more_images: from the network, batches of stored integers on which to compare the logits as well.
+        progress: called with the number of further images compared so far.
+
+    Returns:
+        What was compared, and the first difference if there is one.
+
+    Raises:
+        ExportError: no export, a tool is missing, or its files cannot be run.
+    """
+    path = Path(folder)
+    manifest, network, images = read_folder(path)
+    ours = make_engine(network)
+    layers: list[LayerResult] = []
+    done = 0
+    with tempfile.TemporaryDirectory(prefix="radixpoint-verify-") as scratch:
+        engines = target_named(manifest.target).open(path, network, Path(scratch))
+        for what, theirs in engines.items():
+            layers += _compare(network, what, ours, theirs, images)
+            if layers[-1].mismatch:
+                break
+        else:
+            for batch in more_images(network) if more_images else ():
+                for what, theirs in engines.items():
+                    expected, got = ours.run(batch), theirs.run(batch)
+                    found = _mismatch(network.output, expected[network.output], got[network.output])
+                    if found is not None:
+                        index = (done + found.index[0], *found.index[1:]) if found.index else ()
+                        differs = Mismatch(network.output, index, found.expected, found.got)
+                        layer = network.tensors[network.output].layer
+                        layers.append(LayerResult(what, layer, batch.size, differs))
+                        return Verification(
+                            tuple(layers), len(images), done, tuple(changed_files(path, manifest))
+                        )
+                done += len(batch)
+                if progress is not None:
+                    progress(done)
+    return Verification(tuple(layers), len(images), done, tuple(changed_files(path, manifest)))
+
+
+__all__ = ["TARGETS", "LayerResult", "Target", "Verification", "export_network", "verify_export"]

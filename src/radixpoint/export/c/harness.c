@@ -1,0 +1,62 @@
+/* Runs the network on images from standard input: for each, stored integers as int64_t in the order height, width,
+   channel. Writes to standard output, as int64_t: the logits, or with RADIXPOINT_TRACE every tensor. */
+#include <stdio.h>
+#include <string.h>
+
+#include "network.h"
+
+#ifdef RADIXPOINT_TRACE
+static int64_t values[RADIXPOINT_TRACE_VALUES];
+
+void radixpoint_trace(int tensor, int32_t index, int64_t value) {
+  values[radixpoint_trace_offset[tensor] + index] = value;
+}
+#endif
+
+#ifdef RADIXPOINT_PARAMETERS_BLOB
+static struct radixpoint_parameters parameters;
+
+static int load(const char *path) {
+  FILE *file = fopen(path, "rb");
+  int whole = 0;
+  if (file == NULL) return 0;
+  whole = fread(&parameters, sizeof parameters, 1, file) == 1 && fgetc(file) == EOF;
+  fclose(file);
+  return whole;
+}
+#else
+#define parameters radixpoint_parameters
+#endif
+
+int main(int argc, char **argv) {
+  static int64_t read[RADIXPOINT_IMAGE_VALUES];
+  static radixpoint_image_t image[RADIXPOINT_IMAGE_VALUES];
+  static radixpoint_logit_t logits[RADIXPOINT_LOGITS];
+#ifdef RADIXPOINT_PARAMETERS_BLOB
+  if (argc != 2 || !load(argv[1])) {
+    fprintf(stderr, "usage: network parameters.bin < images > results\n");
+    return 2;
+  }
+#else
+  (void)argc, (void)argv;
+#endif
+  while (fread(read, sizeof read, 1, stdin) == 1) {
+    int i;
+    for (i = 0; i < RADIXPOINT_IMAGE_VALUES; ++i) image[i] = (radixpoint_image_t)read[i];
+#ifdef RADIXPOINT_TRACE
+    memset(values, 0x80, sizeof values);
+    for (i = 0; i < RADIXPOINT_IMAGE_VALUES; ++i) values[i] = image[i];
+#endif
+    radixpoint_run(&parameters, image, logits);
+#ifdef RADIXPOINT_TRACE
+    if (fwrite(values, sizeof values, 1, stdout) != 1) return 1;
+#else
+    {
+      int64_t wide[RADIXPOINT_LOGITS];
+      for (i = 0; i < RADIXPOINT_LOGITS; ++i) wide[i] = logits[i];
+      if (fwrite(wide, sizeof wide, 1, stdout) != 1) return 1;
+    }
+#endif
+  }
+  return 0;
+}
