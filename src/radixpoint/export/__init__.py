@@ -19,7 +19,9 @@ from radixpoint.errors import ExportError
 from radixpoint.evaluate import Mismatch
 from radixpoint.export.c import CTarget
 from radixpoint.export.folder import changed_files, check_images, check_replaceable, read_folder, write_folder
+from radixpoint.export.onnx import OnnxTarget
 from radixpoint.export.plan import Ints, Plan
+from radixpoint.export.qonnx import QonnxTarget
 from radixpoint.export.vectors import VectorsTarget
 from radixpoint.ir import IntGraph
 
@@ -52,7 +54,7 @@ class Target(Protocol):
         ...
 
 
-TARGETS: Mapping[str, Target] = {target.name: target for target in (VectorsTarget(), CTarget())}
+TARGETS: Mapping[str, Target] = {target.name: target for target in (VectorsTarget(), CTarget(), OnnxTarget(), QonnxTarget())}
 
 
 def example_images(network: IntGraph, count: int = 4) -> Ints:

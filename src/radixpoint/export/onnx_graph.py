@@ -1,0 +1,126 @@
+"""What the two ONNX targets share: building a model, and sums over windows without an integer convolution."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import DTypeLike, NDArray
+from onnx import helper, numpy_helper
+
+from radixpoint.export.plan import Plan
+from radixpoint.ir import IntGraph, Step
+
+OPSET = 17
+LARGE = 1024
+"""Integer constants of more values are stored in the narrowest type and widened in the model."""
+
+
+class ModelBuilder:
+    """Nodes and constants in the order in which they are made; names are identifiers of the plan."""
+
+    def __init__(self, network: IntGraph) -> None:
+        self.network, self.plan = network, Plan(network)
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self._known: dict[tuple[Any, ...], str] = {}
+        self._count = 0
+
+    def fresh(self, hint: str) -> str:
+        self._count += 1
+        return f"{hint}_{self._count}"
+
+    def node(self, op: str, inputs: Sequence[str], name: str | None = None, domain: str = "", **attributes: Any) -> str:
+        """Add a node with one result, which is named ``name`` or freshly."""
+        result = name or self.fresh(op.lower())
+        self.nodes.append(
+            helper.make_node(op, list(inputs), [result], name=f"node_{result}", domain=domain, **attributes)
+        )
+        return result
+
+    def constant(self, values: Any, dtype: DTypeLike, name: str | None = None) -> str:
+        """A constant; equal ones without a name are shared."""
+        array = np.asarray(values, dtype)
+        key = (array.dtype.str, array.shape, array.tobytes()) if name is None and array.size <= LARGE else None
+        if key is not None and key in self._known:
+            return self._known[key]
+        result = name or self.fresh("constant")
+        if array.dtype == np.int64 and array.size > LARGE:
+            narrow = next(t for t in (np.int8, np.int16, np.int32, np.int64) if np.array_equal(array.astype(t), array))
+            self.initializers.append(numpy_helper.from_array(array.astype(narrow), f"{result}_stored"))
+            self.node("Cast", [f"{result}_stored"], result, to=onnx.TensorProto.INT64)
+        else:
+            self.initializers.append(numpy_helper.from_array(array, result))
+        if key is not None:
+            self._known[key] = result
+        return result
+
+    def alias(self, source: str, name: str) -> str:
+        return self.node("Identity", [source], name)
+
+    def taps(self, step: Step, source: str, kernel: Sequence[int], pad: Callable[[], str]) -> list[tuple[int, int, str]]:
+        """For each place of a window, what it sees at every position: (row, column, tensor).
+
+        ``pad`` makes the constant that fills the padding.
+        """
+        shape = self.network.tensors[step.inputs[0]].shape
+        top, left, bottom, right = step.attributes["pads"]
+        if any(step.attributes["pads"]):
+            pads = self.constant([0, 0, top, left, 0, 0, bottom, right], np.int64)
+            source = self.node("Pad", [source, pads, pad()])
+        height, width = shape[1] + top + bottom, shape[2] + left + right
+        strides = step.attributes["strides"]
+        dilations = step.attributes.get("dilations", (1, 1))
+        rows, columns = self.network.tensors[step.name].shape[1:]
+        result = []
+        for ky, kx in itertools.product(range(kernel[0]), range(kernel[1])):
+            first = (ky * dilations[0], kx * dilations[1])
+            last = (first[0] + (rows - 1) * strides[0] + 1, first[1] + (columns - 1) * strides[1] + 1)
+            seen = source
+            if first != (0, 0) or last != (height, width) or tuple(strides) != (1, 1):
+                ends = [self.constant(v, np.int64) for v in (first, last, (2, 3), strides)]
+                seen = self.node("Slice", [source, *ends])
+            result.append((ky, kx, seen))
+        return result
+
+    def chain(self, op: str, terms: Sequence[str], name: str) -> str:
+        """Fold ``terms`` by a binary operator; the last result is ``name``."""
+        if len(terms) == 1:
+            return self.alias(terms[0], name)
+        total = terms[0]
+        for term in terms[1:-1]:
+            total = self.node(op, [total, term])
+        return self.node(op, [total, terms[-1]], name)
+
+    def product_sum(
+        self, step: Step, source: str, weight: NDArray[Any], dtype: DTypeLike, zero: Callable[[], str]
+    ) -> str:
+        """A convolution or dense step by MatMul, one for each place of the kernel."""
+        name = self.plan.identifiers[step.name]
+        if step.op == "dense":
+            return self.node("MatMul", [source, self.constant(weight.T, dtype)], name)
+        outputs, inputs = weight.shape[:2]
+        groups = step.attributes["groups"]
+        rows, columns = self.network.tensors[step.name].shape[1:]
+        split = self.constant([0, groups, inputs, rows * columns], np.int64)
+        terms = []
+        for ky, kx, seen in self.taps(step, source, weight.shape[2:], zero):
+            matrix = self.constant(weight[:, :, ky, kx].reshape(groups, outputs // groups, inputs), dtype)
+            terms.append(self.node("MatMul", [matrix, self.node("Reshape", [seen, split])]))
+        total = self.chain("Add", terms, self.fresh("sum"))
+        whole = self.constant([0, outputs, rows, columns], np.int64)
+        return self.node("Reshape", [total, whole], name)
+
+    def model(self, element: int, batch: str | int, domains: Sequence[tuple[str, int]] = ()) -> bytes:
+        """The serialized model, from the network's input to its logits."""
+        ends = []
+        for name in (self.network.input, self.network.output):
+            shape = [batch, *self.network.tensors[name].shape]
+            ends.append(helper.make_tensor_value_info(self.plan.identifiers[name], element, shape))
+        graph = helper.make_graph(self.nodes, "network", [ends[0]], [ends[1]], self.initializers)
+        imports = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(d, v) for d, v in domains)]
+        model = helper.make_model(graph, opset_imports=imports, ir_version=8, producer_name="radixpoint")
+        return model.SerializeToString(deterministic=True)
