@@ -40,7 +40,9 @@ ORDER = [
     ["search"],
     ["demo"],
     ["export.plan"],
-    ["export.c", "export.folder", "export.vectors"],
+    ["export.source", "export.onnx_graph"],
+    ["export.c", "export.folder", "export.hls4ml", "export.onnx", "export.qonnx", "export.vectors"],
+    ["export.hls"],
     ["export"],
     ["cli", ""],
 ]

@@ -232,8 +232,8 @@ class Mismatch:
 
     tensor: str
     index: tuple[int, ...]
-    expected: int
-    got: int
+    expected: int | str
+    got: int | str
 
 
 def first_mismatch(

@@ -18,7 +18,18 @@ from radixpoint.engines import Engine, make_engine
 from radixpoint.errors import ExportError
 from radixpoint.evaluate import Mismatch
 from radixpoint.export.c import CTarget
-from radixpoint.export.folder import changed_files, check_images, check_replaceable, read_folder, write_folder
+from radixpoint.export.folder import (
+    Manifest,
+    as_read,
+    changed_files,
+    check_images,
+    check_replaceable,
+    make_manifest,
+    read_folder,
+    write_folder,
+)
+from radixpoint.export.hls import HlsTarget
+from radixpoint.export.hls4ml import Hls4mlTarget
 from radixpoint.export.onnx import OnnxTarget
 from radixpoint.export.plan import Ints, Plan
 from radixpoint.export.qonnx import QonnxTarget
@@ -54,7 +65,10 @@ class Target(Protocol):
         ...
 
 
-TARGETS: Mapping[str, Target] = {target.name: target for target in (VectorsTarget(), CTarget(), OnnxTarget(), QonnxTarget())}
+TARGETS: Mapping[str, Target] = {
+    target.name: target
+    for target in (VectorsTarget(), CTarget(), HlsTarget(), QonnxTarget(), OnnxTarget(), Hls4mlTarget())
+}
 
 
 def example_images(network: IntGraph, count: int = 4) -> Ints:
@@ -166,6 +180,30 @@ def _compare(
         yield LayerResult(what, layer, count, None)
 
 
+def _stated(network: IntGraph, manifest: Manifest) -> LayerResult | None:
+    """The first entry of the manifest that is not what the network says."""
+    right = as_read(make_manifest(network, manifest.target, manifest.options, manifest.images, {}))
+    layers = {t.identifier: t.layer for t in right.tensors}
+    readers = {p: layers[s.result] for s in reversed(right.steps) for p in s.parameters.values()}
+    owner = layers | readers
+    for field in ("input", "output", "tensors", "parameters", "steps"):
+        stated, own = getattr(manifest, field), getattr(right, field)
+        if stated == own:
+            continue
+        if isinstance(own, str) or len(own) != len(stated):
+            return LayerResult("manifest", field, 1, Mismatch(field, (), repr(own)[:80], repr(stated)[:80]))
+        place = next(i for i, pair in enumerate(zip(stated, own, strict=True)) if pair[0] != pair[1])
+        name = next(
+            n for n in own[place].__struct_fields__ if getattr(own[place], n) != getattr(stated[place], n)
+        )
+        identifier = own[place].result if field == "steps" else own[place].identifier
+        expected, got = (repr(getattr(entry, name)) for entry in (own[place], stated[place]))
+        return LayerResult(
+            "manifest", owner[identifier], 1, Mismatch(f"{identifier}.{name}", (place,), expected, got)
+        )
+    return None
+
+
 def verify_export(
     folder: str | Path,
     more_images: Callable[[IntGraph], Iterator[Ints]] | None = None,
@@ -186,6 +224,9 @@ def verify_export(
     """
     path = Path(folder)
     manifest, network, images = read_folder(path)
+    misstated = _stated(network, manifest)
+    if misstated is not None:
+        return Verification((misstated,), 0, 0, tuple(changed_files(path, manifest)))
     ours = make_engine(network)
     layers: list[LayerResult] = []
     done = 0

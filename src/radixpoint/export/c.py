@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
-import subprocess
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +11,8 @@ import numpy as np
 
 from radixpoint.arena import arena_layout
 from radixpoint.errors import ExportError
-from radixpoint.export.plan import Function, Ints, Nest, Plan, channel_first, channel_last, extents
+from radixpoint.export.plan import Function, Ints, Nest, Plan, extents
+from radixpoint.export.source import TracedProgram, Writer, build, compiler, literal, rows
 from radixpoint.formats import Overflow
 from radixpoint.ir import IntGraph, IntTensor, Step
 
@@ -43,45 +40,6 @@ def _bits(c: str) -> int:
 def numpy_type(c: str) -> str:
     """The little-endian dtype of a type of ``stdint.h``."""
     return f"<{'u' if c.startswith('u') else 'i'}{_bits(c) // 8}"
-
-
-def literal(value: int) -> str:
-    """A C constant of type int64_t (or int, where it fits)."""
-    if value == -(1 << 63):
-        return "INT64_MIN"
-    return str(value) if abs(value) < 1 << 15 else f"INT64_C({value})"
-
-
-def rows(values: Iterable[int], indent: str = "  ", width: int = 110) -> str:
-    """Numbers with commas, in lines."""
-    lines, line = [], indent
-    for value in values:
-        text = "INT64_MIN, " if value == -(1 << 63) else f"{value}, "
-        if len(line) + len(text) > width:
-            lines.append(line.rstrip())
-            line = indent
-        line += text
-    return "\n".join([*lines, line.rstrip().rstrip(",")])
-
-
-class _Writer:
-    """Lines with indentation."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.depth = 0
-
-    def __call__(self, text: str = "") -> None:
-        self.lines.append("  " * self.depth + text if text else "")
-
-    def open(self, text: str) -> None:
-        self(text + " {")
-        self.depth += 1
-
-    def close(self, count: int = 1) -> None:
-        for _ in range(count):
-            self.depth -= 1
-            self("}")
 
 
 class Source:
@@ -177,7 +135,7 @@ class Source:
     # -------------------------------------------------------------------------------------- code
 
     def _code(self) -> str:
-        w = _Writer()
+        w = Writer()
         w('#include "network.h"')
         w('#include "radixpoint.h"')
         w()
@@ -193,7 +151,7 @@ class Source:
         self._run(w)
         return "\n".join(w.lines) + "\n"
 
-    def _run(self, w: _Writer) -> None:
+    def _run(self, w: Writer) -> None:
         network, plan = self.network, self.plan
         inside = [n for n in plan.stored if n not in (network.input, network.output)]
         places: dict[str, str] = {network.input: "image", network.output: "logits"}
@@ -215,7 +173,7 @@ class Source:
         w.close()
 
     def _function(self, function: Function) -> str:
-        w = _Writer()
+        w = Writer()
         names = self.plan.identifiers
         for name in (*function.reads, *function.writes):
             tensor = self.network.tensors[name]
@@ -231,7 +189,7 @@ class Source:
         w.close()
         return "\n".join(w.lines)
 
-    def _nest(self, w: _Writer, nest: Nest) -> None:
+    def _nest(self, w: Writer, nest: Nest) -> None:
         head = nest.head
         if head.op == "concat":
             self._concat(w, nest)
@@ -262,7 +220,7 @@ class Source:
             self._finish(w, step, nest)
         w.close(3)
 
-    def _finish(self, w: _Writer, step: Step, nest: Nest) -> None:
+    def _finish(self, w: Writer, step: Step, nest: Nest) -> None:
         if step.name in nest.stores:
             w(f"{self.plan.identifiers[step.name]}[i] = ({self.type_of(step.name)})v;")
         w(f"RX_TRACE({self.tensor_ids[step.name]}, i, v);")
@@ -287,7 +245,7 @@ class Source:
         name = self.plan.parameter_names[step.parameters[role]]
         return f"{self._member(name, operand.values)}[{operand.index()}]"
 
-    def _element(self, w: _Writer, step: Step) -> None:
+    def _element(self, w: Writer, step: Step) -> None:
         match step.op:
             case "cast":
                 self._cast(w, step)
@@ -302,7 +260,7 @@ class Source:
             case _:
                 self._divide(w, step)
 
-    def _overflow(self, w: _Writer, step: Step) -> None:
+    def _overflow(self, w: Writer, step: Step) -> None:
         form = self.network.tensors[step.name].format
         overflow = Overflow(step.attributes["overflow"])
         if overflow is Overflow.WRAP:
@@ -311,7 +269,7 @@ class Source:
         low = -form.max if overflow is Overflow.SAT_SYM and form.signed else form.min
         w(f"v = rx_saturate(v, {literal(low)}, {literal(form.max)});")
 
-    def _cast(self, w: _Writer, step: Step) -> None:
+    def _cast(self, w: Writer, step: Step) -> None:
         shifts = self.plan.cast_shifts(step)
         rounding = step.attributes["rounding"]
         left = "WRAP" if Overflow(step.attributes["overflow"]) is Overflow.WRAP else "SAT"
@@ -331,7 +289,7 @@ class Source:
             w(f"v = {left_code};")
         self._overflow(w, step)
 
-    def _divide(self, w: _Writer, step: Step) -> None:
+    def _divide(self, w: Writer, step: Step) -> None:
         source, result = (self.network.tensors[n].format for n in (step.inputs[0], step.name))
         shift = source.fraction_lengths[0] - result.fraction_lengths[0]
         numerator = f"rx_align(v, {-shift})" if shift < 0 else "v"
@@ -341,7 +299,7 @@ class Source:
         w(f"v = rx_divide_{step.attributes['rounding']}({numerator}, {divisor});")
         self._overflow(w, step)
 
-    def _product_sum(self, w: _Writer, step: Step) -> None:
+    def _product_sum(self, w: Writer, step: Step) -> None:
         source = self.network.tensors[step.inputs[0]]
         x = self.plan.identifiers[step.inputs[0]]
         weight = self.plan.weights(step)
@@ -368,7 +326,7 @@ class Source:
         w.close(2)
         w("v = sum;")
 
-    def _window(self, w: _Writer, step: Step, source: IntTensor, kernel_y: int, kernel_x: int) -> None:
+    def _window(self, w: Writer, step: Step, source: IntTensor, kernel_y: int, kernel_x: int) -> None:
         """Open loops over the places that a window sees; padding is left out."""
         rows_, columns, _ = extents(source.shape)
         top, left, _, _ = step.attributes["pads"]
@@ -381,7 +339,7 @@ class Source:
         w(f"const int32_t ix = x * {stride_x} + kx * {dilation_x} - {left};")
         w(f"if (ix < 0 || ix >= {columns}) continue;")
 
-    def _pool(self, w: _Writer, step: Step) -> None:
+    def _pool(self, w: Writer, step: Step) -> None:
         source = self.network.tensors[step.inputs[0]]
         _, columns, channels = extents(source.shape)
         element = f"{self.plan.identifiers[step.inputs[0]]}[(iy * {columns} + ix) * {channels} + c]"
@@ -390,7 +348,7 @@ class Source:
         w(f"if ({element} > v) v = {element};" if step.op == "max_pool" else f"v += {element};")
         w.close(2)
 
-    def _flatten(self, w: _Writer, step: Step) -> None:
+    def _flatten(self, w: Writer, step: Step) -> None:
         source = self.network.tensors[step.inputs[0]]
         height, width, channels = extents(source.shape)
         x = self.plan.identifiers[step.inputs[0]]
@@ -398,7 +356,7 @@ class Source:
         index = "c" if places == 1 else f"c % {places} * {channels} + c / {places}"
         w(f"v = {x}[{index}];")
 
-    def _concat(self, w: _Writer, nest: Nest) -> None:
+    def _concat(self, w: Writer, nest: Nest) -> None:
         step = nest.head
         height, width, channels = extents(self.network.tensors[step.name].shape)
         first = 0
@@ -416,74 +374,6 @@ class Source:
                 self._finish(w, other, nest)
             w.close(2)
             first += own
-
-
-def compiler(variable: str, *names: str) -> str:
-    """A compiler's command: from the environment, or the first that is installed.
-
-    Raises:
-        ExportError: there is none.
-    """
-    for name in (os.environ.get(variable), *names):
-        if name and shutil.which(name):
-            return name
-    raise ExportError(f"verify needs a compiler: none of {', '.join(names)} found; {variable} can name one")
-
-
-def build(command: list[str], what: str) -> None:
-    """Run a compiler.
-
-    Raises:
-        ExportError: it failed, with the first lines of what it said.
-    """
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = "\n".join((done.stderr or done.stdout).splitlines()[:8])
-        raise ExportError(f"{what} does not compile: {shlex.join(command)}\n{said}")
-
-
-def pipe(program: list[str], images: Ints, values: int) -> Ints:
-    """Feed images (int64, batch first) to a program; it answers with so many int64 an image.
-
-    Raises:
-        ExportError: it failed or answered with another number of values.
-    """
-    done = subprocess.run(program, input=images.astype("<i8").tobytes(), capture_output=True, check=False)
-    if done.returncode or len(done.stdout) != 8 * values * len(images):
-        said = done.stderr.decode(errors="replace").strip()[:600]
-        raise ExportError(
-            f"the exported program ended with status {done.returncode} and {len(done.stdout)} bytes: "
-            f"expected {8 * values * len(images)}{': ' + said if said else ''}"
-        )
-    return np.frombuffer(done.stdout, "<i8").reshape(len(images), values).astype(np.int64)
-
-
-class TracedProgram:
-    """An :class:`radixpoint.engines.Engine` over two builds of exported source: one traces, one is fast.
-
-    Args:
-        network: what was exported.
-        traced, plain: commands of the two builds.
-    """
-
-    def __init__(self, network: IntGraph, traced: list[str], plain: list[str]) -> None:
-        self.network, self.traced, self.plain = network, traced, plain
-
-    def run(self, images: Ints, keep: Collection[str] | None = None) -> dict[str, Ints]:
-        """Stored integers of the tensors in ``keep``; without it the logits, by the fast build."""
-        tensors = self.network.tensors
-        fed = channel_last(np.asarray(images), tensors[self.network.input].shape).reshape(len(images), -1)
-        if keep is None:
-            logits = pipe(self.plain, fed, tensors[self.network.output].shape[0])
-            return {self.network.output: logits}
-        sizes = {name: int(np.prod(tensors[name].shape)) for name in Plan(self.network).order}
-        values = pipe(self.traced, fed, sum(sizes.values()))
-        result, first = {}, 0
-        for name, size in sizes.items():
-            if name in keep:
-                result[name] = channel_first(values[:, first : first + size], tensors[name].shape)
-            first += size
-        return result
 
 
 class CTarget:
@@ -506,9 +396,12 @@ class CTarget:
             str(folder / n) for n in ("network.c", "parameters.c", "harness.c") if (folder / n).exists()
         ]
         blob = [str(folder / "parameters.bin")] if (folder / "parameters.bin").exists() else []
-        common = [cc, *WARNINGS, f"-I{folder}", *sources]
-        traced, plain = scratch / "traced", scratch / "plain"
-        sanitize = ["-O1", "-fsanitize=undefined", "-fno-sanitize-recover", "-DRADIXPOINT_TRACE"]
-        build([*common, *sanitize, "-o", str(traced)], str(folder / "network.c"))
-        build([*common, "-O3", "-march=native", "-o", str(plain)], str(folder / "network.c"))
-        return {"c": TracedProgram(network, [str(traced), *blob], [str(plain), *blob])}
+
+        def make(traces: bool) -> list[str]:
+            program = scratch / ("traced" if traces else "plain")
+            sanitized = ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover", "-DRADIXPOINT_TRACE")
+            flags = sanitized if traces else ("-O3",)
+            build([cc, *WARNINGS, *flags, f"-I{folder}", *sources, "-o", str(program)], f"{folder}/network.c")
+            return [str(program), *blob]
+
+        return {"c": TracedProgram(network, make)}

@@ -236,6 +236,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise ExportError(f"{folder / MANIFEST}: {error}") from None
 
 
+def as_read(manifest: Manifest) -> Manifest:
+    """The manifest as it is after a way through the file: tuples of attributes become lists."""
+    return msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest)
+
+
 def read_folder(folder: Path) -> tuple[Manifest, IntGraph, Ints]:
     """Manifest, network and images (stored integers, int64, batch first) of an export.
 

@@ -89,12 +89,12 @@ class _Integers(ModelBuilder):
 
     def _rounded_up(self, x: str, floor: str, rest: str, half: str, rounding: Rounding) -> str | None:
         """1 where ``floor`` must become one more; ``rest`` and ``half`` in the same unit."""
-        above = lambda: self.node("Greater", [rest, half])  # noqa: E731
-        tie = lambda: self.node("Equal", [rest, half])  # noqa: E731
         zero = self.int64(0)
 
         def above_or_tie(condition: str) -> str:
-            return self._number(self.node("Or", [above(), self.node("And", [tie(), condition])]))
+            above = self.node("Greater", [rest, half])
+            tie = self.node("And", [self.node("Equal", [rest, half]), condition])
+            return self._number(self.node("Or", [above, tie]))
 
         match rounding:
             case Rounding.TRN:
@@ -105,7 +105,7 @@ class _Integers(ModelBuilder):
             case Rounding.RND:
                 return self._number(self.node("GreaterOrEqual", [rest, half]))
             case Rounding.RND_MIN_INF:
-                return self._number(above())
+                return self._number(self.node("Greater", [rest, half]))
             case Rounding.RND_INF:
                 return above_or_tie(self.node("Greater", [x, zero]))
             case Rounding.RND_ZERO:
@@ -138,6 +138,8 @@ class _Integers(ModelBuilder):
         form = self.network.tensors[step.name].format
         places = np.maximum(-shifts, 0)
         if Overflow(step.attributes["overflow"]) is Overflow.WRAP:
+            if form.word_length == 63:
+                self._refuse(step, "wraps to 63 bits")
             if form.word_length == 64:
                 return self.node("Mul", [x, self.int64(self._column(_wrapped_power(places), step))])
             kept = self.node("Mod", [x, self.int64(1 << form.word_length)])  # what lies higher is lost anyway
@@ -148,8 +150,7 @@ class _Integers(ModelBuilder):
         if form.word_length > 32 and places.any():
             self._refuse(step, "saturates an accumulator after a shift to the left")
         places = np.minimum(places, ENOUGH_LEFT)
-        low, high = form.min, form.max
-        bounds = [self._column(np.array([b >> int(p) for p in places]), step) for b in (low, high)]
+        bounds = [self._column(np.array(end >> places), step) for end in (form.min, form.max)]
         kept = self.node("Max", [x, self.int64(bounds[0] - 1)])
         kept = self.node("Min", [kept, self.int64(bounds[1] + 1)])
         return self.node("Mul", [kept, self.int64(self._column(1 << places, step))])

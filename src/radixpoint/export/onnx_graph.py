@@ -33,7 +33,9 @@ class ModelBuilder:
         self._count += 1
         return f"{hint}_{self._count}"
 
-    def node(self, op: str, inputs: Sequence[str], name: str | None = None, domain: str = "", **attributes: Any) -> str:
+    def node(
+        self, op: str, inputs: Sequence[str], name: str | None = None, domain: str = "", **attributes: Any
+    ) -> str:
         """Add a node with one result, which is named ``name`` or freshly."""
         result = name or self.fresh(op.lower())
         self.nodes.append(
@@ -44,12 +46,16 @@ class ModelBuilder:
     def constant(self, values: Any, dtype: DTypeLike, name: str | None = None) -> str:
         """A constant; equal ones without a name are shared."""
         array = np.asarray(values, dtype)
-        key = (array.dtype.str, array.shape, array.tobytes()) if name is None and array.size <= LARGE else None
+        key = (
+            (array.dtype.str, array.shape, array.tobytes()) if name is None and array.size <= LARGE else None
+        )
         if key is not None and key in self._known:
             return self._known[key]
         result = name or self.fresh("constant")
         if array.dtype == np.int64 and array.size > LARGE:
-            narrow = next(t for t in (np.int8, np.int16, np.int32, np.int64) if np.array_equal(array.astype(t), array))
+            narrow = next(
+                t for t in (np.int8, np.int16, np.int32, np.int64) if np.array_equal(array.astype(t), array)
+            )
             self.initializers.append(numpy_helper.from_array(array.astype(narrow), f"{result}_stored"))
             self.node("Cast", [f"{result}_stored"], result, to=onnx.TensorProto.INT64)
         else:
@@ -61,7 +67,9 @@ class ModelBuilder:
     def alias(self, source: str, name: str) -> str:
         return self.node("Identity", [source], name)
 
-    def taps(self, step: Step, source: str, kernel: Sequence[int], pad: Callable[[], str]) -> list[tuple[int, int, str]]:
+    def taps(
+        self, step: Step, source: str, kernel: Sequence[int], pad: Callable[[], str]
+    ) -> list[tuple[int, int, str]]:
         """For each place of a window, what it sees at every position: (row, column, tensor).
 
         ``pad`` makes the constant that fills the padding.
@@ -123,4 +131,5 @@ class ModelBuilder:
         graph = helper.make_graph(self.nodes, "network", [ends[0]], [ends[1]], self.initializers)
         imports = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(d, v) for d, v in domains)]
         model = helper.make_model(graph, opset_imports=imports, ir_version=8, producer_name="radixpoint")
-        return model.SerializeToString(deterministic=True)
+        data: bytes = model.SerializeToString(deterministic=True)
+        return data

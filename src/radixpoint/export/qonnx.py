@@ -51,7 +51,9 @@ class _RealValues(ModelBuilder):
         network = self.network
         image = network.tensors[network.input]
         if self._carrier[network.input] != np.float32:
-            raise ExportError(f"input {network.input!r}: {image.format}: QONNX images are float32: at most 24 bits")
+            raise ExportError(
+                f"input {network.input!r}: {image.format}: QONNX images are float32: at most 24 bits"
+            )
         for step in network.steps:
             getattr(self, f"_{step.op}")(step, self.plan.identifiers[step.name])
         if self._carrier[network.output] != np.float32:
@@ -67,7 +69,9 @@ class _RealValues(ModelBuilder):
         tensor = self.network.tensors[name]
         bits = max(abs(tensor.low), abs(tensor.high)).bit_length() + 1
         if bits > DOUBLE_BITS:
-            raise ExportError(f"layer {tensor.layer!r}: {tensor.format}: float64 holds {DOUBLE_BITS} bits exactly")
+            raise ExportError(
+                f"layer {tensor.layer!r}: {tensor.format}: float64 holds {DOUBLE_BITS} bits exactly"
+            )
         return np.float32 if bits <= FLOAT_BITS else np.float64
 
     def _operands(self, step: Step) -> list[str]:
@@ -91,7 +95,13 @@ class _RealValues(ModelBuilder):
         return np.ldexp(1.0, -(fractions[None] if form.per_channel else fractions.reshape(())))
 
     def _quantized(
-        self, x: str, units: NDArray[np.float64], form: TensorFormat, narrow: bool, mode: str, name: str | None = None
+        self,
+        x: str,
+        units: NDArray[np.float64],
+        form: TensorFormat,
+        narrow: bool,
+        mode: str,
+        name: str | None = None,
     ) -> str:
         inputs = [x, self.constant(units, np.float32), self.constant(0, np.float32)]
         inputs.append(self.constant(form.word_length, np.float32))
@@ -109,7 +119,9 @@ class _RealValues(ModelBuilder):
         if name not in self._written:
             units = np.ldexp(1.0, -form.fractions(parameter.data.ndim))
             units = units if form.per_channel else units.reshape(())
-            values = self.constant(np.ldexp(parameter.data, -form.fractions(parameter.data.ndim)), np.float32, f"{name}_values")
+            values = self.constant(
+                np.ldexp(parameter.data, -form.fractions(parameter.data.ndim)), np.float32, f"{name}_values"
+            )
             self._quantized(values, units, form, False, "HALF_EVEN", name)
             self._written.add(name)
         return name
@@ -125,7 +137,9 @@ class _RealValues(ModelBuilder):
             if step.op == "dense":
                 self.node("MatMul", [source, self.node("Transpose", [weight])], name)
                 return
-            window = {key: list(step.attributes[key]) for key in ("strides", "pads", "dilations")}
+            window: dict[str, Any] = {
+                key: list(step.attributes[key]) for key in ("strides", "pads", "dilations")
+            }
             self.node("Conv", [source, weight], name, group=step.attributes["groups"], **window)
             return
         parameter = self.network.parameters[step.parameters["weight"]]
@@ -155,7 +169,7 @@ class _RealValues(ModelBuilder):
 
     def _max_pool(self, step: Step, name: str) -> None:
         (source,) = self._operands(step)
-        window = {key: list(step.attributes[key]) for key in ("strides", "pads")}
+        window: dict[str, Any] = {key: list(step.attributes[key]) for key in ("strides", "pads")}
         self.node("MaxPool", [source], name, kernel_shape=list(step.attributes["kernel"]), **window)
 
     def _sum_pool(self, step: Step, name: str) -> None:
@@ -175,7 +189,9 @@ class _RealValues(ModelBuilder):
         divisor = self.network.arrays(step)["divisor"]
         shift = source.format.fraction_lengths[0] - result.format.fraction_lengths[0]
         if int(divisor.max()) << max(shift, 0) > LARGEST_DIVISOR:
-            self._refuse(step, f"a division by {int(divisor.max())} with a shift by {shift} places in float64")
+            self._refuse(
+                step, f"a division by {int(divisor.max())} with a shift by {shift} places in float64"
+            )
         wide = self._in(step.inputs[0], np.float64)
         quotient = self.node("Div", [wide, self.constant(divisor[None], np.float64)])
         self._convert(step, name, quotient, rounds=True)
@@ -199,7 +215,9 @@ class _RealValues(ModelBuilder):
         if overflow is Overflow.WRAP:
             self._refuse(step, "Quant saturates, and this overflow is WRAP")
         if form.word_length > FLOAT_BITS:
-            self._refuse(step, f"{form.word_length} bits: Quant computes in float32, which holds {FLOAT_BITS}")
+            self._refuse(
+                step, f"{form.word_length} bits: Quant computes in float32, which holds {FLOAT_BITS}"
+            )
         mode, halves = _NAMES[rounding] if rounds else ("FLOOR", 0)
         units = self._units(form, len(tensor.shape))
         if halves:
