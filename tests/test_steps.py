@@ -62,12 +62,17 @@ class Chain:
             "cast", {"rounding": rounding, "overflow": overflow, "stream": len(self.steps), "seed": 9}, to
         )
 
-    def check(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """Close with a cast and, for images, a flatten; verify; compare every tensor."""
+    def closed(self) -> IntGraph:
+        """The network: close with a cast if the result needs one, and verify."""
         if self.tensors[self.last].format.per_channel or self.steps[-1].op != "cast":
             self.cast(TensorFormat(True, 12, (2,)))
         graph = IntGraph("x", self.tensors, tuple(self.steps), self.last, self.parameters, {})
         verify(graph)
+        return graph
+
+    def check(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Close; compare every tensor."""
+        graph = self.closed()
         names = list(self.tensors)
         expected = ReferenceEngine(graph).run(x, names)
         for engine_name, engine in fast.fast_engines(graph, 1):

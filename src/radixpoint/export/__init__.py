@@ -42,6 +42,7 @@ class Target(Protocol):
 
     name: str
     summary: str
+    options: tuple[str, ...]
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> Mapping[str, bytes]:
         """Contents of its files, by path; the same arguments give the same bytes.
@@ -111,6 +112,10 @@ def export_network(
         ExportError: the target cannot express the network, or the folder cannot be written.
     """
     chosen, folder = target_named(target), Path(out)
+    unknown = sorted(set(options or {}) - set(chosen.options))
+    if unknown:
+        known = f"expected {', '.join(chosen.options)}" if chosen.options else "it has none"
+        raise ExportError(f"{target}: unknown option {unknown[0]!r}: {known}")
     check_replaceable(folder)
     images = example_images(network) if images is None else np.asarray(images, np.int64)
     check_images(network, images, "images")

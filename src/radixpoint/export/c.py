@@ -119,7 +119,7 @@ class Source:
             f"#define RADIXPOINT_IMAGE_VALUES {height * width * channels}\n"
             f"typedef {self.type_of(self.network.input)} radixpoint_image_t;\n\n"
             f"/* logits: {logits.format} */\n"
-            f"#define RADIXPOINT_LOGITS {logits.shape[0]}\n"
+            f"#define RADIXPOINT_LOGITS {int(np.prod(logits.shape))}\n"
             f"typedef {self.type_of(self.network.output)} radixpoint_logit_t;\n\n"
             f"{blob if self.blob else ''}struct radixpoint_parameters {{\n{members}\n}};\n"
             f"{'' if self.blob else extern}"
@@ -381,6 +381,7 @@ class CTarget:
 
     name = "c"
     summary = "the network as C99: integers only, no library"
+    options: tuple[str, ...] = ("parameters",)
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
         """See :class:`radixpoint.export.Target`; option ``parameters``: ``arrays`` or ``blob``."""

@@ -116,8 +116,8 @@ def make_manifest(
                 tensors[s.name],
                 s.op,
                 tuple(tensors[i] for i in s.inputs),
-                {role: parameters[key] for role, key in s.parameters.items()},
-                dict(s.attributes),
+                {role: parameters[key] for role, key in sorted(s.parameters.items())},
+                dict(sorted(s.attributes.items())),
             )
             for s in network.steps
         ],

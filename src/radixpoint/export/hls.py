@@ -109,7 +109,7 @@ class _Source:
             '#ifndef RADIXPOINT_NETWORK_H\n#define RADIXPOINT_NETWORK_H\n\n#include "formats.h"\n\n'
             f"// {' x '.join(map(str, extents(image.shape)))}: height, width, channel\n"
             f"#define RADIXPOINT_IMAGE_VALUES {int(np.prod(image.shape))}\n"
-            f"#define RADIXPOINT_LOGITS {logits.shape[0]}\n\n"
+            f"#define RADIXPOINT_LOGITS {int(np.prod(logits.shape))}\n\n"
             f"{SIGNATURE};\n\n"
             "#ifdef RADIXPOINT_TRACE\n"
             f"#define RADIXPOINT_TRACE_VALUES {total}\n"
@@ -375,6 +375,7 @@ class HlsTarget:
 
     name = "hls"
     summary = "C++ for Vitis HLS (ap_fixed) and Catapult (ac_fixed)"
+    options: tuple[str, ...] = ()
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
         """See :class:`radixpoint.export.Target`."""

@@ -117,6 +117,7 @@ class Hls4mlTarget:
 
     name = "hls4ml"
     summary = "a per-layer precision configuration for hls4ml"
+    options: tuple[str, ...] = ()
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
         """See :class:`radixpoint.export.Target`."""

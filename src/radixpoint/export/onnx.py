@@ -245,6 +245,7 @@ class OnnxTarget:
 
     name = "onnx"
     summary = "an ONNX model of the integers, for onnxruntime"
+    options: tuple[str, ...] = ()
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
         """See :class:`radixpoint.export.Target`."""

@@ -288,6 +288,7 @@ class QonnxTarget:
 
     name = "qonnx"
     summary = "QONNX with Quant nodes, for FINN and hls4ml"
+    options: tuple[str, ...] = ()
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
         """See :class:`radixpoint.export.Target`."""

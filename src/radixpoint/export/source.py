@@ -112,8 +112,9 @@ class TracedProgram:
         tensors = self.network.tensors
         fed = channel_last(np.asarray(images), tensors[self.network.input].shape).reshape(len(images), -1)
         if keep is None:
-            logits = pipe(self._make(False), fed, tensors[self.network.output].shape[0])
-            return {self.network.output: logits}
+            shape = tensors[self.network.output].shape
+            logits = pipe(self._make(False), fed, int(np.prod(shape)))
+            return {self.network.output: channel_first(logits, shape)}
         sizes = {name: int(np.prod(tensors[name].shape)) for name in Plan(self.network).order}
         values = pipe(self._make(True), fed, sum(sizes.values()))
         result, first = {}, 0

@@ -131,6 +131,7 @@ class VectorsTarget:
 
     name = "vectors"
     summary = "golden vectors and memory images for hardware written by hand"
+    options: tuple[str, ...] = ("memory",)
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
         """See :class:`radixpoint.export.Target`; option ``memory``: hex, coe, mif, raw, joined by ``+``."""
