@@ -10,8 +10,8 @@ import numpy as np
 
 import networks
 from radixpoint.design import Design
-from radixpoint.export import Verification, export_network, verify_export
-from radixpoint.ir import Graph, IntGraph
+from radixpoint.export import Verification, example_images, export_network, verify_export
+from radixpoint.ir import Graph, IntGraph, build_graph
 from radixpoint.quantize import quantize
 
 
@@ -43,8 +43,6 @@ def random_network(seed: int) -> Graph:
                 x = n.bn(n.conv(x, 4, 3, pads=(1, 2, 0, 1)))
     x = n.conv(x, 2, 3, strides=(2, 2), pads=(0, 1, 1, 0), bias=True)
     flat = n.simple("flatten", x)
-    from radixpoint.ir import build_graph
-
     shape = build_graph("test", "input", n.shape, n.layers, flat, n.arrays).shapes[flat]
     return n.graph(n.fc(flat, shape[0], 7))
 
@@ -79,3 +77,6 @@ def extreme_image(network: IntGraph, layer: str) -> np.ndarray:
                 image[0, :, 3 : 3 + patch.shape[1], 3 : 3 + patch.shape[2]] = patch
                 return image
     raise AssertionError("no channel reaches the end of the range")
+
+
+__all__ = ["example_images", "extreme_image", "networks", "quantized", "random_network", "verified"]

@@ -167,14 +167,16 @@ class _Source:
         if head.op == "concat":
             self._concat(w, nest, number)
             return
+        reduces = head.op in ("conv", "dense", "max_pool", "sum_pool")
         for label, axis, variable in (
             ("ROW", "ROWS", "y"),
             ("COLUMN", "COLUMNS", "x"),
             ("CHANNEL", "CHANNELS", "c"),
         ):
+            if axis == "CHANNELS" and not reduces:
+                w("RX_PIPELINED_LOOP")
             w(f"{label}_{number}:")
             w.open(f"for (int {variable} = 0; {variable} < {axis}_{number}; ++{variable})")
-        reduces = head.op in ("conv", "dense", "max_pool", "sum_pool")
         if not reduces:
             w("RX_PIPELINE")
         w(f"const int i = (y * COLUMNS_{number} + x) * CHANNELS_{number} + c;")
@@ -336,6 +338,7 @@ class _Source:
             own = extents(self.network.tensors[name].shape)[2]
             w(f"PLACE_{number}_{part}:")
             w.open(f"for (int place = 0; place < ROWS_{number} * COLUMNS_{number}; ++place)")
+            w("RX_PIPELINED_LOOP")
             w(f"CHANNEL_{number}_{part}:")
             w.open(f"for (int k = 0; k < {own}; ++k)")
             w("RX_PIPELINE")

@@ -11,7 +11,8 @@
 #define RX_UFIXED(W, I, Q, O) ac_fixed<W, I, false, AC_##Q, AC_##O>
 #define RX_SINT(W) ac_int<W, true>
 #define RX_UINT(W) ac_int<W, false>
-#define RX_PIPELINE _Pragma("hls_pipeline_init_interval 1")
+#define RX_PIPELINED_LOOP _Pragma("hls_pipeline_init_interval 1")
+#define RX_PIPELINE
 #else
 #include <ap_fixed.h>
 #include <ap_int.h>
@@ -19,6 +20,8 @@
 #define RX_UFIXED(W, I, Q, O) ap_ufixed<W, I, AP_##Q, AP_##O>
 #define RX_SINT(W) ap_int<W>
 #define RX_UINT(W) ap_uint<W>
+// Catapult takes the directive before a loop, Vitis HLS within it.
+#define RX_PIPELINED_LOOP
 #ifdef __SYNTHESIS__
 #define RX_PIPELINE _Pragma("HLS PIPELINE II=1")
 #else
@@ -76,6 +79,7 @@ KERNEL_ROWS:
     for (int kx = 0; kx < KERNEL_X; ++kx) {
       const int iy = row * STRIDE_Y + ky * DILATION_Y - TOP, ix = column * STRIDE_X + kx * DILATION_X - LEFT;
       if (iy < 0 || iy >= ROWS || ix < 0 || ix >= COLUMNS) continue;
+    RX_PIPELINED_LOOP
     INPUT_CHANNELS:
       for (int k = 0; k < TERMS; ++k) {
         RX_PIPELINE
@@ -91,6 +95,7 @@ KERNEL_ROWS:
 template <int TERMS, class SUM, class XV, class WV, class X, class W>
 inline SUM dense(const X *x, const W *w, int c) {
   SUM sum = 0;
+RX_PIPELINED_LOOP
 INPUT_FEATURES:
   for (int k = 0; k < TERMS; ++k) {
     RX_PIPELINE
@@ -106,6 +111,7 @@ inline X largest(const X *x, int row, int column, int c) {
   bool found = false;
 KERNEL_ROWS:
   for (int ky = 0; ky < KERNEL_Y; ++ky) {
+  RX_PIPELINED_LOOP
   KERNEL_COLUMNS:
     for (int kx = 0; kx < KERNEL_X; ++kx) {
       RX_PIPELINE
@@ -125,6 +131,7 @@ inline SUM window_sum(const X *x, int row, int column, int c) {
   SUM sum = 0;
 KERNEL_ROWS:
   for (int ky = 0; ky < KERNEL_Y; ++ky) {
+  RX_PIPELINED_LOOP
   KERNEL_COLUMNS:
     for (int kx = 0; kx < KERNEL_X; ++kx) {
       RX_PIPELINE
