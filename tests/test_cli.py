@@ -188,7 +188,7 @@ def test_bad_input(files: Path, tmp_path: Path) -> None:
     fails("--metric", "search", *good, "--out", out, "--metric", "top3")
     fails("--limit", "search", *good, "--out", out, "--limit", "-1")
     fails("expected one of network, class", "search", *good, "--out", out, "--scope", "layer")
-    fails("rule 'loss'", "search", *good, "--out", out, "--rule", "loss")
+    fails("--rule 'best'", "search", *good, "--out", out, "--rule", "best")
     fails("rounding", "search", *good, "--out", out, "--rounding", "UP")
     fails("expected some of joint, separate", "search", *good, "--out", out, "--policy", "both")
     fails("expected numbers such as", "search", *good, "--out", out, "--input-shape", "big")

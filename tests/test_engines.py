@@ -52,14 +52,16 @@ def test_forms_scopes_and_rules(name: str, form: str, scope: str, rule: str) -> 
 
 
 @pytest.mark.parametrize("form", ["affine", "staged", "folded"])
-@pytest.mark.parametrize("scope", ["network", "class"])
-def test_choice_by_loss(form: str, scope: str) -> None:
+@pytest.mark.parametrize(
+    ("scope", "start"), [("network", "mse"), ("class", "mse"), ("tensor", "max"), ("channel", "max")]
+)
+def test_choice_by_loss(form: str, scope: str, start: str) -> None:
     """Chosen by what the network loses: never worse on the sample than the rule it starts from."""
     from radixpoint.arith import dequantize
 
     quantizer = QUANTIZERS["residual"]
     losses = []
-    for rule in ("mse", "loss"):
+    for rule in (start, "loss"):
         graph = quantizer.quantize(
             Design.separate(7, 9, batch_norm=form, binary_point={"scope": scope, "rule": rule})
         )
@@ -87,6 +89,38 @@ def test_rounding_and_overflow(name: str, rounding: Rounding, overflow: Overflow
             binary_point={"scope": scope, "rule": "mse"},
         )
         agree(QUANTIZERS[name].quantize(design), INPUTS[name])
+
+
+@pytest.mark.parametrize("scope", ["network", "class", "tensor", "channel"])
+@pytest.mark.parametrize("form", ["affine", "staged", "folded"])
+@pytest.mark.parametrize("conv", [4, 8, 16])
+def test_unsigned_operands(scope: str, form: str, conv: int) -> None:
+    """No sign bit where a ReLU stands before; the image, which may be negative, keeps its own."""
+    for name in GRAPHS:
+        point = {"scope": scope, "rule": "loss" if scope in ("network", "class") else "percentile"}
+        design = Design.separate(conv, 12, batch_norm=form, binary_point=point, unsigned=True)
+        network = QUANTIZERS[name].quantize(design)
+        operands = [network.tensors[s.inputs[0]] for s in network.steps if s.op in ("conv", "dense")]
+        assert any(not t.format.signed and t.format.word_length == conv for t in operands)
+        assert network.tensors[network.input].format.signed
+        for tensor in operands:
+            assert tensor.format.signed or tensor.low >= 0
+        agree(network, INPUTS[name])
+
+
+def test_unsigned_operands_have_one_more_bit_of_magnitude() -> None:
+    quantizer = QUANTIZERS["residual"]
+    plain, unsigned = (
+        quantizer.quantize(Design.separate(8, 12, unsigned=unsigned)) for unsigned in (False, True)
+    )
+    finer = [
+        unsigned.tensors[b.inputs[0]].format.fraction_lengths[0]
+        - plain.tensors[a.inputs[0]].format.fraction_lengths[0]
+        for a, b in zip(plain.steps, unsigned.steps, strict=True)
+        if b.op in ("conv", "dense") and not unsigned.tensors[b.inputs[0]].format.signed
+    ]
+    assert finer
+    assert set(finer) == {1}
 
 
 @pytest.mark.parametrize("name", GRAPHS)

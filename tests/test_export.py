@@ -22,7 +22,7 @@ from radixpoint.data import load_images, read_classes
 from radixpoint.demo import demo_images, demo_network
 from radixpoint.design import Design
 from radixpoint.engines import quantize_images
-from radixpoint.errors import ExportError
+from radixpoint.errors import ExportError, RadixpointError
 from radixpoint.export import TARGETS, export_network, verify_export
 from radixpoint.export.folder import read_manifest
 from radixpoint.formats import Overflow, Rounding
@@ -105,6 +105,15 @@ def test_the_cases_hold_every_operator() -> None:
     assert {s.op for network in cases for s in network.steps} == set(STEPS)
     graphs = [networks.residual(), networks.mixed(), *(exports.random_network(c) for c in range(2, 12, 3))]
     assert {layer.op for graph in graphs for layer in graph.layers} == set(LAYERS)
+
+
+@pytest.mark.parametrize("target", RUN)
+@pytest.mark.parametrize("scope", ["tensor", "channel"])
+def test_unsigned_operands(target: str, scope: str, tmp_path: Path) -> None:
+    point = {"scope": scope, "rule": "percentile"}
+    network = exports.quantized(networks.mixed(), conv=8, unsigned=True, binary_point=point)
+    assert any(not t.format.signed for t in network.tensors.values())
+    check(network, target, tmp_path, None)
 
 
 @pytest.mark.parametrize("target", RUN)
@@ -400,6 +409,53 @@ def test_a_missing_tool_is_not_a_pass(tmp_path: Path, monkeypatch: pytest.Monkey
     export_network(network, "hls4ml", tmp_path / "hls4ml")
     with pytest.raises(ExportError, match="a configuration computes nothing"):
         verify_export(tmp_path / "hls4ml")
+
+
+def test_garbage_in_a_folder_is_one_error(tmp_path: Path) -> None:
+    """Every file of every export, cut short or overwritten: found to differ, or one clear error."""
+    network = exports.quantized(networks.residual())
+    for target in ("vectors", "c", "onnx", "qonnx"):
+        out = tmp_path / target
+        export_network(
+            network, target, out, options={"memory": "hex+coe+mif+raw"} if target == "vectors" else {}
+        )
+        chosen = [p for p in sorted(out.rglob("*")) if p.is_file()]
+        seen: set[str] = set()
+        for path in chosen:
+            kind = f"{path.parent.name}{path.suffix}"
+            if kind in seen and target == "vectors":
+                continue
+            seen.add(kind)
+            whole = path.read_bytes()
+            for broken in (whole[: len(whole) // 2], b"", b"\x80garbage\n" * 3):
+                path.write_bytes(broken)
+                try:
+                    found = verify_export(out).mismatch is not None
+                except RadixpointError:
+                    found = True
+                assert found or path.name in ("harness.c", "network.h"), (path, len(broken))
+            path.unlink()
+            with pytest.raises(RadixpointError):
+                verify_export(out)
+            path.write_bytes(whole)
+        assert verify_export(out).mismatch is None
+    for images in (np.zeros((1, 3, 12, 12)), np.full((1, 3, 12, 12), 1 << 20), np.zeros((0, 3, 12, 12), int)):
+        with pytest.raises(ExportError, match="images: "):
+            export_network(network, "c", tmp_path / "none", images)
+    assert not (tmp_path / "none").exists()
+
+
+def test_networks_of_odd_structure(tmp_path: Path) -> None:
+    """A tensor used twice, an input read by several layers, one pixel, a layer that only pads."""
+    n = networks.Net(3, (3, 1, 1))
+    a = n.conv("input", 3, 3, bias=True)
+    x = n.add(a, a)
+    x = n.concat(x, x, n.conv("input", 2, 1, pads=(0, 0, 0, 0)))
+    x = n.simple("relu", n.add(x, n.bn(n.conv(x, 8, 1, pads=(2, 2, 2, 2), strides=(5, 5)))))
+    graph = n.graph(n.fc(n.simple("flatten", x), 8, 7))
+    for target in RUN:
+        network = exports.quantized(graph)
+        assert exports.verified(network, target, tmp_path).mismatch is None
 
 
 # --------------------------------------------------------------------------------------- command line

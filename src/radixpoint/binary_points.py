@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from radixpoint.calibrate import Ranges, Statistics, bin_values, normalized_name
-from radixpoint.design import Design, Kind
+from radixpoint.design import Design, Kind, Rule
 from radixpoint.formats import MAX_FRACTION
 from radixpoint.ir import Graph, Layer, TensorFormat
 
@@ -23,6 +24,8 @@ Group = tuple[str, ...]
 _BN_ROLES = (("scale", "offset"), ("negative_mean", "reciprocal_deviation", "gamma", "beta"))
 _CANDIDATES = 10
 """How many places beyond the ``max`` rule a rule may move the binary point."""
+_PERCENTILES = (100.0, 99.99, 99.97, 99.95, 99.9, 99.85, 99.8, 99.7, 99.5)
+"""Shares of activations that rule ``loss`` in turn keeps from saturating, where no binary point is shared."""
 _VALUES = bin_values()
 
 
@@ -36,6 +39,8 @@ class Site:
         word_length: in bits.
         statistics: the values it takes.
         by_channel: whether it may have a binary point for each channel.
+        signed: whether it may be negative; an unsigned format of W bits has the binary points of a signed
+            one of W + 1.
     """
 
     key: Key
@@ -44,6 +49,26 @@ class Site:
     word_length: int
     statistics: Statistics
     by_channel: bool
+    signed: bool = True
+
+    @property
+    def signed_word_length(self) -> int:
+        """Word length of the signed format that holds the same values that are not negative."""
+        return self.word_length + (not self.signed)
+
+    def format(self, fractions: tuple[int, ...]) -> TensorFormat:
+        return TensorFormat(self.signed, self.word_length, fractions)
+
+
+def never_negative(graph: Graph) -> frozenset[str]:
+    """Tensors that no image makes negative: a ReLU's result, and what only passes such values on."""
+    found: set[str] = set()
+    for layer in graph.layers:
+        cuts = layer.op == "relu" or (layer.op == "clip" and layer.attributes["low"] >= 0)
+        passes = layer.op in ("max_pool", "average_pool", "flatten", "concat", "add")
+        if cuts or (passes and found.issuperset(layer.inputs)):
+            found.add(layer.name)
+    return frozenset(found)
 
 
 def folded_batch_norm(graph: Graph, layer: Layer, design: Design) -> Layer | None:
@@ -135,6 +160,7 @@ def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Sto
         ranges.tensors[graph.input],
         False,
     )
+    unsigned = never_negative(graph) if design.unsigned else frozenset()
     folded = {}
     for layer in graph.layers:
         bn = folded_batch_norm(graph, layer, design)
@@ -153,6 +179,7 @@ def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Sto
                 design.width(layer.name, layer.op, "activations"),
                 ranges.tensors[layer.inputs[0]],
                 False,
+                layer.inputs[0] not in unsigned,
             )
             yield parameter(layer, "weight", layer.op, "weights")
             if (layer.name, "bias") in stored:
@@ -233,7 +260,7 @@ def choose(s: Statistics, word_length: int, design: Design) -> NDArray[np.int64]
 
 def _choose_group(members: Sequence[Site], design: Design) -> int:
     """Fraction length for several tensors by their statistics."""
-    pooled = [(s.statistics.pooled, s.word_length) for s in members]
+    pooled = [(s.statistics.pooled, s.signed_word_length) for s in members]
     pooled = [(s, w) for s, w in pooled if s.low[0] < 0 or s.high[0] > 0]
     if not pooled:
         return 0
@@ -265,6 +292,23 @@ def _group(site: Site, design: Design) -> Group:
             return site.key
 
 
+def _ruled(design: Design, rule: Rule, percentile: float = 100.0) -> Design:
+    point = replace(design.binary_point, rule=rule, percentile=percentile)
+    return replace(design, binary_point=point)
+
+
+def _own_formats(everything: Sequence[Site], stored: Design, activations: Design) -> Formats:
+    """Formats where no binary point is shared: stored parameters by one design, activations by another."""
+    formats = {}
+    for site in everything:
+        design = activations if site.kind == "activations" else stored
+        by_channel = site.by_channel and design.binary_point.scope == "channel"
+        statistics = site.statistics if by_channel else site.statistics.pooled
+        fractions = tuple(choose(statistics, site.signed_word_length, design).tolist())
+        formats[site.key] = site.format(fractions)
+    return formats
+
+
 def choose_formats(
     graph: Graph,
     ranges: Ranges,
@@ -277,20 +321,26 @@ def choose_formats(
     Args:
         graph, ranges, design: what to quantize and how.
         stored: the network's parameters under the design's form of batch normalization.
-        loss: error of the network under given formats; needed by rule ``loss``, which starts from ``mse``
-            and moves one shared binary point at a time while that lowers the error.
+        loss: error of the network under given formats; needed by rule ``loss``. Shared binary points start
+            from ``mse`` and move one at a time while that lowers the error; where each tensor has its own,
+            one share of activations that may not saturate is chosen for all, and ``max`` or ``mse`` for
+            parameters.
 
     Raises:
         DesignError: a layer without a word length.
     """
     everything = list(sites(graph, ranges, design, stored))
-    if design.binary_point.scope == "channel":
-        formats = {}
-        for site in everything:
-            statistics = site.statistics if site.by_channel else site.statistics.pooled
-            fractions = tuple(choose(statistics, site.word_length, design).tolist())
-            formats[site.key] = TensorFormat(True, site.word_length, fractions)
-        return formats
+    if design.binary_point.rule == "loss" and loss is None:
+        raise ValueError("rule 'loss' needs a loss")
+    if design.binary_point.scope in ("tensor", "channel"):
+        if design.binary_point.rule != "loss" or loss is None:
+            return _own_formats(everything, design, design)
+        candidates = [
+            _own_formats(everything, _ruled(design, rule), _ruled(design, "percentile", share))
+            for rule in ("max", "mse")
+            for share in _PERCENTILES
+        ]
+        return min(candidates, key=loss)
 
     groups: dict[Group, list[Site]] = {}
     for site in everything:
@@ -298,15 +348,13 @@ def choose_formats(
 
     def formats_of(fractions: Mapping[Group, int]) -> Formats:
         return {
-            site.key: TensorFormat(True, site.word_length, (fractions[group],))
+            site.key: site.format((fractions[group],))
             for group, members in groups.items()
             for site in members
         }
 
     chosen = {group: _choose_group(members, design) for group, members in groups.items()}
-    if design.binary_point.rule == "loss":
-        if loss is None:
-            raise ValueError("rule 'loss' needs a loss")
+    if design.binary_point.rule == "loss" and loss is not None:
         chosen = _descend(chosen, lambda fractions: loss(formats_of(fractions)))
     return formats_of(chosen)
 

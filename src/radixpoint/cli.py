@@ -105,6 +105,10 @@ Rule = Annotated[
         "default for the scopes network and class; tensor and channel default to max."
     ),
 ]
+Unsigned = Annotated[
+    bool,
+    typer.Option("--unsigned", help="No sign bit in operands that a ReLU keeps from being negative."),
+]
 Rounding = Annotated[
     str,
     typer.Option(help="Of casts: TRN, TRN_ZERO, RND, RND_MIN_INF, RND_INF, RND_ZERO, RND_CONV, STOCHASTIC."),
@@ -526,6 +530,7 @@ def search_command(
     rule: Rule = "default",
     rounding: Rounding = "RND",
     overflow: OverflowMode = "SAT",
+    unsigned: Unsigned = False,
     word_lengths: Annotated[str, typer.Option(help="Candidates, smallest:largest.")] = "2:16",
     bn_start: Annotated[int, typer.Option(help="bn word length while conv's is searched.")] = 16,
     grid: Annotated[bool, typer.Option(help="Also evaluate every conv x bn pair on every image.")] = False,
@@ -544,6 +549,7 @@ def search_command(
     Example: radixpoint search resnet50.onnx --images val/ --calibration calib/ --limit 1.0 --out run
     """
     criterion, options = _criterion(metric, limit), _options(batch_norm, scope, rule, rounding, overflow)
+    options["unsigned"] = unsigned
     lengths = _word_lengths(word_lengths)
     check_engine("auto", threads)
     image_set = _images(images, classes, preprocessing, max_images)

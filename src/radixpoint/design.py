@@ -58,7 +58,7 @@ class BinaryPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             (weights and per-channel parameters by output channel, and convolutions' results).
         rule: ``max``: the largest value seen does not overflow. ``percentile``: that share of values does
             not. ``mse``: least squared error, relative to each tensor's power where a scope holds several.
-            ``loss``: least error of the logits on calibration images; only for ``network`` and ``class``.
+            ``loss``: least error of the logits on calibration images.
         percentile: for that rule, in percent.
     """
 
@@ -67,8 +67,6 @@ class BinaryPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     percentile: float = 99.99
 
     def __post_init__(self) -> None:
-        if self.rule == "loss" and self.scope in ("tensor", "channel"):
-            raise ValueError(f"rule 'loss' chooses for scopes 'network' and 'class', not {self.scope!r}")
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile {self.percentile}: expected above 50, at most 100")
 
@@ -113,6 +111,7 @@ class Design(
         parameter_rounding: of weights and parameters.
         accumulator: a narrower accumulator, or None for the proven width.
         seed: of STOCHASTIC rounding.
+        unsigned: operands of ``conv`` and ``fc`` that a ReLU keeps from being negative have no sign bit.
     """
 
     version: Literal[1] = 1
@@ -126,6 +125,7 @@ class Design(
     parameter_rounding: Rounding = Rounding.RND
     accumulator: Accumulator | None = None
     seed: int = 0
+    unsigned: bool = False
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.classes) - set(CLASSES))

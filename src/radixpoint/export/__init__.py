@@ -117,8 +117,9 @@ def export_network(
         known = f"expected {', '.join(chosen.options)}" if chosen.options else "it has none"
         raise ExportError(f"{target}: unknown option {unknown[0]!r}: {known}")
     check_replaceable(folder)
-    images = example_images(network) if images is None else np.asarray(images, np.int64)
+    images = example_images(network) if images is None else np.asarray(images)
     check_images(network, images, "images")
+    images = images.astype(np.int64)
     files = chosen.files(network, images, options or {})
     write_folder(folder, network, images, target, options or {}, files)
 

@@ -252,20 +252,22 @@ def read_folder(folder: Path) -> tuple[Manifest, IntGraph, Ints]:
     if network.digest != manifest.network_digest:
         raise ExportError(f"{folder / NETWORK}: is not the network that the manifest names")
     try:
-        images = np.load(folder / IMAGES, allow_pickle=False).astype(np.int64)
-    except (OSError, ValueError) as error:
+        images = np.load(folder / IMAGES, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
         raise ExportError(f"{folder / IMAGES}: not readable: {error}") from None
     check_images(network, images, str(folder / IMAGES))
-    return manifest, network, images
+    return manifest, network, images.astype(np.int64)
 
 
 def check_images(network: IntGraph, images: Ints, where: str) -> None:
     """Refuse images that are no stored integers of the network's input.
 
     Raises:
-        ExportError: their shape or range.
+        ExportError: their type, shape or range.
     """
     tensor = network.tensors[network.input]
+    if not np.issubdtype(images.dtype, np.integer):
+        raise ExportError(f"{where}: {images.dtype}: expected stored integers")
     if images.ndim != len(tensor.shape) + 1 or images.shape[1:] != tensor.shape or not len(images):
         raise ExportError(f"{where}: shape {images.shape}: expected at least one image of {tensor.shape}")
     low, high = int(images.min()), int(images.max())

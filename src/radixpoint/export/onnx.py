@@ -235,7 +235,11 @@ class OnnxProgram:
         computed = [name for name in wanted if name != self.network.input]
         names = sorted({self.plan.identifiers[name] for name in computed})
         feeds = {self.plan.identifiers[self.network.input]: np.ascontiguousarray(images, np.int64)}
-        values = dict(zip(names, self._session(frozenset(names)).run(names, feeds), strict=True))
+        session = self._session(frozenset(names))
+        try:
+            values = dict(zip(names, session.run(names, feeds), strict=True))
+        except Exception as error:  # onnxruntime raises classes of its own
+            raise ExportError(f"{FILE}: onnxruntime cannot run it: {error}") from None
         result = {name: np.asarray(values[self.plan.identifiers[name]], np.int64) for name in computed}
         return result | ({self.network.input: images} if self.network.input in wanted else {})
 

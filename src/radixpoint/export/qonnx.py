@@ -24,6 +24,8 @@ from radixpoint.ir import IntGraph, Step, TensorFormat
 FILE = "network.qonnx.onnx"
 DOMAIN = "qonnx.custom_op.general"
 FLOAT_BITS, DOUBLE_BITS = 24, 53
+FARTHEST_BINARY_POINT = 90
+"""Within, every stored integer's value is a normal number of float32."""
 LARGEST_DIVISOR = 1 << 26
 """Up to here the float64 quotient of stored integers falls on the right side of every tie."""
 
@@ -92,6 +94,11 @@ class _RealValues(ModelBuilder):
     def _units(self, form: TensorFormat, rank: int) -> NDArray[np.float64]:
         """2^-F, with a batch axis in front if there is one a channel."""
         fractions = form.fractions(rank)
+        if int(np.abs(fractions).max()) > FARTHEST_BINARY_POINT:
+            raise ExportError(
+                f"{form}: QONNX computes scales in float32: expected at most {FARTHEST_BINARY_POINT} "
+                "fraction bits"
+            )
         return np.ldexp(1.0, -(fractions[None] if form.per_channel else fractions.reshape(())))
 
     def _quantized(
@@ -270,9 +277,12 @@ class QonnxProgram:
         for image in images:
             real = np.ldexp(image[None].astype(np.float32), -source.format.fractions(len(source.shape))[None])
             feeds = {self.plan.identifiers[self.network.input]: real.astype(np.float32)}
-            values: dict[str, Any] = execute_onnx(self.model, feeds, return_full_exec_context=True)
-            for name in wanted:
-                parts[name].append(self._stored(name, values[self.plan.identifiers[name]]))
+            try:
+                values: dict[str, Any] = execute_onnx(self.model, feeds, return_full_exec_context=True)
+                for name in wanted:
+                    parts[name].append(self._stored(name, values[self.plan.identifiers[name]]))
+            except Exception as error:  # the package raises what it likes
+                raise ExportError(f"{FILE}: qonnx cannot run it: {error!r}") from None
         return {name: np.concatenate(found) for name, found in parts.items()}
 
     def _stored(self, name: str, values: NDArray[Any]) -> Ints:

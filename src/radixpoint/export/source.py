@@ -73,7 +73,7 @@ def build(command: list[str], what: str) -> None:
     Raises:
         ExportError: it failed, with the first lines of what it said.
     """
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         said = "\n".join((done.stderr or done.stdout).splitlines()[:8])
         raise ExportError(f"{what} does not compile: {shlex.join(command)}\n{said}")

@@ -7,11 +7,13 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from radixpoint.engines import ReferenceEngine, make_engine
 from radixpoint.errors import ExportError
+from radixpoint.export.folder import read_manifest
 from radixpoint.export.plan import Ints, Plan
 from radixpoint.ir import IntGraph, IntParameter, TensorFormat, freeze
 
@@ -163,6 +165,7 @@ class VectorsTarget:
     ) -> dict[str, ReferenceEngine | StoredTensors]:
         """The reference engine on the parameters in the files, and the tensors in the files; of each form."""
         plan = Plan(network)
+        images = read_manifest(folder).images
         engines: dict[str, ReferenceEngine | StoredTensors] = {}
         forms = {n: m for n, m in MEMORIES.items() if any((folder / "parameters").glob(f"*{m.suffix}"))}
         if not forms:
@@ -174,19 +177,32 @@ class VectorsTarget:
         for form, read in readers.items():
             parameters = {
                 name: IntParameter(
-                    freeze(read("parameters", plan.parameter_names[name], p.format).reshape(p.data.shape)),
+                    freeze(
+                        _shaped(read("parameters", plan.parameter_names[name], p.format), p.data.shape, name)
+                    ),
                     p.format,
                 )
                 for name, p in network.parameters.items()
             }
+            for step in network.steps:
+                if step.op == "divide" and parameters[step.parameters["divisor"]].data.min() < 1:
+                    layer = network.tensors[step.name].layer
+                    raise ExportError(f"layer {layer!r}: its divisor in {folder} ({form}) is not positive")
             engines[f"parameters, {form}"] = ReferenceEngine(replace(network, parameters=parameters))
 
             def tensors(name: str, read: Callable[[str, str, TensorFormat], Ints] = read) -> Ints:
                 tensor = network.tensors[name]
-                return read("tensors", plan.identifiers[name], tensor.format).reshape(-1, *tensor.shape)
+                shape = (images, *tensor.shape)
+                return _shaped(read("tensors", plan.identifiers[name], tensor.format), shape, name)
 
             engines[f"tensors, {form}"] = StoredTensors(network, tensors(network.input), tensors)
         return engines
+
+
+def _shaped(values: Ints, shape: tuple[int, ...], name: str) -> Ints:
+    if values.size != int(np.prod(shape)):
+        raise ExportError(f"{name!r}: {values.size} words: expected {' x '.join(map(str, shape))}")
+    return values.reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,5 +227,5 @@ class _ArchiveReader:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 return np.asarray(archive[name], np.int64)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise ExportError(f"{path}: {name}: {error}") from None
