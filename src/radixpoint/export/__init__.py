@@ -34,6 +34,7 @@ from radixpoint.export.onnx import OnnxTarget
 from radixpoint.export.plan import Ints, Plan
 from radixpoint.export.qonnx import QonnxTarget
 from radixpoint.export.vectors import VectorsTarget
+from radixpoint.export.verilog import VerilogTarget
 from radixpoint.ir import IntGraph
 
 
@@ -68,7 +69,15 @@ class Target(Protocol):
 
 TARGETS: Mapping[str, Target] = {
     target.name: target
-    for target in (VectorsTarget(), CTarget(), HlsTarget(), QonnxTarget(), OnnxTarget(), Hls4mlTarget())
+    for target in (
+        VectorsTarget(),
+        CTarget(),
+        HlsTarget(),
+        VerilogTarget(),
+        QonnxTarget(),
+        OnnxTarget(),
+        Hls4mlTarget(),
+    )
 }
 
 

