@@ -44,7 +44,8 @@ ORDER = [
     ["export.machine"],
     ["export.c", "export.hls4ml", "export.onnx", "export.qonnx", "export.vectors", "export.verilog"],
     ["export.hls"],
-    ["export"],
+    ["export", "synthesis"],
+    ["hardware"],
     ["cli", ""],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

@@ -22,7 +22,11 @@ Change = tuple[str, str, str]
 
 
 def simulate(
-    bench: str, rows: Sequence[Sequence[int]], folder: Path, change: Change | None = None, **parameters: int
+    bench: str,
+    rows: Sequence[Sequence[object]],
+    folder: Path,
+    change: Change | None = None,
+    **parameters: int,
 ) -> Rows:
     """What the testbench answers to each row; ``change``: (file, old text, new text) planted in a module."""
     text = (BENCHES / f"{bench}_tb.v").read_text()
@@ -76,7 +80,7 @@ def cast_rows(
 ) -> tuple[Rows, Rows]:
     rows, expected = [], []
     for x, shift, (number, signed, word, mode) in itertools.product(xs, shifts, kinds):
-        rows.append((x, shift, number, *bounds(signed, word, mode), int(mode == "WRAP")))
+        rows.append((x, shift, number, *bounds(signed, word, mode), int(mode == "WRAP"), 0))
         value = Fraction(x) / Fraction(2) ** shift
         expected.append((oracle.convert(value, signed, word, 0, ROUNDINGS[number].value, mode),))
     return rows, expected
@@ -109,6 +113,25 @@ def test_cast_at_the_ends_and_at_random(bits: int, out: int, left: int, tmp_path
     )
     rows, expected = cast_rows(xs, shifts, conversions([(True, out), (False, out - 1), (True, 2)]))
     assert simulate("cast", rows, tmp_path, IN=bits, OUT=out, SHIFT=8, LEFT=left) == expected
+
+
+@pytest.mark.parametrize(("bits", "left"), [(6, 3), (40, 0)])
+def test_stochastic_cast(bits: int, left: int, tmp_path: Path) -> None:
+    """Up if and only if the draw is less than the fraction that is cut off; draws beside every fraction."""
+    random = np.random.default_rng(bits)
+    top = 2 ** (bits - 1)
+    xs = range(-top, top) if bits < 8 else [-top, top - 1, -1, 0, 1, *random.integers(-top, top, 20).tolist()]
+    rows, expected = [], []
+    for x, shift, (signed, word) in itertools.product(
+        xs, (-left, 0, 1, 3, 20, 63, 64), ((True, 4), (False, 3))
+    ):
+        fraction = Fraction(x, 2**shift) % 1 if shift > 0 else Fraction(0)
+        edge = int(fraction * 2**64)
+        for draw in {0, max(edge - 1, 0), edge, min(edge + 1, 2**64 - 1), 2**64 - 1}:
+            rows.append((x, shift, 7, *oracle.limits(signed, word), 0, f"{draw:x}"))
+            value = Fraction(x) / Fraction(2) ** shift
+            expected.append((oracle.convert(value, signed, word, 0, "STOCHASTIC", "SAT", draw),))
+    assert simulate("cast", rows, tmp_path, IN=bits, OUT=4, SHIFT=8, LEFT=left, STOCHASTIC=1) == expected
 
 
 # ------------------------------------------------------------------------------- multiply-accumulate

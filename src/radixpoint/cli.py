@@ -1,4 +1,4 @@
-"""The command line: inspect, search, quantize, evaluate, export, verify, demo."""
+"""The command line: inspect, search, quantize, evaluate, export, verify, cost, demo."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from rich.table import Table
 
 from radixpoint import formats
 from radixpoint.calibrate import calibrate
+from radixpoint.cost import Cost, cost
 from radixpoint.data import ImageSet, Preprocessing, load_images, read_classes
 from radixpoint.demo import demo_images, demo_network
 from radixpoint.design import BatchNorm as BatchNormForm
@@ -43,11 +44,14 @@ from radixpoint.errors import DesignError, ModelError, RadixpointError, RunError
 from radixpoint.evaluate import Evaluation, evaluate, layer_sqnr
 from radixpoint.export import TARGETS, Verification, export_network, target_named, verify_export
 from radixpoint.export.folder import check_replaceable
+from radixpoint.export.machine import LANES
+from radixpoint.hardware import AcceleratorCost, Area, accelerator_area, accelerator_cost
 from radixpoint.importers import load
 from radixpoint.ir import Graph, IntGraph
 from radixpoint.quantize import quantize
 from radixpoint.search import POLICIES, Criterion, Verdict, Watcher, search
 from radixpoint.storage import load_network, save_network
+from radixpoint.synthesis import module_table, synthesize
 
 app = typer.Typer(
     help="Find the smallest fixed-point representation of a trained CNN.\n\n"
@@ -595,7 +599,8 @@ def export_command(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of a target, name=value; vectors: memory=hex+coe+mif+raw; c: parameters=arrays or blob."
+            help="Of a target, name=value; vectors: memory=hex+coe+mif+raw; c: parameters=arrays or blob; "
+            "verilog: lanes=16."
         ),
     ] = None,
 ) -> None:
@@ -676,6 +681,108 @@ def verify_command(
     _report_verification(result, as_json)
     if result.mismatch is not None:
         raise typer.Exit(1)
+
+
+MODULE_WORD_LENGTHS = range(4, 17)
+
+
+def _module_costs() -> dict[str, Any]:
+    """Cells of each module at each word length, by module and word length."""
+    result: dict[str, Any] = {}
+    with _progress() as bars:
+        for word in bars.track(MODULE_WORD_LENGTHS, description="synthesis"):
+            for name, part in module_table(word).items():
+                gates, logic, dsp = (synthesize(*part, flow) for flow in ("gates", "lut", "dsp"))
+                result.setdefault(name, {})[word] = {
+                    "gate_equivalents": round(gates.gate_equivalents, 1),
+                    "luts_without_dsp": logic.luts,
+                    "luts": dsp.luts,
+                    "dsps": dsp.dsps,
+                    "flip_flops": dsp.flip_flops,
+                    "yosys": gates.yosys,
+                }
+    return result
+
+
+def _report_modules(found: dict[str, Any]) -> None:
+    for name, by_word in found.items():
+        table = Table(
+            "bits", "gate equivalents", "LUTs without DSP", "LUTs", "DSPs", "flip-flops", title=name
+        )
+        for word, cells in by_word.items():
+            keys = ("luts_without_dsp", "luts", "dsps", "flip_flops")
+            table.add_row(str(word), f"{cells['gate_equivalents']:,.0f}", *(f"{cells[k]:,}" for k in keys))
+        _out.print(table)
+
+
+def _report_cost(found: Cost, machine: AcceleratorCost, area: Area | None) -> None:
+    table = Table("one image", "")
+    rows: list[tuple[str, str]] = [
+        ("multiply-accumulates", f"{found.macs:,} of {found.conv_bits[0]} x {found.conv_bits[1]} bits"),
+        (
+            "batch normalization and pooling",
+            f"{found.scalings:,} products of {found.scale_bits[0]} x {found.scale_bits[1]} bits",
+        ),
+        ("bit operations (BOPs)", f"{found.bit_operations:,}"),
+        ("weights", f"{found.weight_bits / 8 / 1024:,.1f} KiB"),
+        ("other parameters", f"{found.parameter_bits / 8 / 1024:,.1f} KiB"),
+        ("activations alive at once", f"{found.activation_bits / 8 / 1024:,.1f} KiB"),
+        ("energy of the arithmetic", f"{found.energy / 1e6:,.3g} uJ"),
+    ]
+    for name, value in rows:
+        table.add_row(name, value)
+    _out.print(table)
+    table = Table(f"accelerator, {machine.lanes} x {machine.lanes} multipliers", "")
+    table.add_row("clocks an image", f"{machine.clocks:,}")
+    table.add_row("multipliers busy", f"{100 * machine.busy:.0f} %")
+    for name, bits in machine.memories.items():
+        outside = " (off chip)" if name in ("weights", "parameters", "descriptors") else ""
+        table.add_row(name + outside, f"{bits / 8 / 1024:,.1f} KiB")
+    for name, energy in machine.energy.items():
+        table.add_row(f"energy: {name}", f"{energy / 1e6:,.3g} uJ")
+    table.add_row("DSP48E2, sharing products", f"{machine.dsps:,}")
+    if area is not None:
+        table.add_row("gate equivalents: array", f"{area.array_gates:,.0f}")
+        table.add_row("gate equivalents: lanes", f"{area.lane_gates:,.0f}")
+        table.add_row("LUTs with DSPs: array, lanes", f"{area.array_luts:,}, {area.lane_luts:,}")
+        table.add_row("LUTs without: array, lanes", f"{area.array_logic:,}, {area.lane_logic:,}")
+        table.add_row("DSPs that Yosys infers", f"{area.dsps:,}")
+        table.add_row("flip-flops", f"{area.flip_flops:,}")
+    _out.print(table)
+
+
+@app.command("cost")
+def cost_command(
+    network: Annotated[str | None, typer.Argument(help="The quantized network.")] = None,
+    lanes: Annotated[int, typer.Option(help="The accelerator has lanes x lanes multipliers.")] = LANES,
+    synthesis: Annotated[bool, typer.Option(help="Gate equivalents, LUTs and DSPs, by Yosys.")] = True,
+    modules: Annotated[
+        bool, typer.Option("--modules", help="The hardware modules at every word length instead.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What a quantized network costs in hardware: operations, memory, energy, clocks, area.
+
+    Example: radixpoint cost run/separate/network.safetensors
+    """
+    if modules == (network is not None):
+        raise DesignError("cost: expected a quantized network, or --modules")
+    if network is None:
+        table = _module_costs()
+        if as_json:
+            _emit(table)
+        else:
+            _report_modules(table)
+        return
+    quantized = load_network(network)
+    machine = accelerator_cost(quantized, lanes)
+    area = accelerator_area(machine.sizes, lanes) if synthesis else None
+    found = cost(quantized)
+    if as_json:
+        parts = {"network": found, "accelerator": machine, "area": area}
+        _emit({name: msgspec.to_builtins(part) for name, part in parts.items()})
+    else:
+        _report_cost(found, machine, area)
 
 
 @app.command()

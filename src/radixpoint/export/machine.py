@@ -449,9 +449,9 @@ class Machine:
             yield from pack_vectors(found.reshape(-1, self.lanes), bits)
 
     def traced(self, descriptor: Descriptor) -> dict[int, tuple[str, Ints]]:
-        """Of each stage that computes a tensor: its name, and the index in it of each value, (vectors, lanes).
+        """Of each stage that computes a tensor: its name, and the index in it of each value.
 
-        -1 stands for a lane that holds none.
+        The index is (vectors, lanes); -1 stands for a lane that holds none.
         """
         f = descriptor.fields
         first = descriptor.first_tile * self.lanes

@@ -56,6 +56,7 @@ module rx_accelerator #(
   wire [WINDOW-1:0] buffer_write_address, buffer_address;
   wire [LANES*LANES*W-1:0] weights;
   wire issue, issue_first, issue_last, issue_counts;
+  wire wide_valid, narrow_valid;
 
   rx_control #(
       .ADDRESS(ADDRESS),
@@ -145,7 +146,8 @@ module rx_accelerator #(
     passed[5] <= ~reset & (use_divide ? &divided_valid : valid[4]);
     passed[7:6] <= reset ? 2'd0 : valid[6:5];
   end
-  wire wide_valid = valid[6], narrow_valid = valid[7];
+  assign wide_valid = valid[6];
+  assign narrow_valid = valid[7];
   assign wide_write = wide_valid & fields[64*F_WRITES];
   assign narrow_write = narrow_valid & fields[64*F_WRITES+1];
   assign tap_valid = valid & {stages, 1'b1};

@@ -59,6 +59,7 @@ module rx_divide #(
       .floor(floor),
       .half(twice >= by),
       .rest(!exact && twice != by),
+      .drawn(1'b0),
       .rounding(rounding),
       .y(rounded)
   );

@@ -71,6 +71,7 @@ module rx_lane #(
       .low(cast_low),
       .high(cast_high),
       .wrap(cast_wrap),
+      .draw(64'd0),
       .y(first_cast)
   );
   rx_batch_norm #(
@@ -106,6 +107,7 @@ module rx_lane #(
       .low(result_low),
       .high(result_high),
       .wrap(result_wrap),
+      .draw(64'd0),
       .y(second_cast)
   );
   generate
@@ -147,6 +149,7 @@ module rx_lane #(
       .low(operand_low),
       .high(operand_high),
       .wrap(operand_wrap),
+      .draw(64'd0),
       .y(third_cast)
   );
 
