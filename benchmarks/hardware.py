@@ -80,23 +80,29 @@ def designs(data: Path, plots: Path | None) -> None:
     line("clocks a frame", [m.clocks for m in machines.values()])
     row("multipliers busy", *(f"{100 * m.busy:.0f} %" for m in machines.values()))
     for part in next(iter(machines.values())).energy:
-        line(f"energy a frame, uJ: {part}", [m.energy[part] / 1e6 for m in machines.values()], "{:,.4g}")
-    line("energy a frame, uJ", [sum(m.energy.values()) / 1e6 for m in machines.values()], "{:,.4g}")
+        line(f"energy a frame, uJ: {part}", [m.energy[part] / 1e6 for m in machines.values()], "{:,.1f}")
+    line("energy a frame, uJ", [sum(m.energy.values()) / 1e6 for m in machines.values()], "{:,.1f}")
     if plots is None:
         return
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
     names = list(found)
-    for axis, title, parts in (
-        (axes[0], "gate equivalents", {"array": [a.array_gates for a in areas.values()],
-                                       "lanes": [a.lane_gates for a in areas.values()]}),
-        (axes[1], "memory, KiB", {"weights": [cost(n).weight_bits / 8192 for n in found.values()],
-                                  "on chip": [sum(v for k, v in m.memories.items() if k in (
-                                      "narrow", "wide", "weight buffer")) / 8192 for m in machines.values()]}),
-        (axes[2], "energy a frame, uJ", {part: [m.energy[part] / 1e6 for m in machines.values()]
-                                         for part in next(iter(machines.values())).energy}),
-    ):  # fmt: skip
+    chip = ("narrow", "wide", "weight buffer")
+    memory = {
+        "weights": [cost(n).weight_bits / 8192 for n in found.values()],
+        "on chip": [sum(m.memories[k] for k in chip) / 8192 for m in machines.values()],
+    }
+    gates = {
+        "array": [a.array_gates for a in areas.values()],
+        "lanes": [a.lane_gates for a in areas.values()],
+    }
+    energy = {
+        part: [m.energy[part] / 1e6 for m in machines.values()]
+        for part in next(iter(machines.values())).energy
+    }
+    titled = {"gate equivalents": gates, "memory, KiB": memory, "energy a frame, uJ": energy}
+    for axis, (title, parts) in zip(axes, titled.items(), strict=True):
         bottom = [0.0] * len(names)
         for part, values in parts.items():
             axis.bar(names, values, bottom=bottom, label=part)
