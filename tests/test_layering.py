@@ -34,6 +34,7 @@ ORDER = [
     ["engines.reference", "engines.blas"],
     ["engines.native"],
     ["engines"],
+    ["refine"],
     ["quantize"],
     ["storage", "cost"],
     ["evaluate"],

@@ -49,6 +49,7 @@ from radixpoint.hardware import AcceleratorCost, Area, accelerator_area, acceler
 from radixpoint.importers import load
 from radixpoint.ir import Graph, IntGraph
 from radixpoint.quantize import quantize
+from radixpoint.refine import TECHNIQUES
 from radixpoint.search import POLICIES, Criterion, Verdict, Watcher, search
 from radixpoint.storage import load_network, save_network
 from radixpoint.synthesis import module_table, synthesize
@@ -112,6 +113,13 @@ Rule = Annotated[
 Unsigned = Annotated[
     bool,
     typer.Option("--unsigned", help="No sign bit in operands that a ReLU keeps from being negative."),
+]
+Refine = Annotated[
+    str,
+    typer.Option(
+        help="Improve stored integers on the calibration images, without labels: offsets (correct means), "
+        "columns (round weights by second moments), units (move weights one by one); joined by +."
+    ),
 ]
 Rounding = Annotated[
     str,
@@ -358,7 +366,7 @@ def quantize_command(
     images = _images(calibration, classes, preprocessing)
     graph = _load(model, input_shape, images)
     chosen.check(graph)
-    network = quantize(graph, calibrate(graph, images), chosen)
+    network = quantize(graph, calibrate(graph, images), chosen, images)
     save_network(network, out)
     widest = max(
         (network.tensors[s.name].format.word_length for s in network.steps if s.op in ("conv", "dense")),
@@ -535,6 +543,7 @@ def search_command(
     rounding: Rounding = "RND",
     overflow: OverflowMode = "SAT",
     unsigned: Unsigned = False,
+    refine: Refine = "",
     word_lengths: Annotated[str, typer.Option(help="Candidates, smallest:largest.")] = "2:16",
     bn_start: Annotated[int, typer.Option(help="bn word length while conv's is searched.")] = 16,
     grid: Annotated[bool, typer.Option(help="Also evaluate every conv x bn pair on every image.")] = False,
@@ -554,6 +563,9 @@ def search_command(
     """
     criterion, options = _criterion(metric, limit), _options(batch_norm, scope, rule, rounding, overflow)
     options["unsigned"] = unsigned
+    options["refine"] = [name for name in refine.split("+") if name]
+    if unknown := set(options["refine"]) - set(TECHNIQUES):
+        raise DesignError(f"--refine {min(unknown)!r}: expected some of {'+'.join(TECHNIQUES)}")
     lengths = _word_lengths(word_lengths)
     check_engine("auto", threads)
     image_set = _images(images, classes, preprocessing, max_images)

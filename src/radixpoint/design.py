@@ -24,6 +24,7 @@ Kind = Literal["weights", "activations", "parameters"]
 Scope = Literal["network", "class", "tensor", "channel"]
 Rule = Literal["max", "percentile", "mse", "loss"]
 BatchNorm = Literal["affine", "staged", "folded"]
+Technique = Literal["offsets", "columns", "units"]
 
 
 class Widths(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -112,6 +113,8 @@ class Design(
         accumulator: a narrower accumulator, or None for the proven width.
         seed: of STOCHASTIC rounding.
         unsigned: operands of ``conv`` and ``fc`` that a ReLU keeps from being negative have no sign bit.
+        refine: how stored integers are improved on calibration images (:mod:`radixpoint.refine`); none rounds
+            each parameter by itself.
     """
 
     version: Literal[1] = 1
@@ -126,6 +129,7 @@ class Design(
     accumulator: Accumulator | None = None
     seed: int = 0
     unsigned: bool = False
+    refine: list[Technique] = []
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.classes) - set(CLASSES))

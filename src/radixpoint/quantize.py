@@ -7,17 +7,25 @@ import numpy as np
 from radixpoint.arith import dequantize
 from radixpoint.binary_points import Formats, Key, Stored, choose_formats, stored_parameters
 from radixpoint.calibrate import Ranges
+from radixpoint.data import ImageSet
 from radixpoint.design import Design
 from radixpoint.engines import make_engine, quantize_images
+from radixpoint.errors import DesignError
+from radixpoint.formats import Overflow
 from radixpoint.ir import Graph, IntGraph
 from radixpoint.lower import ParameterCache, lower
+from radixpoint.refine import Refiner
 
 
 class Quantizer:
-    """Quantizes one calibrated network by many designs, sharing what they have in common."""
+    """Quantizes one calibrated network by many designs, sharing what they have in common.
 
-    def __init__(self, graph: Graph, ranges: Ranges) -> None:
+    ``calibration`` (images) is needed for designs that refine.
+    """
+
+    def __init__(self, graph: Graph, ranges: Ranges, calibration: ImageSet | None = None) -> None:
         self.graph, self.ranges, self._cache = graph, ranges, ParameterCache()
+        self.calibration = calibration
         self._stored: dict[str, dict[Key, Stored]] = {}  # by form of batch normalization
 
     def quantize(self, design: Design) -> IntGraph:
@@ -27,6 +35,8 @@ class Quantizer:
             DesignError: the design does not fit the network.
         """
         design.check(self.graph)
+        if design.refine and self.calibration is None:
+            raise DesignError("a design that refines needs the calibration images, not only their ranges")
         stored = self._stored.get(design.batch_norm)
         if stored is None:
             self._stored = {design.batch_norm: stored_parameters(self.graph, design)}
@@ -43,6 +53,11 @@ class Quantizer:
             return float(np.sum((logits - self.ranges.logits) ** 2) / np.sum(self.ranges.logits**2.0))
 
         result = lowered(choose_formats(self.graph, self.ranges, design, stored, loss))
+        if design.refine and self.calibration is not None:
+            refiner = Refiner(self.graph, self.calibration)
+            symmetric = design.overflow is Overflow.SAT_SYM
+            weights = {layer: one.values for (layer, role), one in stored.items() if role == "weight"}
+            result = refiner.refine(result, weights, design.refine, symmetric)
         return IntGraph(
             result.input,
             result.tensors,
@@ -53,13 +68,14 @@ class Quantizer:
         )
 
 
-def quantize(graph: Graph, ranges: Ranges, design: Design) -> IntGraph:
+def quantize(graph: Graph, ranges: Ranges, design: Design, calibration: ImageSet | None = None) -> IntGraph:
     """Quantize a network.
 
     Args:
         graph: the network.
         ranges: of its tensors, from :func:`radixpoint.calibrate`.
         design: word lengths, scopes and conversions.
+        calibration: the images, for a design that refines.
 
     Returns:
         The network in stored integers and casts, verified.
@@ -67,4 +83,4 @@ def quantize(graph: Graph, ranges: Ranges, design: Design) -> IntGraph:
     Raises:
         DesignError: the design does not fit the network.
     """
-    return Quantizer(graph, ranges).quantize(design)
+    return Quantizer(graph, ranges, calibration).quantize(design)

@@ -147,7 +147,7 @@ class Judge:
     def __post_init__(self) -> None:
         self._version = version("radixpoint")
         self._reference = self._float_outcomes()
-        self._quantizer = Quantizer(self.graph, self._ranges())
+        self._quantizer = Quantizer(self.graph, self._ranges(), self.calibration)
 
     def _float_outcomes(self) -> Outcomes:
         path = self.cache / f"float-{_key(self._version, self.graph.digest, self.images.digest)}.json"

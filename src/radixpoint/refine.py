@@ -1,0 +1,338 @@
+"""Better integers in the same formats: weights rounded so that each layer's *output* is near the float
+network's on calibration images, and offsets that correct the mean error that is left.
+
+Layer after layer, with the quantized network as it is so far. For one layer with float weights w, patches x
+of the float network and q of the quantized one:
+
+1. the real-valued weights that do best on q in place of x: argmin E|w x - v q|^2 + damping |v - w|^2,
+   which is v = (w E[x q'] + d w) (E[q q'] + d)^-1;
+2. v on the grid of its format, one column after the other, each error spread over the columns still to come
+   by the inverse of the second moments (Hassibi & Stork 1993; Frantar et al., "GPTQ", 2022);
+3. single weights moved by one unit while that lowers E|(v - stored) q|^2 (the objective of Nagel et al.,
+   "AdaRound", 2020, without its relaxation);
+4. the mean error that is left, added to the next offset (Nagel et al. 2019, bias correction).
+
+The moments are not centred, although step 4 takes means out: weights that shift the mean of a result far
+would have it saturate before the offset is added. No labels are used. Formats stay as they are, so
+accumulators are proven again and every engine runs the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixpoint.data import ImageSet
+from radixpoint.design import Technique
+from radixpoint.engines import make_engine, quantize_images
+from radixpoint.engines.floating import FloatingEngine
+from radixpoint.ir import (
+    Graph,
+    IntGraph,
+    IntParameter,
+    IntTensor,
+    Step,
+    exact_tensor,
+    freeze,
+    rounded_tensor,
+    verify,
+)
+from radixpoint.ops import STEPS
+
+TECHNIQUES: tuple[Technique, ...] = get_args(Technique)
+IMAGES = 512
+_PATCHES = 1 << 15
+"""Patches of one layer that its moments are taken from, at most; more change little and cost time."""
+_DAMPING = 0.02
+"""Share of the mean second moment added to each."""
+_BATCH = 64
+_MEMORY = 1 << 30
+"""Bytes of the float network's tensors that are kept at a time."""
+Reals = NDArray[np.float64]
+
+
+def with_parameters(network: IntGraph, parameters: Mapping[str, IntParameter]) -> IntGraph:
+    """The network with other parameters in place of its own: every range and accumulator is derived again."""
+    merged = {**network.parameters, **parameters}
+    tensors: dict[str, IntTensor] = {network.input: network.tensors[network.input]}
+    for step in network.steps:
+        old = network.tensors[step.name]
+        inputs = [tensors[name] for name in step.inputs]
+        own = {role: merged[key] for role, key in step.parameters.items()}
+        if STEPS[step.op].bounds is None:
+            made = rounded_tensor(step.op, step.attributes, inputs[0], own, old.format, old.layer, old.value)
+        else:
+            made = exact_tensor(step.op, step.attributes, inputs, own, old.layer, old.value)
+        tensors[step.name] = made
+    return replace(network, tensors=tensors, parameters=merged)
+
+
+def _until(network: IntGraph, tensor: str) -> IntGraph:
+    """The steps that ``tensor`` needs; it is the output. Not verified: it need not be a vector."""
+    needed, steps = {tensor}, []
+    for step in reversed(network.steps):
+        if step.name in needed:
+            needed.update(step.inputs)
+            steps.append(step)
+    keys = {key for step in steps for key in step.parameters.values()}
+    return IntGraph(
+        network.input,
+        {name: network.tensors[name] for name in (network.input, *(s.name for s in reversed(steps)))},
+        tuple(reversed(steps)),
+        tensor,
+        {key: network.parameters[key] for key in keys},
+        {},
+    )
+
+
+def _patches(x: NDArray[np.float32], step: Step, kernel: tuple[int, ...]) -> NDArray[np.float32]:
+    """(groups, patches, inputs of a group * kernel) of a batch (N, C, H, W) or (N, C)."""
+    if x.ndim == 2:
+        return x[None]
+    groups = step.attributes["groups"]
+    top, left, bottom, right = step.attributes["pads"]
+    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    dy, dx = step.attributes["dilations"]
+    span = ((kernel[0] - 1) * dy + 1, (kernel[1] - 1) * dx + 1)
+    view = np.lib.stride_tricks.sliding_window_view(x, span, axis=(2, 3))
+    sy, sx = step.attributes["strides"]
+    seen = view[:, :, ::sy, ::sx, ::dy, ::dx]
+    n, c, h, w, kh, kw = seen.shape
+    parted = seen.reshape(n, groups, c // groups, h, w, kh, kw).transpose(1, 0, 3, 4, 2, 5, 6)
+    return parted.reshape(groups, n * h * w, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Of the patches of one group.
+
+    Attributes:
+        mean, float_mean: of the quantized and of the float network's patches, (inputs,).
+        second: E[q q'], (inputs, inputs).
+        cross: E[x q'], (inputs, inputs).
+    """
+
+    mean: Reals
+    float_mean: Reals
+    second: Reals
+    cross: Reals
+
+    @classmethod
+    def of(cls, quantized: NDArray[np.float32], real: NDArray[np.float32]) -> Moments:
+        """Of patches (count, inputs)."""
+        products = [(x.T @ quantized).astype(np.float64) / len(quantized) for x in (quantized, real)]
+        means = [x.mean(0, dtype=np.float64) for x in (quantized, real)]
+        return cls(means[0], means[1], products[0], products[1])
+
+
+def _columns(target: Reals, second: Reals, scale: Reals, low: int, high: int) -> Reals:
+    """Stored integers (rows, columns) for ``target``, column by column; ``scale``: units a row, (rows, 1)."""
+    order = np.argsort(-np.diag(second), kind="stable")
+    inverse = np.linalg.inv(second[np.ix_(order, order)])
+    factor = np.linalg.cholesky((inverse + inverse.T) / 2).T
+    left = target[:, order] * scale
+    stored = np.empty_like(left)
+    block = 128
+    for first in range(0, left.shape[1], block):
+        last = min(first + block, left.shape[1])
+        errors = np.empty((len(left), last - first))
+        for column in range(first, last):
+            stored[:, column] = np.clip(np.floor(left[:, column] + 0.5), low, high)
+            error = (left[:, column] - stored[:, column]) / factor[column, column]
+            left[:, column + 1 : last] -= error[:, None] * factor[column, column + 1 : last]
+            errors[:, column - first] = error
+        left[:, last:] -= errors @ factor[first:last, last:]
+    result = np.empty_like(stored)
+    result[:, order] = stored
+    return result
+
+
+def _units(stored: Reals, target: Reals, second: Reals, scale: Reals, low: int, high: int) -> Reals:
+    """Move single weights by one unit, in each row the one that lowers the error most, until none does."""
+    stored = stored.copy()
+    diagonal = np.diag(second)
+    gradient = (stored - target * scale) @ second
+    rows = np.arange(len(stored))
+    for _ in range(2 * stored.shape[1]):
+        # a move by d changes the error by 2 d gradient + d^2 diagonal
+        down = (gradient > 0) & (stored > low)
+        up = (gradient < 0) & (stored < high)
+        gain = np.where(down | up, 2 * np.abs(gradient) - diagonal, -1.0)
+        best = np.argmax(gain, 1)
+        moving = rows[gain[rows, best] > 1e-12]
+        if not len(moving):
+            break
+        columns = best[moving]
+        move = -np.sign(gradient[moving, columns])
+        stored[moving, columns] += move
+        gradient[moving] += move[:, None] * second[columns]
+    return stored
+
+
+def _offset_behind(network: IntGraph, step: Step) -> tuple[Step, Reals] | None:
+    """The first offset added to the result of ``step``, channel by channel, and the factor before it."""
+    readers: dict[str, list[Step]] = {}
+    for other in network.steps:
+        for name in other.inputs:
+            readers.setdefault(name, []).append(other)
+    factor: Reals = np.ones(1)
+    name = step.name
+    while len(readers.get(name, ())) == 1:
+        (reader,) = readers[name]
+        if reader.op == "offset":
+            return reader, factor
+        if reader.op == "scale":
+            parameter = network.parameters[reader.parameters["factor"]]
+            factor = factor * np.ldexp(parameter.data.ravel(), -np.array(parameter.format.fraction_lengths))
+        elif reader.op != "cast":
+            return None
+        name = reader.name
+    return None
+
+
+def _corrected(parameter: IntParameter, change: Reals, symmetric: bool) -> IntParameter:
+    """A per-channel parameter with ``change`` (real values) added, on its own grid, saturated."""
+    fractions = np.array(parameter.format.fraction_lengths)
+    moved = parameter.data.ravel() + np.floor(np.ldexp(change, fractions) + 0.5)
+    stored = np.clip(moved, parameter.format.min + symmetric, parameter.format.max).astype(np.int64)
+    return IntParameter(freeze(stored.reshape(parameter.data.shape)), parameter.format)
+
+
+class Refiner:
+    """Refines quantized networks of one float network, on the same calibration images.
+
+    Args:
+        graph: the float network.
+        images: calibration images; labels are not used.
+        count: how many of them at most.
+    """
+
+    def __init__(self, graph: Graph, images: ImageSet, count: int = IMAGES) -> None:
+        self.graph = graph
+        self.inputs = images.inputs(0, min(count, len(images)))
+        self.layers = {layer.name: layer for layer in graph.layers}
+        self._known: dict[str, NDArray[np.float32]] = {}
+
+    def _real(self, tensor: str) -> NDArray[np.float32]:
+        """A tensor of the float network; the next ones come with it, as many as _MEMORY holds."""
+        if tensor == self.graph.input:
+            return self.inputs
+        if tensor not in self._known:
+            readers = (layer for layer in self.graph.layers if layer.op in ("conv", "fc"))
+            wanted = list(dict.fromkeys(layer.inputs[0] for layer in readers))
+            names, size = [tensor], 0
+            for name in wanted[wanted.index(tensor) + 1 :]:
+                size += 4 * len(self.inputs) * math.prod(self.graph.shapes[name])
+                if size > _MEMORY:
+                    break
+                names.append(name)
+            self._known.clear()
+            engine = FloatingEngine(self.graph, names)
+            batches = [engine.run(self.inputs[i : i + _BATCH]) for i in range(0, len(self.inputs), _BATCH)]
+            self._known = {name: np.concatenate([batch[name] for batch in batches]) for name in names}
+        return self._known[tensor]
+
+    def _quantized(self, network: IntGraph, tensor: str) -> NDArray[np.float32]:
+        """The same of the quantized network, in real values."""
+        stored = [
+            quantize_images(network, self.inputs[i : i + _BATCH]) for i in range(0, len(self.inputs), _BATCH)
+        ]
+        if tensor != network.input:
+            engine = make_engine(_until(network, tensor))
+            stored = [engine.run(batch)[tensor] for batch in stored]
+        fraction = network.tensors[tensor].format.fraction_lengths[0]
+        return np.ldexp(np.concatenate(stored).astype(np.float32), np.int32(-fraction))
+
+    def refine(
+        self,
+        network: IntGraph,
+        weights: Mapping[str, Reals],
+        techniques: Collection[Technique] = TECHNIQUES,
+        symmetric: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> IntGraph:
+        """Better weights and offsets for a quantized network.
+
+        Args:
+            network: of this float network; its formats are kept.
+            weights: real-valued weights of each layer, as they were quantized (folded or not).
+            techniques: ``columns`` and ``units`` search weights, ``offsets`` corrects means.
+            symmetric: weights and offsets never take the most negative value (SAT_SYM).
+            progress: called with layers done and layers in all.
+        """
+        self._random = np.random.default_rng(0)
+        steps = [step for step in network.steps if step.op in ("conv", "dense")]
+        seen: tuple[str, str] = ("", "")
+        for number, step in enumerate(steps):
+            layer = self.layers[network.tensors[step.name].layer]
+            if seen != (step.inputs[0], layer.inputs[0]):  # else the same operand as the layer before
+                seen = (step.inputs[0], layer.inputs[0])
+                quantized, real = self._quantized(network, step.inputs[0]), self._real(layer.inputs[0])
+            network = self._layer(network, step, weights[layer.name], quantized, real, techniques, symmetric)
+            if progress is not None:
+                progress(number + 1, len(steps))
+        verify(network)
+        return network
+
+    def _layer(
+        self,
+        network: IntGraph,
+        step: Step,
+        weight: Reals,
+        quantized: NDArray[np.float32],
+        real: NDArray[np.float32],
+        techniques: Collection[Technique],
+        symmetric: bool,
+    ) -> IntGraph:
+        key = step.parameters["weight"]
+        parameter = network.parameters[key]
+        behind = _offset_behind(network, step) if "offsets" in techniques else None
+        flat = weight.reshape(len(weight), -1)
+        scale = np.ldexp(1.0, np.array(parameter.format.fraction_lengths)).reshape(-1, 1)
+        scale = np.broadcast_to(scale, (len(flat), 1)).astype(np.float64)
+        q, x = self._chosen_patches(step, weight.shape[2:], quantized, real)
+        each = len(flat) // len(q)
+        stored = parameter.data.reshape(len(flat), -1).astype(np.float64)
+        means = np.zeros(len(flat))
+        for group in range(len(q)):
+            rows = slice(group * each, (group + 1) * each)
+            moments = Moments.of(q[group], x[group])
+            damping = _DAMPING * float(np.mean(np.diag(moments.second)))
+            if damping > 0 and ("columns" in techniques or "units" in techniques):
+                second = moments.second + damping * np.eye(len(moments.second))
+                aim = flat[rows] @ moments.cross + damping * flat[rows]
+                target: Reals = np.linalg.solve(second, aim.T).T.astype(np.float64)
+                limits = (parameter.format.min + symmetric, parameter.format.max)
+                if "columns" in techniques:
+                    stored[rows] = _columns(target, second, scale[rows], *limits)
+                if "units" in techniques:
+                    stored[rows] = _units(stored[rows], target, second, scale[rows], *limits)
+            means[rows] = flat[rows] @ moments.float_mean - (stored[rows] / scale[rows]) @ moments.mean
+        data = freeze(stored.astype(np.int64).reshape(parameter.data.shape))
+        changed = {key: IntParameter(data, parameter.format)}
+        if behind is not None:
+            offset, factor = behind
+            name = offset.parameters["value"]
+            changed[name] = _corrected(network.parameters[name], means * factor, symmetric)
+        return with_parameters(network, changed)
+
+    def _chosen_patches(
+        self, step: Step, kernel: tuple[int, ...], quantized: NDArray[np.float32], real: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The same random patches of both networks, each (groups, patches, inputs)."""
+        first = _patches(quantized[:1], step, kernel).shape[1]
+        share = min(first, max(1, _PATCHES // len(quantized)))
+        chosen: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
+        for i in range(0, len(quantized), 8):
+            batch = slice(i, i + 8)
+            both = _patches(quantized[batch], step, kernel), _patches(real[batch], step, kernel)
+            count = both[0].shape[1] * share // first
+            places = np.sort(self._random.permutation(both[0].shape[1])[:count])
+            for kept, patches in zip(chosen, both, strict=True):
+                kept.append(patches[:, places])
+        return np.concatenate(chosen[0], 1), np.concatenate(chosen[1], 1)

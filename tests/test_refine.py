@@ -1,0 +1,237 @@
+"""Refinement: each step against brute force or an identity; refined networks run everywhere, and better."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import exports
+import networks
+from radixpoint.arith import dequantize
+from radixpoint.binary_points import stored_parameters
+from radixpoint.calibrate import calibrate
+from radixpoint.cli import main
+from radixpoint.data import ImageSet
+from radixpoint.design import Design
+from radixpoint.engines import ENGINES, make_engine, quantize_images
+from radixpoint.engines.floating import FloatingEngine
+from radixpoint.engines.reference import _conv
+from radixpoint.errors import DesignError
+from radixpoint.export import export_network, verify_export
+from radixpoint.ir import Graph, IntGraph, Step, verify
+from radixpoint.quantize import quantize
+from radixpoint.refine import TECHNIQUES, Moments, Refiner, _columns, _patches, _units
+
+
+def images(graph: Graph, count: int = 64, seed: int = 0) -> ImageSet:
+    return networks.images(count, seed, graph.shapes["input"])  # type: ignore[arg-type]
+
+
+def error(stored: np.ndarray, target: np.ndarray, second: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """What both searches minimise, by row, in units of the grid."""
+    e = stored - target * scale
+    return np.einsum("ij,jk,ik->i", e, second, e)
+
+
+def problem(seed: int, rows: int = 5, columns: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(200, columns)) @ random.normal(size=(columns, columns))
+    return random.normal(size=(rows, columns)), x.T @ x / 200, np.full((rows, 1), 3.0)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_searches_against_brute_force(seed: int) -> None:
+    """Never better than the best of all integers nearby, never worse than nearest rounding (units)."""
+    target, second, scale = problem(seed)
+    low, high = -4, 3
+    nearest = np.clip(np.floor(target * scale + 0.5), low, high)
+    by_columns = _columns(target, second, scale, low, high)
+    by_units = _units(nearest, target, second, scale, low, high)
+    best = np.full(len(target), np.inf)
+    around = [range(max(low, -4), min(high, 3) + 1)] * target.shape[1]
+    grid = np.array(list(itertools.product(*around)), float)
+    for row in range(len(target)):
+        e = grid - target[row] * scale[row]
+        best[row] = np.einsum("ij,jk,ik->i", e, second, e).min()
+    for found in (by_columns, by_units):
+        assert np.array_equal(found, np.rint(found))
+        assert found.min() >= low
+        assert found.max() <= high
+        assert (error(found, target, second, scale) >= best - 1e-9).all()
+    assert (error(by_units, target, second, scale) <= error(nearest, target, second, scale) + 1e-9).all()
+    after = _units(by_columns, target, second, scale, low, high)
+    assert (error(after, target, second, scale) <= error(by_columns, target, second, scale) + 1e-9).all()
+
+
+def test_searches_gain_where_inputs_are_correlated() -> None:
+    totals = np.zeros(3)
+    for seed in range(20):
+        target, second, scale = problem(seed, 16, 40)
+        nearest = np.clip(np.floor(target * scale + 0.5), -8, 7)
+        found = (
+            nearest,
+            _columns(target, second, scale, -8, 7),
+            _units(nearest, target, second, scale, -8, 7),
+        )
+        totals += [error(f, target, second, scale).sum() for f in found]
+    assert totals[1] < 0.6 * totals[0]
+    assert totals[2] < 0.6 * totals[0]
+
+
+def test_uncorrelated_inputs_leave_nearest_rounding() -> None:
+    target, _, scale = problem(1)
+    diagonal = np.diag(np.arange(1.0, 7.0))
+    nearest = np.clip(np.floor(target * scale + 0.5), -4, 3)
+    assert np.array_equal(_columns(target, diagonal, scale, -4, 3), nearest)
+    assert np.array_equal(_units(nearest, target, diagonal, scale, -4, 3), nearest)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_patches_times_weights_are_the_convolution(groups: int) -> None:
+    random = np.random.default_rng(0)
+    attributes = {"strides": (2, 1), "pads": (1, 0, 2, 1), "dilations": (1, 2), "groups": groups}
+    step = Step("c", "conv", ("x",), attributes, {})
+    x = random.integers(-9, 9, (3, 4, 7, 8))
+    weight = random.integers(-9, 9, (6, 4 // groups, 3, 2))
+    expected = _conv(step, [x], {"weight": weight})
+    seen = _patches(x.astype(np.float32), step, (3, 2))
+    rows = weight.reshape(groups, 6 // groups, -1)
+    got = np.einsum("gpk,gok->gpo", seen, rows).transpose(1, 0, 2).reshape(3, *expected.shape[2:], 6)
+    assert np.array_equal(got.transpose(0, 3, 1, 2), expected)
+
+
+def test_moments() -> None:
+    random = np.random.default_rng(0)
+    q, x = random.normal(1, 1, (50, 4)).astype(np.float32), random.normal(2, 1, (50, 4)).astype(np.float32)
+    found = Moments.of(q, x)
+    a, b = q.astype(float), x.astype(float)
+    assert np.allclose(found.second, a.T @ a / 50, atol=1e-5)
+    assert np.allclose(found.cross, b.T @ a / 50, atol=1e-5)
+    assert np.allclose(found.mean, a.mean(0))
+    assert np.allclose(found.float_mean, b.mean(0))
+
+
+# ------------------------------------------------------------------------------------ whole networks
+
+LOW = {"conv": 4, "bn": 12}
+
+
+def refined(graph: Graph, techniques: tuple[str, ...], **options: object) -> tuple[IntGraph, IntGraph]:
+    """Nearest rounding, and refined."""
+    seen = images(graph)
+    ranges = calibrate(graph, seen)
+    plain = quantize(graph, ranges, Design.separate(**LOW, **options))
+    return plain, quantize(graph, ranges, Design.separate(**LOW, **options, refine=list(techniques)), seen)
+
+
+def logit_error(graph: Graph, network: IntGraph) -> float:
+    x = images(graph, 32, seed=1).inputs(0, 32)  # none of them was calibrated on
+    real = FloatingEngine(graph).run(x)[graph.output]
+    stored = make_engine(network).run(quantize_images(network, x))[network.output]
+    return float(np.mean((dequantize(stored, network.logit_fraction_length()) - real) ** 2))
+
+
+@pytest.mark.parametrize("form", ["affine", "staged", "folded"])
+@pytest.mark.parametrize("scope", ["network", "class", "tensor", "channel"])
+def test_formats_stay_and_engines_agree(form: str, scope: str) -> None:
+    rule = "mse" if scope in ("network", "class") else "max"
+    point = {"scope": scope, "rule": rule}
+    plain, better = refined(networks.mixed(), TECHNIQUES, batch_norm=form, binary_point=point)
+    verify(better)
+    assert [s.name for s in plain.steps] == [s.name for s in better.steps]
+    for key, parameter in plain.parameters.items():
+        assert parameter.format == better.parameters[key].format
+    assert any(
+        not np.array_equal(p.data, better.parameters[k].data)
+        for k, p in plain.parameters.items()
+        if k.endswith("/weight")
+    )
+    x = exports.example_images(better, 3)
+    order = [better.input, *(s.name for s in better.steps)]
+    results = [make_engine(better, name).run(x, order) for name in ENGINES]
+    for other in results[1:]:
+        for name in order:
+            assert np.array_equal(results[0][name], other[name])
+
+
+@pytest.mark.parametrize("techniques", [("offsets",), ("columns",), ("units",), TECHNIQUES])
+def test_logits_are_nearer_on_other_images(techniques: tuple[str, ...]) -> None:
+    """Over several networks together: on one, any of them may be unlucky."""
+    plain = better = 0.0
+    for seed in range(6):
+        graph = networks.residual(seed)
+        pair = refined(graph, techniques, binary_point={"scope": "channel", "rule": "mse"})
+        scale = float(np.mean(FloatingEngine(graph).run(images(graph).inputs(0, 32))[graph.output] ** 2))
+        plain += logit_error(graph, pair[0]) / scale
+        better += logit_error(graph, pair[1]) / scale
+    assert better < 0.9 * plain
+
+
+def test_offsets_correct_the_mean() -> None:
+    """Of the first batch normalization's result, before it is rounded, on the calibration images."""
+    graph = networks.residual()
+    pair = refined(graph, ("offsets",))
+    x = images(graph).inputs(0, 64)
+    bn = next(layer for layer in graph.layers if layer.op == "batch_norm")
+    real = FloatingEngine(graph, [bn.name]).run(x)[bn.name].mean((0, 2, 3))
+    errors = []
+    for network in pair:
+        step = next(s for s in network.steps if s.op == "offset" and network.tensors[s.name].layer == bn.name)
+        stored = make_engine(network).run(quantize_images(network, x), [step.name])[step.name]
+        form = network.tensors[step.name].format
+        mean = dequantize(stored, form.fractions(3)).mean((0, 2, 3))
+        errors.append(np.abs(mean - real).max())
+    assert errors[1] < 0.2 * errors[0]
+
+
+def test_twice_gives_the_same() -> None:
+    graph = networks.mixed()
+    assert refined(graph, TECHNIQUES)[1].digest == refined(graph, TECHNIQUES)[1].digest
+
+
+def test_symmetric_weights_stay_symmetric() -> None:
+    _, better = refined(networks.mixed(), TECHNIQUES, overflow="SAT_SYM")
+    for parameter in better.parameters.values():
+        if parameter.format.signed and parameter.format.word_length < 12:
+            assert parameter.data.min() >= -parameter.format.max
+
+
+def test_refined_networks_are_exported(tmp_path: Path) -> None:
+    _, better = refined(networks.residual(), TECHNIQUES)
+    export_network(better, "c", tmp_path / "x")
+    assert verify_export(tmp_path / "x").mismatch is None
+
+
+def test_needs_the_images() -> None:
+    graph = networks.residual()
+    ranges = calibrate(graph, images(graph))
+    with pytest.raises(DesignError, match="needs the calibration images"):
+        quantize(graph, ranges, Design.separate(4, 8, refine=["columns"]))
+    with pytest.raises(DesignError, match="refine"):
+        Design.separate(4, 8, refine=["magic"])
+
+
+def test_unknown_technique_on_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["search", "m", "--images", "i", "--calibration", "c", "--out", "o", "--refine", "columns+magic"]
+    monkeypatch.setattr("sys.argv", ["radixpoint", *given])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "expected some of offsets+columns+units" in capsys.readouterr().err
+
+
+def test_one_refiner_for_many_designs() -> None:
+    graph = networks.residual()
+    seen = images(graph)
+    ranges, refiner = calibrate(graph, seen), Refiner(graph, seen)
+    for bits in (3, 5):
+        design = Design.separate(bits, 12)
+        weights = {k[0]: v.values for k, v in stored_parameters(graph, design).items() if k[1] == "weight"}
+        plain = quantize(graph, ranges, design)
+        again = quantize(graph, ranges, Design.separate(bits, 12, refine=["columns"]), seen)
+        assert refiner.refine(plain, weights, ["columns"]).digest == again.digest
