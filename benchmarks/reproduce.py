@@ -3,6 +3,7 @@
     python benchmarks/reproduce.py results      --data DATA --runs RUNS
     python benchmarks/reproduce.py reproduction --data DATA --runs RUNS [--images 1000]
     python benchmarks/reproduce.py ranges       --data DATA --runs RUNS
+    python benchmarks/reproduce.py refinement   --data DATA --runs RUNS [--images 5000] [--bits 6 5 4]
 
 DATA holds a full-width ResNet-50 (``resnet50-tiny-imagenet.safetensors``, torchvision's names),
 ``images-search.tar``, ``images-calibration.tar`` and ``wnids.txt``. Each search is a run folder in RUNS, all
@@ -22,6 +23,7 @@ from typing import Any
 
 import radixpoint
 from radixpoint.binary_points import sites, stored_parameters
+from radixpoint.quantize import Quantizer
 from radixpoint.search import Watcher
 
 FORMS = ("affine", "staged", "folded")
@@ -179,14 +181,52 @@ def _plot(found: dict[tuple[str, str, str], dict[str, Any]], path: Path) -> None
     figure.savefig(path, metadata={"Date": None})
 
 
+TECHNIQUES = ((), ("offsets",), ("columns",), ("units",), ("offsets", "columns"))
+
+
+def refinement(data: Data, runs: Path, bits: list[int]) -> None:
+    """Nearest rounding, then each technique switched on; one line when it is known, kept in RUNS."""
+    ranges = radixpoint.calibrate(data.graph, data.calibration)
+    quantizer = Quantizer(data.graph, ranges, data.calibration)
+    print("| conv, bits | refined by | top-1 | drop | agrees with float | seconds to quantize |")
+    print("|---|---|---|---|---|---|")
+    for word in bits:
+        for techniques in TECHNIQUES:
+            name = f"refinement-{len(data.images)}-{word}-{'+'.join(techniques) or 'nearest'}.json"
+            kept = runs / name
+            if not kept.exists():
+                point = {"scope": "channel", "rule": "loss"}
+                design = radixpoint.Design.separate(
+                    word, 16, binary_point=point, unsigned=True, refine=list(techniques)
+                )
+                started = time.time()
+                network = quantizer.quantize(design)
+                seconds = time.time() - started
+                found = radixpoint.evaluate(data.graph, network, data.images)
+                result = {"seconds": seconds, "accuracy": found.top1, "drop": found.drop}
+                result |= {"interval": found.drop_interval, "agreement": found.agreement}
+                kept.write_text(json.dumps(result))
+            r = json.loads(kept.read_text())
+            low, high = r["interval"]
+            print(
+                f"| {word} | {' + '.join(techniques) or 'nearest rounding'} | {r['accuracy']:.2f} % | "
+                f"{r['drop']:+.2f} [{low:+.2f}, {high:+.2f}] | {r['agreement']:.2f} % | {r['seconds']:.0f} |",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("table", choices=("results", "reproduction", "ranges"))
+    parser.add_argument("table", choices=("results", "reproduction", "ranges", "refinement"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--images", type=int)
+    parser.add_argument("--bits", type=int, nargs="+", default=[6, 5, 4])
     arguments = parser.parse_args()
     data = Data(arguments.data, arguments.images)
+    if arguments.table == "refinement":
+        refinement(data, arguments.runs, arguments.bits)
+        return
     {"results": results, "reproduction": reproduction, "ranges": ranges}[arguments.table](
         data, arguments.runs
     )
