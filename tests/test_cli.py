@@ -122,6 +122,16 @@ def test_search(files: Path, tmp_path: Path) -> None:
     assert document == json.loads((tmp_path / "run" / "result.json").read_text())
 
 
+def test_images_that_serve_twice_are_named(files: Path, tmp_path: Path) -> None:
+    """What is chosen on calibration images must not be judged on them without a word."""
+    given = sources(files)
+    said = run("search", *given, "--out", tmp_path / "a", "--policy", "joint").stderr
+    assert "calibration images too" not in said
+    given[given.index(files / "calibration.npz")] = files / "images.npz"
+    said = run("search", *given, "--out", tmp_path / "b", "--policy", "joint").stderr
+    assert "600 of 600 images are calibration images too" in said
+
+
 def test_unreadable_images_are_named(files: Path, tmp_path: Path) -> None:
     from PIL import Image
 

@@ -521,6 +521,14 @@ def _search(
     graph: Graph, images: ImageSet, calibration: ImageSet, out: Path, as_json: bool, **arguments: Any
 ) -> None:
     _note_the_engine()
+    shared = images.shared_with(calibration)
+    if shared:
+        _errors.print(
+            f"{shared} of {len(images)} images are calibration images too: what is chosen on them is "
+            "judged on them, and its drop is too good to be true",
+            highlight=False,
+            soft_wrap=True,
+        )
     with _progress() as bars:
         result = search(graph, images, calibration, out, watcher=_Bars(bars), **arguments)
     _emit(result) if as_json else _report(result, out)

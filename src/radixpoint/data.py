@@ -151,6 +151,11 @@ class ImageSet:
         order = np.sort(np.random.default_rng(0).permutation(len(self))[:count])
         return ImageSet(self.source, self.pixels[order], self.labels[order], self.classes, self.preprocessing)
 
+    def shared_with(self, other: ImageSet) -> int:
+        """How many of these images, by their pixels, are in ``other`` too."""
+        known = {hashlib.sha256(image.tobytes()).digest() for image in other.pixels}
+        return sum(hashlib.sha256(image.tobytes()).digest() in known for image in self.pixels)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of pixels, labels and preprocessing."""

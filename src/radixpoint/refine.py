@@ -214,7 +214,8 @@ class Refiner:
 
     def __init__(self, graph: Graph, images: ImageSet, count: int = IMAGES) -> None:
         self.graph = graph
-        self.inputs = images.inputs(0, min(count, len(images)))
+        chosen = images.first(count)  # of every class its share
+        self.inputs = chosen.inputs(0, len(chosen))
         self.layers = {layer.name: layer for layer in graph.layers}
         self._known: dict[str, NDArray[np.float32]] = {}
 
@@ -273,6 +274,10 @@ class Refiner:
             if seen != (step.inputs[0], layer.inputs[0]):  # else the same operand as the layer before
                 seen = (step.inputs[0], layer.inputs[0])
                 quantized, real = self._quantized(network, step.inputs[0]), self._real(layer.inputs[0])
+                # What saturates is lost: a few values far beyond the format would outweigh all others.
+                form = network.tensors[step.inputs[0]].format.channel(0)
+                ends = np.ldexp([float(form.min), float(form.max)], -form.fraction_length)
+                real = np.clip(real, *ends.astype(np.float32))
             network = self._layer(network, step, weights[layer.name], quantized, real, techniques, symmetric)
             if progress is not None:
                 progress(number + 1, len(steps))
