@@ -181,38 +181,40 @@ def _plot(found: dict[tuple[str, str, str], dict[str, Any]], path: Path) -> None
     figure.savefig(path, metadata={"Date": None})
 
 
-TECHNIQUES = ((), ("offsets",), ("columns",), ("units",), ("offsets", "columns"))
+TECHNIQUES = ((), ("offsets",), ("offsets", "columns"), ("offsets", "units"), ("offsets", "columns", "units"))
 
 
 def refinement(data: Data, runs: Path, bits: list[int]) -> None:
     """Nearest rounding, then each technique switched on; one line when it is known, kept in RUNS."""
     ranges = radixpoint.calibrate(data.graph, data.calibration)
     quantizer = Quantizer(data.graph, ranges, data.calibration)
-    print("| conv, bits | refined by | top-1 | drop | agrees with float | seconds to quantize |")
-    print("|---|---|---|---|---|---|")
+    print("| conv, bits | binary points | refined by | top-1 | drop | agrees with float | seconds to quantize |")
+    print("|---|---|---|---|---|---|---|")
     for word in bits:
-        for techniques in TECHNIQUES:
-            name = f"refinement-{len(data.images)}-{word}-{'+'.join(techniques) or 'nearest'}.json"
-            kept = runs / name
-            if not kept.exists():
-                point = {"scope": "channel", "rule": "loss"}
-                design = radixpoint.Design.separate(
-                    word, 16, binary_point=point, unsigned=True, refine=list(techniques)
+        for scope in ("channel", "tensor"):
+            for techniques in TECHNIQUES:
+                name = f"refinement-{len(data.images)}-{word}-{scope}-{'+'.join(techniques) or 'nearest'}.json"
+                kept = runs / name
+                if not kept.exists():
+                    point = {"scope": scope, "rule": "loss"}
+                    design = radixpoint.Design.separate(
+                        word, 16, binary_point=point, unsigned=True, refine=list(techniques)
+                    )
+                    started = time.time()
+                    network = quantizer.quantize(design)
+                    seconds = time.time() - started
+                    found = radixpoint.evaluate(data.graph, network, data.images)
+                    result = {"seconds": seconds, "accuracy": found.top1, "drop": found.drop}
+                    result |= {"interval": found.drop_interval, "agreement": found.agreement}
+                    kept.write_text(json.dumps(result))
+                r = json.loads(kept.read_text())
+                low, high = r["interval"]
+                print(
+                    f"| {word} | {scope} | {' + '.join(techniques) or 'nearest rounding'} | "
+                    f"{r['accuracy']:.2f} % | {r['drop']:+.2f} [{low:+.2f}, {high:+.2f}] | "
+                    f"{r['agreement']:.2f} % | {r['seconds']:.0f} |",
+                    flush=True,
                 )
-                started = time.time()
-                network = quantizer.quantize(design)
-                seconds = time.time() - started
-                found = radixpoint.evaluate(data.graph, network, data.images)
-                result = {"seconds": seconds, "accuracy": found.top1, "drop": found.drop}
-                result |= {"interval": found.drop_interval, "agreement": found.agreement}
-                kept.write_text(json.dumps(result))
-            r = json.loads(kept.read_text())
-            low, high = r["interval"]
-            print(
-                f"| {word} | {' + '.join(techniques) or 'nearest rounding'} | {r['accuracy']:.2f} % | "
-                f"{r['drop']:+.2f} [{low:+.2f}, {high:+.2f}] | {r['agreement']:.2f} % | {r['seconds']:.0f} |",
-                flush=True,
-            )
 
 
 def main() -> None:

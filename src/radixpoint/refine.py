@@ -130,11 +130,29 @@ class Moments:
         return cls(means[0], means[1], products[0], products[1])
 
 
+def _triangular_inverse(upper: Reals) -> Reals:
+    """Inverse of an upper triangular matrix, by halves: nearly all of it is products of matrices."""
+    size = len(upper)
+    if size <= 64:
+        return np.triu(np.linalg.inv(upper))
+    half = size // 2
+    result = np.zeros_like(upper)
+    result[:half, :half] = _triangular_inverse(upper[:half, :half])
+    result[half:, half:] = _triangular_inverse(upper[half:, half:])
+    result[:half, half:] = -(result[:half, :half] @ (upper[:half, half:] @ result[half:, half:]))
+    return result
+
+
+def _inverse_factor(second: Reals) -> Reals:
+    """Upper triangular u with u' u the inverse of ``second``: the inverse of its own factor, taken backwards."""
+    backwards = np.linalg.cholesky(second[::-1, ::-1])
+    return _triangular_inverse(np.ascontiguousarray(backwards[::-1, ::-1]))
+
+
 def _columns(target: Reals, second: Reals, scale: Reals, low: int, high: int) -> Reals:
     """Stored integers (rows, columns) for ``target``, column by column; ``scale``: units a row, (rows, 1)."""
     order = np.argsort(-np.diag(second), kind="stable")
-    inverse = np.linalg.inv(second[np.ix_(order, order)])
-    factor = np.linalg.cholesky((inverse + inverse.T) / 2).T
+    factor = _inverse_factor(second[np.ix_(order, order)])
     left = target[:, order] * scale
     stored = np.empty_like(left)
     block = 128
@@ -311,7 +329,8 @@ class Refiner:
             if damping > 0 and ("columns" in techniques or "units" in techniques):
                 second = moments.second + damping * np.eye(len(moments.second))
                 aim = flat[rows] @ moments.cross + damping * flat[rows]
-                target: Reals = np.linalg.solve(second, aim.T).T.astype(np.float64)
+                factor = _inverse_factor(second)
+                target: Reals = (aim @ factor.T) @ factor
                 limits = (parameter.format.min + symmetric, parameter.format.max)
                 if "columns" in techniques:
                     stored[rows] = _columns(target, second, scale[rows], *limits)
