@@ -28,6 +28,7 @@ ORDER = [
     ["engines.floating"],
     ["calibrate"],
     ["design"],
+    ["codes"],
     ["binary_points"],
     ["lower"],
     ["arena"],

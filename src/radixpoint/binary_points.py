@@ -10,6 +10,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from radixpoint.codes import ENTRY_BITS, Grid, codebook, operand_grid, weight_grid
 from radixpoint.calibrate import Ranges, Statistics, bin_values, normalized_name
 from radixpoint.design import Design, Kind, Rule
 from radixpoint.formats import MAX_FRACTION
@@ -41,6 +42,7 @@ class Site:
         by_channel: whether it may have a binary point for each channel.
         signed: whether it may be negative; an unsigned format of W bits has the binary points of a signed
             one of W + 1.
+        grid: the values of its code, or None if it is fixed-point; ``word_length`` is then the decoded one.
     """
 
     key: Key
@@ -50,11 +52,12 @@ class Site:
     statistics: Statistics
     by_channel: bool
     signed: bool = True
+    grid: Grid | None = None
 
     @property
-    def signed_word_length(self) -> int:
-        """Word length of the signed format that holds the same values that are not negative."""
-        return self.word_length + (not self.signed)
+    def levels(self) -> int | Grid:
+        """What it can hold: a grid, or the word length of the signed format with the same largest value."""
+        return self.word_length + (not self.signed) if self.grid is None else self.grid
 
     def format(self, fractions: tuple[int, ...]) -> TensorFormat:
         return TensorFormat(self.signed, self.word_length, fractions)
@@ -116,6 +119,8 @@ def _parameters(graph: Graph, layer: Layer, design: Design) -> dict[str, NDArray
             scale, offset = affine_parameters(graph, bn)
             values["bias"] = offset + scale * values.get("bias", 0.0)
             values["weight"] = values["weight"] * scale[:, None, None, None]
+        if design.codes.weights is not None and design.codes.weights.kind == "codebook":
+            values["weight"] = codebook(values["weight"], 1 << design.width(layer.name, layer.op, "weights"))
         return values
     if layer.op != "batch_norm":
         return {}
@@ -149,8 +154,11 @@ def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Sto
     """
 
     def parameter(layer: Layer, role: str, cls: str, kind: Kind) -> Site:
-        width = design.width(layer.name, cls, kind)
-        return Site((layer.name, role), cls, kind, width, stored[layer.name, role].statistics, True)
+        width, grid = design.width(layer.name, cls, kind), None
+        if role == "weight" and design.codes.weights is not None:
+            grid = weight_grid(design, layer.name, cls)
+            width = ENTRY_BITS if grid is None else grid.word_length
+        return Site((layer.name, role), cls, kind, width, stored[layer.name, role].statistics, True, True, grid)
 
     yield Site(
         (graph.input, "result"),
@@ -172,14 +180,17 @@ def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Sto
         bn = folded_batch_norm(graph, layer, design)
         result = ranges.tensors[seen_by_reader(graph, layer.name if bn is None else bn.name)]
         if layer.op in ("conv", "fc"):
+            signed = layer.inputs[0] not in unsigned
+            grid = operand_grid(design, layer.name, layer.op, signed)
             yield Site(
                 (layer.name, "operand"),
                 layer.op,
                 "activations",
-                design.width(layer.name, layer.op, "activations"),
+                design.width(layer.name, layer.op, "activations") if grid is None else grid.word_length,
                 ranges.tensors[layer.inputs[0]],
                 False,
-                layer.inputs[0] not in unsigned,
+                signed,
+                grid,
             )
             yield parameter(layer, "weight", layer.op, "weights")
             if (layer.name, "bias") in stored:
@@ -211,9 +222,15 @@ def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Sto
 
 
 def largest_fractions(
-    low: NDArray[np.float64], high: NDArray[np.float64], word_length: int
+    low: NDArray[np.float64], high: NDArray[np.float64], levels: int | Grid
 ) -> NDArray[np.int64]:
-    """Most fraction bits at which low..high, rounded to nearest, fits a signed format; element by element."""
+    """Most fraction bits at which low..high, rounded to nearest, fits; element by element.
+
+    ``levels``: word length of a signed format, or a grid.
+    """
+    if isinstance(levels, Grid):
+        return levels.largest_fractions(low, high)
+    word_length = levels
     top = (1 << (word_length - 1)) - 1
     magnitude = np.maximum(-low, high)
     fraction = word_length + 1 - np.frexp(magnitude)[1].astype(np.int64)
@@ -225,10 +242,14 @@ def largest_fractions(
 
 
 @lru_cache(maxsize=4096)
-def _bin_errors(fraction: int, word_length: int) -> NDArray[np.float64]:
+def _bin_errors(fraction: int, levels: int | Grid) -> NDArray[np.float64]:
     """Mean squared error of rounding and saturating the values of each bin."""
-    top = (1 << (word_length - 1)) - 1
-    stored = np.clip(np.floor(np.ldexp(_VALUES, fraction) + 0.5), -top - 1, top)
+    scaled = np.ldexp(_VALUES, fraction)
+    if isinstance(levels, Grid):
+        stored = levels.round(scaled).astype(np.float64)
+    else:
+        top = (1 << (levels - 1)) - 1
+        stored = np.clip(np.floor(scaled + 0.5), -top - 1, top)
     return np.asarray(((np.ldexp(stored, -fraction) - _VALUES) ** 2).mean(1))
 
 
@@ -241,26 +262,26 @@ def _quantiles(s: Statistics, percentile: float) -> NDArray[np.float64]:
     return np.asarray(_VALUES[half + index, -1])
 
 
-def choose(s: Statistics, word_length: int, design: Design) -> NDArray[np.int64]:
+def choose(s: Statistics, levels: int | Grid, design: Design) -> NDArray[np.int64]:
     """Fraction length for each channel of the statistics by the design's rule."""
-    start = largest_fractions(s.low, s.high, word_length)
+    start = largest_fractions(s.low, s.high, levels)
     match design.binary_point.rule:
         case "max":
             return start
         case "percentile":
             edge = _quantiles(s, design.binary_point.percentile)
-            clipped = largest_fractions(np.maximum(s.low, -edge), np.minimum(s.high, edge), word_length)
+            clipped = largest_fractions(np.maximum(s.low, -edge), np.minimum(s.high, edge), levels)
             return np.maximum(start, clipped)
         case _:
             candidates = np.arange(start.min(), start.max() + _CANDIDATES)
-            errors = s.counts @ np.stack([_bin_errors(int(f), word_length) for f in candidates], 1)
+            errors = s.counts @ np.stack([_bin_errors(int(f), levels) for f in candidates], 1)
             near = (candidates >= start[:, None]) & (candidates < start[:, None] + _CANDIDATES)
             return np.asarray(candidates[np.argmin(np.where(near, errors, np.inf), 1)])
 
 
 def _choose_group(members: Sequence[Site], design: Design) -> int:
     """Fraction length for several tensors by their statistics."""
-    pooled = [(s.statistics.pooled, s.signed_word_length) for s in members]
+    pooled = [(s.statistics.pooled, s.levels) for s in members]
     pooled = [(s, w) for s, w in pooled if s.low[0] < 0 or s.high[0] > 0]
     if not pooled:
         return 0
@@ -304,7 +325,7 @@ def _own_formats(everything: Sequence[Site], stored: Design, activations: Design
         design = activations if site.kind == "activations" else stored
         by_channel = site.by_channel and design.binary_point.scope == "channel"
         statistics = site.statistics if by_channel else site.statistics.pooled
-        fractions = tuple(choose(statistics, site.signed_word_length, design).tolist())
+        fractions = tuple(choose(statistics, site.levels, design).tolist())
         formats[site.key] = site.format(fractions)
     return formats
 

@@ -72,6 +72,37 @@ class BinaryPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"percentile {self.percentile}: expected above 50, at most 100")
 
 
+class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How values are coded where they are not fixed-point; see :mod:`radixpoint.codes`.
+
+    Attributes:
+        kind: ``float``: short floating point. ``log2``, ``log_sqrt2``: sign and logarithm to that base.
+            ``codebook``: shared values by k-means, for weights.
+        exponent_bits: of ``float``.
+    """
+
+    kind: Literal["float", "log2", "log_sqrt2", "codebook"]
+    exponent_bits: int = 3
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.exponent_bits <= 4:
+            raise ValueError(f"{self.exponent_bits} exponent bits: expected 1..4")
+
+
+class Codes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What is coded of ``conv`` and ``fc``: their weights, the activations that they multiply; None: fixed-point.
+
+    The class's word lengths are those of the code words.
+    """
+
+    weights: Code | None = None
+    activations: Code | None = None
+
+    def __post_init__(self) -> None:
+        if self.activations is not None and self.activations.kind == "codebook":
+            raise ValueError("a codebook for activations: expected one for weights only")
+
+
 class Accumulator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A narrower accumulator than the proven one, for ``conv`` and ``fc``.
 
@@ -113,6 +144,7 @@ class Design(
         accumulator: a narrower accumulator, or None for the proven width.
         seed: of STOCHASTIC rounding.
         unsigned: operands of ``conv`` and ``fc`` that a ReLU keeps from being negative have no sign bit.
+        codes: weights and activations that are not fixed-point.
         refine: how stored integers are improved on calibration images (:mod:`radixpoint.refine`); none rounds
             each parameter by itself.
     """
@@ -129,6 +161,7 @@ class Design(
     accumulator: Accumulator | None = None
     seed: int = 0
     unsigned: bool = False
+    codes: Codes = Codes()
     refine: list[Technique] = []
 
     def __post_init__(self) -> None:
@@ -137,6 +170,8 @@ class Design(
             raise ValueError(f"unknown layer class {unknown[0]!r}: expected {', '.join(CLASSES)}")
         if missing := {"conv", "bn"} - set(self.classes):
             raise ValueError(f"classes: no widths for {' and '.join(sorted(missing))}")
+        if self.codes.weights is not None and {"columns", "units"} & set(self.refine):
+            raise ValueError("refine: columns and units search fixed-point weights, and these are coded")
         if not 0 <= self.seed < 1 << 64:
             raise ValueError(f"seed {self.seed}: expected 0..2**64-1")
 
@@ -188,7 +223,10 @@ class Design(
             DesignError: neither the layer nor its class says.
         """
         candidates = [self.layers.get(layer), self.classes.get(layer_class)]
-        candidates.append(self.classes.get(_FALLBACK.get(layer_class, layer_class)))
+        fallback = _FALLBACK.get(layer_class, layer_class)
+        if layer_class == "input" and self.codes.activations is not None:
+            fallback = "bn"  # an image is fixed-point: it is coded where it is multiplied
+        candidates.append(self.classes.get(fallback))
         for widths in candidates:
             if widths is not None and getattr(widths, kind) is not None:
                 return int(getattr(widths, kind))

@@ -380,6 +380,8 @@ def exact_fractions(
         return tuple(first.fraction_lengths[0] + f for f in parameters["weight"].fraction_lengths)
     if op == "scale":
         return _broadcast(first.fraction_lengths, parameters["factor"].fraction_lengths, sum)
+    if op == "lookup":
+        return parameters["table"].fraction_lengths
     if op == "offset":
         return _broadcast(first.fraction_lengths, parameters["value"].fraction_lengths, max)
     if op == "add":
@@ -415,7 +417,7 @@ def exact_tensor(
     """The result of an exact step: its shape, its fraction lengths, its proven range, its narrowest format.
 
     Accumulators are signed, whatever their range. ``clamp``, ``max_pool``, ``flatten`` and ``concat`` keep
-    their input's format.
+    their input's format; ``lookup`` has its table's.
 
     Raises:
         GraphError: the operands do not fit.
@@ -441,6 +443,8 @@ def exact_tensor(
         chosen = TensorFormat(signed, word, fractions)
         if op == "clamp" and not chosen.min <= attributes["low"] <= attributes["high"] <= chosen.max:
             raise GraphError(f"clamp to {attributes['low']}..{attributes['high']} in {chosen}")
+    elif op == "lookup":
+        chosen = parameters["table"].format
     else:
         fixed = smallest_format(min(low, -1), high, 0)
         chosen = TensorFormat(True, fixed.word_length, fractions)

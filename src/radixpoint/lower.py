@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from radixpoint.arith import quantize, random_draws
 from radixpoint.binary_points import Formats, Key, Stored, folded_batch_norm
+from radixpoint.codes import Grid, operand_grid, weight_grid
 from radixpoint.design import Design
 from radixpoint.errors import DesignError, FormatError, GraphError
 from radixpoint.formats import MAX_STORED, Overflow, Rounding
@@ -29,6 +30,9 @@ from radixpoint.ir import (
 )
 from radixpoint.ops import LAYERS, STEPS, Attributes, pool_counts
 
+MAX_TABLE = 1 << 16
+"""Entries of a lookup table, at most."""
+
 
 class ParameterCache:
     """Stored integers of parameters already quantized, for the many designs of a search that share them."""
@@ -38,22 +42,35 @@ class ParameterCache:
         self._known: dict[tuple[Any, ...], IntParameter] = {}
 
     def quantize(
-        self, key: tuple[str, str], values: NDArray[np.float64], to: TensorFormat, design: Design, stream: int
+        self,
+        key: tuple[str, str],
+        values: NDArray[np.float64],
+        to: TensorFormat,
+        design: Design,
+        stream: int,
+        grid: Grid | None = None,
     ) -> IntParameter:
-        """``values`` in format ``to``; ``key`` names them among those of one network and BN form."""
+        """``values`` in format ``to``, on ``grid`` if given.
+
+        ``key`` names them among those of one network, BN form and codebook.
+        """
         rounding = design.parameter_rounding
         random = (design.seed, stream) if rounding is Rounding.STOCHASTIC else None
-        full = (key, design.batch_norm, to, rounding, design.overflow, random)
+        full = (key, design.batch_norm, to, rounding, design.overflow, random, grid)
         if full not in self._known:
             draws = None if random is None else random_draws(*random, values.shape)
-            stored = quantize(
-                values,
-                to.channel(0),
-                rounding,
-                _parameter_overflow(design),
-                draws,
-                to_fraction_length=to.fractions(values.ndim),
-            )
+            fractions = to.fractions(values.ndim)
+            if grid is not None:
+                stored = grid.round(np.ldexp(values, fractions))
+            else:
+                stored = quantize(
+                    values,
+                    to.channel(0),
+                    rounding,
+                    _parameter_overflow(design),
+                    draws,
+                    to_fraction_length=fractions,
+                )
             self._size += stored.nbytes
             if self._size > self._limit:
                 self._known.clear()
@@ -84,7 +101,7 @@ class _Lowerer:
         self.parameters: dict[str, IntParameter] = {}
         self.steps: list[Step] = []
         self.current: dict[str, str] = {}  # real-valued tensor -> ours
-        self.casts: dict[tuple[str, TensorFormat], str] = {}
+        self.casts: dict[tuple[str, TensorFormat, Grid | None], str] = {}
         self.layer = graph.layers[0]
         self.count = 0
 
@@ -164,7 +181,28 @@ class _Lowerer:
         return self.current[self.layer.inputs[index]]
 
     def operand(self) -> str:
-        return self.cast(self.input(), "operand")
+        to = self.formats[self.layer.name, "operand"]
+        grid = operand_grid(self.design, self.layer.name, self.layer.op, to.signed)
+        if grid is None:
+            return self.cast(self.input(), "operand")
+        key = (self.input(), to, grid)
+        if key not in self.casts:
+            self.casts[key] = self._lookup(self.input(), to, grid)
+        return self.casts[key]
+
+    def _lookup(self, tensor: str, to: TensorFormat, grid: Grid) -> str:
+        """Every stored integer that ``tensor`` may hold, rounded once to the grid's values."""
+        source = self.tensors[tensor]
+        if source.format.per_channel or source.high - source.low >= MAX_TABLE:
+            raise GraphError(
+                f"coded activations need one binary point for all channels and at most {MAX_TABLE} values to "
+                f"code, and the operand is {source.format}"
+            )
+        stored = np.arange(source.low, source.high + 1)
+        scaled = np.ldexp(stored.astype(np.float64), to.fraction_lengths[0] - source.format.fraction_lengths[0])
+        name = f"{self.layer.name}/code"
+        self.parameters[name] = IntParameter(freeze(grid.round(scaled)), to)
+        return self.step("lookup", [tensor], {"table": name}, {"first": source.low})
 
     def step(
         self,
@@ -187,7 +225,8 @@ class _Lowerer:
         key = (self.layer.name, role)
         name = f"{self.layer.name}/{role}"
         values = self.stored[key].values
-        stored = self.cache.quantize(key, values, self.formats[key], self.design, len(self.parameters))
+        grid = weight_grid(self.design, self.layer.name, self.layer.op) if role == "weight" else None
+        stored = self.cache.quantize(key, values, self.formats[key], self.design, len(self.parameters), grid)
         rank = len(self.graph.shapes[self.layer.name])
         if role != "weight" and rank > 1:
             shaped = stored.data.reshape(-1, *[1] * (rank - 1))
@@ -207,9 +246,9 @@ class _Lowerer:
         to = self.formats[self.layer.name, role]
         if self.tensors[tensor].format == to:
             return tensor
-        if (tensor, to) not in self.casts:
-            self.casts[tensor, to] = self._write("cast", [tensor], {}, self._conversion(), to)
-        return self.casts[tensor, to]
+        if (tensor, to, None) not in self.casts:
+            self.casts[tensor, to, None] = self._write("cast", [tensor], {}, self._conversion(), to)
+        return self.casts[tensor, to, None]
 
     def clamp(self, tensor: str, low: float, high: float) -> str:
         form = self.tensors[tensor].format

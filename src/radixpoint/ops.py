@@ -74,6 +74,10 @@ def _same_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: Arr
     return inputs[0]
 
 
+def _lookup_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: Arrays) -> Shape:
+    return inputs[0]
+
+
 def _channel_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: Arrays) -> Shape:
     for name, value in parameters.items():
         if value.shape != inputs[0][:1]:
@@ -189,6 +193,17 @@ def _clamp_range(
     return min(max(inputs[0][0], low), high), min(max(inputs[0][1], low), high)
 
 
+def _lookup_range(
+    attributes: Attributes, inputs: Sequence[Range], parameters: Arrays, alignment: Alignment
+) -> Range:
+    first, last = (end - attributes["first"] for end in inputs[0])
+    table = parameters["table"]
+    if table.ndim != 1 or first < 0 or last >= len(table):
+        raise GraphError(f"lookup of {inputs[0][0]}..{inputs[0][1]} in a table of shape {table.shape}")
+    seen = table[first : last + 1]
+    return int(seen.min()), int(seen.max())
+
+
 def _union_range(
     attributes: Attributes, inputs: Sequence[Range], parameters: Arrays, alignment: Alignment
 ) -> Range:
@@ -228,6 +243,7 @@ STEPS: Mapping[str, StepOp] = {
         StepOp("offset", (), ("value",), 1, _same_shape, _offset_range),
         StepOp("add", (), (), 2, _same_shape, _add_range),
         StepOp("clamp", ("low", "high"), (), 1, _same_shape, _clamp_range),
+        StepOp("lookup", ("first",), ("table",), 1, _lookup_shape, _lookup_range),
         StepOp("max_pool", ("kernel", *_WINDOWED), (), 1, _pool_shape, _union_range),
         StepOp("sum_pool", ("kernel", *_WINDOWED), (), 1, _pool_shape, _sum_pool_range),
         StepOp("divide", ("rounding", "overflow"), ("divisor",), 1, _same_shape, None),

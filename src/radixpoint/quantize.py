@@ -26,7 +26,39 @@ class Quantizer:
     def __init__(self, graph: Graph, ranges: Ranges, calibration: ImageSet | None = None) -> None:
         self.graph, self.ranges, self._cache = graph, ranges, ParameterCache()
         self.calibration = calibration
-        self._stored: dict[str, dict[Key, Stored]] = {}  # by form of batch normalization
+        self._made: object = None  # what _stored was made for
+        self._stored: dict[Key, Stored] = {}
+
+    def _parameters(self, design: Design) -> dict[Key, Stored]:
+        """What is stored under the design's form of batch normalization and codebook."""
+        made_for: object = design.batch_norm
+        if design.codes.weights is not None and design.codes.weights.kind == "codebook":
+            made_for = (design.batch_norm, design.classes, design.layers)
+        if self._made != made_for:
+            self._stored, self._cache = stored_parameters(self.graph, design), ParameterCache()
+            self._made = made_for
+        return self._stored
+
+    def lowered(self, design: Design, formats: Formats) -> IntGraph:
+        """The network in these formats, with the design's form and conversions, verified."""
+        return lower(self.graph, formats, self._parameters(design), design, self._cache)
+
+    def loss(self, design: Design, formats: Formats) -> float:
+        """Squared error of the logits on the calibration sample, relative to their power."""
+        graph = self.lowered(design, formats)
+        stored = make_engine(graph).run(quantize_images(graph, self.ranges.sample))[graph.output]
+        logits = dequantize(stored, graph.logit_fraction_length())
+        return float(np.sum((logits - self.ranges.logits) ** 2) / np.sum(self.ranges.logits**2.0))
+
+    def formats(self, design: Design) -> Formats:
+        """The format of every quantized place.
+
+        Raises:
+            DesignError: the design does not fit the network.
+        """
+        design.check(self.graph)
+        stored = self._parameters(design)
+        return choose_formats(self.graph, self.ranges, design, stored, lambda f: self.loss(design, f))
 
     def quantize(self, design: Design) -> IntGraph:
         """The network in the representation that ``design`` describes, verified.
@@ -34,28 +66,13 @@ class Quantizer:
         Raises:
             DesignError: the design does not fit the network.
         """
-        design.check(self.graph)
         if design.refine and self.calibration is None:
             raise DesignError("a design that refines needs the calibration images, not only their ranges")
-        stored = self._stored.get(design.batch_norm)
-        if stored is None:
-            self._stored = {design.batch_norm: stored_parameters(self.graph, design)}
-            stored = self._stored[design.batch_norm]
-
-        def lowered(formats: Formats) -> IntGraph:
-            return lower(self.graph, formats, stored, design, self._cache)
-
-        def loss(formats: Formats) -> float:
-            """Squared error of the logits on the calibration sample, relative to their power."""
-            graph = lowered(formats)
-            stored = make_engine(graph).run(quantize_images(graph, self.ranges.sample))[graph.output]
-            logits = dequantize(stored, graph.logit_fraction_length())
-            return float(np.sum((logits - self.ranges.logits) ** 2) / np.sum(self.ranges.logits**2.0))
-
-        result = lowered(choose_formats(self.graph, self.ranges, design, stored, loss))
+        result = self.lowered(design, self.formats(design))
         if design.refine and self.calibration is not None:
             refiner = Refiner(self.graph, self.calibration)
             symmetric = design.overflow is Overflow.SAT_SYM
+            stored = self._parameters(design)
             weights = {layer: one.values for (layer, role), one in stored.items() if role == "weight"}
             result = refiner.refine(result, weights, design.refine, symmetric)
         return IntGraph(

@@ -289,6 +289,11 @@ class _Compiler:
 
         return run
 
+    def _lookup(self, step: Step) -> Compiled:
+        table = self.graph.arrays(step)["table"].astype(carrier(_magnitude(self._result(step))))
+        first = step.attributes["first"]
+        return lambda inputs: table[inputs[0].astype(np.int64) - first]
+
     def _taps(self, step: Step, kernel: tuple[int, int]) -> list[tuple[slice, slice]]:
         """For each position of a window, the slices of the padded image that it sees."""
         _, height, width = self._result(step).shape

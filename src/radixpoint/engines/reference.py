@@ -54,6 +54,7 @@ _EXACT: Mapping[str, Callable[[Step, list[Ints], Mapping[str, Ints]], Ints]] = {
     "dense": lambda step, inputs, arrays: inputs[0] @ arrays["weight"].T,
     "scale": lambda step, inputs, arrays: inputs[0] * arrays["factor"],
     "clamp": lambda step, inputs, arrays: np.clip(inputs[0], step.attributes["low"], step.attributes["high"]),
+    "lookup": lambda step, inputs, arrays: arrays["table"][inputs[0] - step.attributes["first"]],
     "max_pool": _max_pool,
     "sum_pool": _sum_pool,
     "flatten": lambda step, inputs, arrays: inputs[0].reshape(len(inputs[0]), -1),

@@ -1,0 +1,294 @@
+"""Word lengths layer by layer: what each costs in accuracy, measured once, and the cheapest that may be lost.
+
+The loss of a network is the squared error of its logits on calibration images (no labels), relative to their
+power. Errors of different layers are nearly independent, so their squares add: the loss of a design is about the
+sum of the losses of its layers, each measured with all others at the longest word length. What that sum predicts is
+only ever used to propose designs; each is judged on images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import highspy
+import msgspec
+from msgspec.structs import replace
+
+from radixpoint.binary_points import Formats
+from radixpoint.cost import add_energy, multiply_energy
+from radixpoint.design import Design, Widths
+from radixpoint.errors import DesignError
+from radixpoint.formats import dot_format, FixedFormat
+from radixpoint.ir import Graph
+from radixpoint.quantize import Quantizer
+
+Objective = Literal["multipliers", "bops", "energy", "memory"]
+Pair = tuple[int, int]
+"""Word lengths of a layer's weights and of the activations that it multiplies."""
+Allocation = Mapping[str, Pair]
+"""By layer."""
+
+
+@dataclass(frozen=True)
+class Products:
+    """What word lengths cost in one layer: multiplications an image, terms of a sum, weights stored."""
+
+    macs: int
+    terms: int
+    weights: int
+
+    def cost(self, pair: Pair, objective: Objective) -> float:
+        """Of one image.
+
+        ``multipliers``: partial-product bits. ``bops``: with the additions (see :class:`radixpoint.cost.Cost`).
+        ``energy``: pJ of multiplications and additions. ``memory``: bits of weights.
+        """
+        w, x = pair
+        match objective:
+            case "multipliers":
+                return self.macs * w * x
+            case "bops":
+                return self.macs * (w * x + w + x + math.log2(self.terms))
+            case "energy":
+                sums = dot_format(FixedFormat(True, w, 0), FixedFormat(True, x, 0), self.terms)
+                return self.macs * (multiply_energy(x, w) + add_energy(sums.word_length))
+            case "memory":
+                return self.weights * w
+
+
+class Constraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an allocation must keep to.
+
+    Attributes:
+        fixed: word length of both operands of single layers, by name.
+        memory: bits of all weights together, at most.
+        one_width: all layers that are not fixed share one word length for weights and activations.
+        equal: weights and activations of a layer have one word length.
+    """
+
+    fixed: dict[str, int] = {}
+    memory: int | None = None
+    one_width: bool = False
+    equal: bool = False
+
+
+def product_layers(graph: Graph) -> dict[str, Products]:
+    """Every convolution and fully connected layer, in execution order."""
+    found = {}
+    for layer in graph.layers:
+        if layer.op in ("conv", "fc"):
+            weight = graph.parameter(layer, "weight")
+            terms = math.prod(weight.shape[1:])
+            found[layer.name] = Products(math.prod(graph.shapes[layer.name]) * terms, terms, weight.size)
+    return found
+
+
+def allocated(design: Design, allocation: Allocation) -> Design:
+    """The design with these word lengths in single layers."""
+    layers = {name: Widths(weights=w, activations=x) for name, (w, x) in allocation.items()}
+    return replace(design, layers={**design.layers, **layers})
+
+
+class Losses:
+    """The loss of allocations of one network.
+
+    Args:
+        quantizer: of the network.
+        design: everything but the word lengths of convolutions; its binary points are chosen once for every
+            word length, for all layers at that length.
+        lengths: candidates, ascending.
+    """
+
+    def __init__(self, quantizer: Quantizer, design: Design, lengths: Sequence[int]) -> None:
+        self.quantizer, self.lengths = quantizer, tuple(lengths)
+        self.layers = product_layers(quantizer.graph)
+        self.design = _with_conv(design, lengths[-1])
+        self._formats: dict[int, Formats] = {w: quantizer.formats(_with_conv(design, w)) for w in lengths}
+
+    def loss(self, allocation: Allocation) -> float:
+        """With the layers that are not named at the longest word length."""
+        formats = dict(self._formats[self.lengths[-1]])
+        for name, (w, x) in allocation.items():
+            formats[name, "weight"] = self._formats[w][name, "weight"]
+            formats[name, "operand"] = self._formats[x][name, "operand"]
+        return self.quantizer.loss(self.design, formats)
+
+    def measure(self, progress: Callable[[int, int], None] | None = None) -> Sensitivity:
+        """The loss of each layer at each word length, weights and activations apart, above that at the longest.
+
+        ``progress`` is called with losses measured and losses to measure.
+        """
+        longest = self.lengths[-1]
+        base = self.loss({})
+        todo = [(name, kind, w) for name in self.layers for kind in (0, 1) for w in self.lengths[:-1]]
+        found: dict[tuple[str, int, int], float] = {}
+        for number, (name, kind, w) in enumerate(todo):
+            pair = (w, longest) if kind == 0 else (longest, w)
+            found[name, kind, w] = max(self.loss({name: pair}) - base, 0.0)
+            if progress is not None:
+                progress(number + 1, len(todo))
+
+        def table(kind: int) -> dict[str, dict[int, float]]:
+            return {
+                name: {w: 0.0 if w == longest else found[name, kind, w] for w in self.lengths}
+                for name in self.layers
+            }
+
+        return Sensitivity(base, table(0), table(1))
+
+
+def _with_conv(design: Design, word_length: int) -> Design:
+    return replace(design, classes={**design.classes, "conv": Widths.all(word_length)})
+
+
+class Sensitivity(msgspec.Struct, frozen=True):
+    """Losses by layer and word length, above ``base``, the loss with every layer at the longest."""
+
+    base: float
+    weights: dict[str, dict[int, float]]
+    activations: dict[str, dict[int, float]]
+
+    def loss(self, allocation: Allocation) -> float:
+        """Predicted: the sum."""
+        return self.base + sum(
+            self.weights[name][w] + self.activations[name][x] for name, (w, x) in allocation.items()
+        )
+
+
+def allocate(
+    sensitivity: Sensitivity,
+    layers: Mapping[str, Products],
+    budget: float,
+    objective: Objective = "multipliers",
+    constraints: Constraints | None = None,
+) -> Allocation | None:
+    """The cheapest word lengths whose predicted loss is at most ``budget``: an integer program, solved by HiGHS.
+
+    One binary variable for each layer and pair of word lengths. The solution is proven optimal.
+
+    Returns:
+        The word lengths, or None if nothing meets the constraints.
+
+    Raises:
+        DesignError: a fixed layer that the network does not have, or a word length that was not measured.
+    """
+    limits = constraints or Constraints()
+    lengths = sorted(next(iter(sensitivity.weights.values())))
+    for name, w in limits.fixed.items():
+        if name not in layers or w not in lengths:
+            raise DesignError(
+                f"layer {name!r} fixed at {w} bits: expected a convolution or fully connected layer, and one of "
+                f"the word lengths {lengths}"
+            )
+    pairs = {
+        name: [(limits.fixed[name],) * 2]
+        if name in limits.fixed
+        else [(w, x) for w, x in product(lengths, lengths) if w == x or not (limits.equal or limits.one_width)]
+        for name in layers
+    }
+    solver = highspy.Highs()
+    solver.setOptionValue("output_flag", False)
+    solver.setOptionValue("mip_rel_gap", 0.0)
+    solver.setOptionValue("threads", 1)
+    keys = [(name, pair) for name in layers for pair in pairs[name]]
+    chosen = {key: solver.addBinary() for key in keys}
+    unit = max(one.cost((lengths[-1],) * 2, objective) for one in layers.values())
+    for name in layers:
+        solver.addConstr(solver.qsum([chosen[name, pair] for pair in pairs[name]]) == 1)
+    # in shares of the budget and of the memory, which keeps the solver's tolerances meaningful
+    room = max(budget - sensitivity.base, 0.0)
+    losses = [
+        (key, sensitivity.weights[key[0]][key[1][0]] + sensitivity.activations[key[0]][key[1][1]])
+        for key in keys
+    ]
+    for key, loss in losses:
+        if loss > room:
+            solver.addConstr(chosen[key] == 0)
+    if room > 0:
+        within = [(key, loss / room) for key, loss in losses if loss <= room]
+        solver.addConstr(solver.qsum([share * chosen[key] for key, share in within]) <= 1)
+    if limits.memory is not None:
+        stored = [layers[key[0]].weights * key[1][0] / max(limits.memory, 1) * chosen[key] for key in keys]
+        solver.addConstr(solver.qsum(stored) <= 1)
+    if limits.one_width:
+        free = [name for name in layers if name not in limits.fixed]
+        for name in free[1:]:
+            for pair in pairs[name]:
+                solver.addConstr(chosen[name, pair] == chosen[free[0], pair])
+    solver.minimize(
+        solver.qsum([layers[key[0]].cost(key[1], objective) / unit * chosen[key] for key in keys])
+    )
+    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        return None
+    return {name: pair for name, pair in keys if solver.val(chosen[name, pair]) > 0.5}
+
+
+def frontier(
+    sensitivity: Sensitivity,
+    layers: Mapping[str, Products],
+    points: int,
+    objective: Objective = "multipliers",
+    constraints: Constraints | None = None,
+) -> list[Allocation]:
+    """Cheapest allocations for ``points`` losses from the smallest to the largest, in geometric steps.
+
+    Each is different; ascending loss, descending cost.
+
+    Raises:
+        DesignError: nothing meets the constraints.
+    """
+    worst = sensitivity.base + sum(
+        max(table[name].values())
+        for name in layers
+        for table in (sensitivity.weights, sensitivity.activations)
+    )
+    least = allocate(sensitivity, layers, worst, objective, constraints)
+    if least is None:
+        raise DesignError("no allocation of word lengths meets the constraints")
+    end = sensitivity.loss(least)
+    begin = max(sensitivity.base * 1.25, end * 1e-4)
+    found: list[Allocation] = []
+    for i in range(points):
+        one = allocate(sensitivity, layers, begin * (end / begin) ** (i / (points - 1)), objective, constraints)
+        if one is not None and (not found or dict(one) != dict(found[-1])):
+            found.append(one)
+    return found or [least]
+
+
+def greedy(losses: Losses, progress: Callable[[int, int], None] | None = None) -> list[Allocation]:
+    """One bit off one layer after the other, always where the network loses least.
+
+    Judd et al., "Reduced-Precision Strategies for Bounded Memory in Deep Neural Nets", 2015, section 3.2, with
+    the loss in place of the accuracy and both operands of a layer at one word length. A layer is measured
+    again only when its last measurement makes it the next: losses hardly fall when others lose bits as well.
+
+    Returns:
+        Every allocation on the way, the longest first.
+    """
+    lengths = losses.lengths
+    place = dict.fromkeys(losses.layers, len(lengths) - 1)
+    path: list[Allocation] = [{name: (lengths[-1],) * 2 for name in losses.layers}]
+    total = len(place) * (len(lengths) - 1)
+
+    def shorter(name: str) -> Allocation:
+        return {**path[-1], name: (lengths[place[name] - 1],) * 2}
+
+    known = {name: (losses.loss(shorter(name)), 0) for name in place}  # loss, length of the path when measured
+    while known:
+        name = min(known, key=lambda n: known[n][0])
+        if known[name][1] != len(path) - 1:
+            known[name] = (losses.loss(shorter(name)), len(path) - 1)
+            continue
+        path.append(shorter(name))
+        place[name] -= 1
+        if place[name]:
+            known[name] = (losses.loss(shorter(name)), len(path) - 1)
+        else:
+            del known[name]
+        if progress is not None:
+            progress(len(path) - 1, total)
+    return path
