@@ -188,12 +188,16 @@ def refinement(data: Data, runs: Path, bits: list[int]) -> None:
     """Nearest rounding, then each technique switched on; one line when it is known, kept in RUNS."""
     ranges = radixpoint.calibrate(data.graph, data.calibration)
     quantizer = Quantizer(data.graph, ranges, data.calibration)
-    print("| conv, bits | binary points | refined by | top-1 | drop | agrees with float | seconds to quantize |")
+    print(
+        "| conv, bits | binary points | refined by | top-1 | drop | agrees with float | seconds to quantize |"
+    )
     print("|---|---|---|---|---|---|---|")
     for word in bits:
         for scope in ("channel", "tensor"):
             for techniques in TECHNIQUES:
-                name = f"refinement-{len(data.images)}-{word}-{scope}-{'+'.join(techniques) or 'nearest'}.json"
+                name = (
+                    f"refinement-{len(data.images)}-{word}-{scope}-{'+'.join(techniques) or 'nearest'}.json"
+                )
                 kept = runs / name
                 if not kept.exists():
                     point = {"scope": scope, "rule": "loss"}

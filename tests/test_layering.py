@@ -38,6 +38,8 @@ ORDER = [
     ["refine"],
     ["quantize"],
     ["storage", "cost"],
+    ["allocate"],
+    ["policies"],
     ["evaluate"],
     ["search"],
     ["demo"],

@@ -22,7 +22,7 @@ from radixpoint.binary_points import Formats
 from radixpoint.cost import add_energy, multiply_energy
 from radixpoint.design import Design, Widths
 from radixpoint.errors import DesignError
-from radixpoint.formats import dot_format, FixedFormat
+from radixpoint.formats import FixedFormat, dot_format
 from radixpoint.ir import Graph
 from radixpoint.quantize import Quantizer
 
@@ -187,10 +187,12 @@ def allocate(
     pairs = {
         name: [(limits.fixed[name],) * 2]
         if name in limits.fixed
-        else [(w, x) for w, x in product(lengths, lengths) if w == x or not (limits.equal or limits.one_width)]
+        else [
+            (w, x) for w, x in product(lengths, lengths) if w == x or not (limits.equal or limits.one_width)
+        ]
         for name in layers
     }
-    solver = highspy.Highs()
+    solver = highspy.Highs()  # type: ignore[no-untyped-call]
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("mip_rel_gap", 0.0)
     solver.setOptionValue("threads", 1)
@@ -253,7 +255,9 @@ def frontier(
     begin = max(sensitivity.base * 1.25, end * 1e-4)
     found: list[Allocation] = []
     for i in range(points):
-        one = allocate(sensitivity, layers, begin * (end / begin) ** (i / (points - 1)), objective, constraints)
+        one = allocate(
+            sensitivity, layers, begin * (end / begin) ** (i / (points - 1)), objective, constraints
+        )
         if one is not None and (not found or dict(one) != dict(found[-1])):
             found.append(one)
     return found or [least]
@@ -277,7 +281,9 @@ def greedy(losses: Losses, progress: Callable[[int, int], None] | None = None) -
     def shorter(name: str) -> Allocation:
         return {**path[-1], name: (lengths[place[name] - 1],) * 2}
 
-    known = {name: (losses.loss(shorter(name)), 0) for name in place}  # loss, length of the path when measured
+    known = {
+        name: (losses.loss(shorter(name)), 0) for name in place
+    }  # loss, length of the path when measured
     while known:
         name = min(known, key=lambda n: known[n][0])
         if known[name][1] != len(path) - 1:

@@ -10,8 +10,8 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from radixpoint.codes import ENTRY_BITS, Grid, codebook, operand_grid, weight_grid
 from radixpoint.calibrate import Ranges, Statistics, bin_values, normalized_name
+from radixpoint.codes import ENTRY_BITS, Grid, codebook, operand_grid, weight_grid
 from radixpoint.design import Design, Kind, Rule
 from radixpoint.formats import MAX_FRACTION
 from radixpoint.ir import Graph, Layer, TensorFormat
@@ -158,7 +158,9 @@ def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Sto
         if role == "weight" and design.codes.weights is not None:
             grid = weight_grid(design, layer.name, cls)
             width = ENTRY_BITS if grid is None else grid.word_length
-        return Site((layer.name, role), cls, kind, width, stored[layer.name, role].statistics, True, True, grid)
+        return Site(
+            (layer.name, role), cls, kind, width, stored[layer.name, role].statistics, True, True, grid
+        )
 
     yield Site(
         (graph.input, "result"),

@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 
 from radixpoint import formats
+from radixpoint.allocate import Constraints, Objective
 from radixpoint.calibrate import calibrate
 from radixpoint.cost import Cost, cost
 from radixpoint.data import ImageSet, Preprocessing, load_images, read_classes
@@ -48,9 +49,10 @@ from radixpoint.export.machine import LANES
 from radixpoint.hardware import AcceleratorCost, Area, accelerator_area, accelerator_cost
 from radixpoint.importers import load
 from radixpoint.ir import Graph, IntGraph
+from radixpoint.policies import POLICIES
 from radixpoint.quantize import quantize
 from radixpoint.refine import TECHNIQUES
-from radixpoint.search import POLICIES, Criterion, Verdict, Watcher, search
+from radixpoint.search import Criterion, Verdict, Watcher, search
 from radixpoint.storage import load_network, save_network
 from radixpoint.synthesis import module_table, synthesize
 
@@ -239,12 +241,31 @@ def _options(batch_norm: str, scope: str, rule: str, rounding: str, overflow: st
 
 def _word_lengths(text: str) -> list[int]:
     try:
-        low, high = (int(part) for part in text.split(":"))
-        if 2 <= low <= high:
-            return list(range(low, high + 1))
+        if ":" not in text:
+            given = sorted({int(part) for part in text.split(",")})
+            if given[0] >= 2:
+                return given
+        else:
+            low, high = (int(part) for part in text.split(":"))
+            if 2 <= low <= high:
+                return list(range(low, high + 1))
     except ValueError:
         pass
-    raise DesignError(f"--word-lengths {text!r}: expected smallest:largest from 2 on, such as 2:16")
+    raise DesignError(
+        f"--word-lengths {text!r}: expected smallest:largest from 2 on, such as 2:16, or a list such as 4,6,8"
+    )
+
+
+def _constraints(fix: list[str], memory: int | None, one_width: bool, equal: bool) -> Constraints:
+    fixed = {}
+    for text in fix:
+        name, equals, bits = text.rpartition("=")
+        if not equals or not bits.isdigit():
+            raise DesignError(f"--fix {text!r}: expected LAYER=BITS, such as conv1=8")
+        fixed[name] = int(bits)
+    if memory is not None and memory < 1:
+        raise DesignError(f"--memory {memory}: expected at least 1 bit")
+    return Constraints(fixed, memory, one_width, equal)
 
 
 def _emit(document: Any) -> None:
@@ -484,6 +505,9 @@ def _report(result: dict[str, Any], out: Path) -> None:
     for name, policy in result["policies"].items():
         if name == "joint":
             words = f"all {policy['word_length']}"
+        elif policy.get("average"):
+            average = policy["average"]
+            words = f"weights {average['weight']:.2f}, operands {average['operand']:.2f}, bn {policy['bn']}"
         else:
             words = f"conv {policy['conv']}, bn {policy['bn']}"
         if "multiplier_cost" not in policy:
@@ -501,6 +525,21 @@ def _report(result: dict[str, Any], out: Path) -> None:
             "" if relative is None else f"{relative:.2f}",
         )
     _out.print(table)
+    for name, policy in result["policies"].items():
+        if policy["held_out"] is not None:
+            low, high = policy["held_out"]["drop_interval"]
+            _out.print(
+                f"{name}, held out: {policy['held_out']['drop']:+.2f} [{low:+.2f}, {high:+.2f}] on "
+                f"{policy['held_out']['images']} images that took no part",
+                highlight=False,
+                markup=False,
+            )
+    if result["held_out"] is None:
+        _out.print(
+            "the designs were chosen on these images, so their drops are a little too good: --held-out reports "
+            "on others",
+            highlight=False,
+        )
     for name, policy in result["policies"].items():
         if not policy["monotone"]:
             _out.print(f"{name}: not monotone: a longer word length fails; see result.json", highlight=False)
@@ -529,6 +568,15 @@ def _search(
             highlight=False,
             soft_wrap=True,
         )
+    held_out: ImageSet | None = arguments.get("held_out")
+    for other, what in ((images, "searched"), (calibration, "calibration")):
+        both = 0 if held_out is None else held_out.shared_with(other)
+        if both:
+            _errors.print(
+                f"{both} held-out images are {what} images too: they are not held out",
+                highlight=False,
+                soft_wrap=True,
+            )
     with _progress() as bars:
         result = search(graph, images, calibration, out, watcher=_Bars(bars), **arguments)
     _emit(result) if as_json else _report(result, out)
@@ -543,8 +591,38 @@ def search_command(
     limit: Annotated[float, typer.Option(help="Largest drop allowed, in percentage points.")] = 1.0,
     metric: Metric = "top1",
     policy: Annotated[
-        list[str], typer.Option(help="joint (one word length), separate (conv and bn apart); repeatable.")
-    ] = POLICIES,  # type: ignore[assignment]
+        list[str],
+        typer.Option(
+            help="Repeatable. "
+            + "; ".join(f"{name}: {one.about}" for name, one in POLICIES.items())
+            + "; greedy: one bit off the layer that takes it best (Judd et al. 2015); per-layer: cheapest word "
+            "length of each layer, by an integer program."
+        ),
+    ] = ("joint", "separate"),  # type: ignore[assignment]
+    held_out: Annotated[
+        str | None,
+        typer.Option(
+            help="Images that take no part in the search, to report on: a path, or a number, which takes so many "
+            "of --images away, of every class its share."
+        ),
+    ] = None,
+    objective: Annotated[
+        str,
+        typer.Option(help="What per-layer makes small: multipliers (bit products), bops, energy, memory."),
+    ] = "multipliers",
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(help="For per-layer, LAYER=BITS: this layer's word length; repeatable."),
+    ] = None,
+    memory: Annotated[
+        int | None, typer.Option(help="For per-layer: bits that all weights together may take.")
+    ] = None,
+    one_width: Annotated[
+        bool, typer.Option(help="For per-layer: one word length for all layers that are not fixed.")
+    ] = False,
+    equal: Annotated[
+        bool, typer.Option(help="For per-layer: weights and activations of a layer at one word length.")
+    ] = False,
     batch_norm: BatchNorm = "affine",
     scope: Scope = "tensor",
     rule: Rule = "default",
@@ -552,7 +630,9 @@ def search_command(
     overflow: OverflowMode = "SAT",
     unsigned: Unsigned = False,
     refine: Refine = "",
-    word_lengths: Annotated[str, typer.Option(help="Candidates, smallest:largest.")] = "2:16",
+    word_lengths: Annotated[
+        str, typer.Option(help="Candidates, smallest:largest, or a list: 4,6,8.")
+    ] = "2:16",
     bn_start: Annotated[int, typer.Option(help="bn word length while conv's is searched.")] = 16,
     grid: Annotated[bool, typer.Option(help="Also evaluate every conv x bn pair on every image.")] = False,
     input_shape: InputShape = None,
@@ -578,6 +658,14 @@ def search_command(
     check_engine("auto", threads)
     image_set = _images(images, classes, preprocessing, max_images)
     calibration_set = _images(calibration, classes, preprocessing)
+    reported = None
+    if held_out is not None and held_out.isdigit():
+        image_set, reported = image_set.parted(len(image_set) - int(held_out))
+    elif held_out is not None:
+        reported = _images(held_out, classes, preprocessing)
+    if objective not in get_args(Objective):
+        raise DesignError(f"--objective {objective!r}: expected {', '.join(get_args(Objective))}")
+    limits = _constraints(fix or [], memory, one_width, equal)
     graph = _load(model, input_shape, image_set)
     _search(
         graph,
@@ -592,6 +680,9 @@ def search_command(
         grid=grid,
         cache=cache,
         threads=threads,
+        held_out=reported,
+        objective=objective,
+        constraints=limits,
         **options,
     )
 

@@ -151,6 +151,25 @@ class ImageSet:
         order = np.sort(np.random.default_rng(0).permutation(len(self))[:count])
         return ImageSet(self.source, self.pixels[order], self.labels[order], self.classes, self.preprocessing)
 
+    def parted(self, count: int) -> tuple[ImageSet, ImageSet]:
+        """The ``count`` images of :meth:`first`, and the others.
+
+        Raises:
+            DataError: one of the two would be empty.
+        """
+        if not 0 < count < len(self):
+            raise DataError(
+                f"{self.source}: {len(self)} images, {len(self) - count} of them held out: expected at least one "
+                "held out and one left"
+            )
+        order = np.random.default_rng(0).permutation(len(self))
+        parts = [np.sort(order[:count]), np.sort(order[count:])]
+        made = [
+            ImageSet(self.source, self.pixels[o], self.labels[o], self.classes, self.preprocessing)
+            for o in parts
+        ]
+        return made[0], made[1]
+
     def shared_with(self, other: ImageSet) -> int:
         """How many of these images, by their pixels, are in ``other`` too."""
         known = {hashlib.sha256(image.tobytes()).digest() for image in other.pixels}

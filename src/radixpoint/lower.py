@@ -199,7 +199,9 @@ class _Lowerer:
                 f"code, and the operand is {source.format}"
             )
         stored = np.arange(source.low, source.high + 1)
-        scaled = np.ldexp(stored.astype(np.float64), to.fraction_lengths[0] - source.format.fraction_lengths[0])
+        scaled = np.ldexp(
+            stored.astype(np.float64), to.fraction_lengths[0] - source.format.fraction_lengths[0]
+        )
         name = f"{self.layer.name}/code"
         self.parameters[name] = IntParameter(freeze(grid.round(scaled)), to)
         return self.step("lookup", [tensor], {"table": name}, {"first": source.low})

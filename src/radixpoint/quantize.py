@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+from msgspec.structs import replace
 
 from radixpoint.arith import dequantize
 from radixpoint.binary_points import Formats, Key, Stored, choose_formats, stored_parameters
 from radixpoint.calibrate import Ranges
 from radixpoint.data import ImageSet
-from radixpoint.design import Design
+from radixpoint.design import Design, Widths
 from radixpoint.engines import make_engine, quantize_images
 from radixpoint.errors import DesignError
 from radixpoint.formats import Overflow
@@ -28,6 +31,8 @@ class Quantizer:
         self.calibration = calibration
         self._made: object = None  # what _stored was made for
         self._stored: dict[Key, Stored] = {}
+        self._by_loss: dict[bytes, Formats] = {}
+        self._last: tuple[Design, IntGraph] | None = None  # judged, reported and saved in turn
 
     def _parameters(self, design: Design) -> dict[Key, Stored]:
         """What is stored under the design's form of batch normalization and codebook."""
@@ -53,12 +58,37 @@ class Quantizer:
     def formats(self, design: Design) -> Formats:
         """The format of every quantized place.
 
+        Where rule ``loss`` chooses for each tensor, a layer with an operand word length of its own takes the
+        binary points that it has when all layers have that length: best for one length is not for another.
+
         Raises:
             DesignError: the design does not fit the network.
         """
         design.check(self.graph)
         stored = self._parameters(design)
-        return choose_formats(self.graph, self.ranges, design, stored, lambda f: self.loss(design, f))
+        point = design.binary_point
+        if point.rule != "loss" or point.scope not in ("tensor", "channel"):
+            return choose_formats(self.graph, self.ranges, design, stored, lambda f: self.loss(design, f))
+        own = {name: widths for name, widths in design.layers.items() if widths.parameters is None}
+        others = {name: widths for name, widths in design.layers.items() if name not in own}
+        whole = replace(design, layers=others, refine=[])
+        formats = dict(self._chosen_by_loss(whole))
+        for name, widths in own.items():
+            for role, width in (("weight", widths.weights), ("operand", widths.activations)):
+                if width is not None and (name, role) in formats:
+                    classes = {**design.classes, "conv": Widths.all(width)}
+                    same = self._chosen_by_loss(replace(whole, classes=classes))
+                    formats[name, role] = same[name, role]
+        return formats
+
+    def _chosen_by_loss(self, design: Design) -> Formats:
+        key = design.to_json()
+        if key not in self._by_loss:
+            stored = self._parameters(design)
+            self._by_loss[key] = choose_formats(
+                self.graph, self.ranges, design, stored, lambda f: self.loss(design, f)
+            )
+        return self._by_loss[key]
 
     def quantize(self, design: Design) -> IntGraph:
         """The network in the representation that ``design`` describes, verified.
@@ -66,6 +96,8 @@ class Quantizer:
         Raises:
             DesignError: the design does not fit the network.
         """
+        if self._last is not None and self._last[0] == design:
+            return self._last[1]
         if design.refine and self.calibration is None:
             raise DesignError("a design that refines needs the calibration images, not only their ranges")
         result = self.lowered(design, self.formats(design))
@@ -75,14 +107,14 @@ class Quantizer:
             stored = self._parameters(design)
             weights = {layer: one.values for (layer, role), one in stored.items() if role == "weight"}
             result = refiner.refine(result, weights, design.refine, symmetric)
-        return IntGraph(
-            result.input,
-            result.tensors,
-            result.steps,
-            result.output,
-            result.parameters,
-            {"design": design.to_json().decode(), "network": self.graph.digest, "ranges": self.ranges.digest},
-        )
+        metadata = {
+            "design": design.to_json().decode(),
+            "network": self.graph.digest,
+            "ranges": self.ranges.digest,
+        }
+        result = dataclasses.replace(result, metadata=metadata)
+        self._last = (design, result)
+        return result
 
 
 def quantize(graph: Graph, ranges: Ranges, design: Design, calibration: ImageSet | None = None) -> IntGraph:

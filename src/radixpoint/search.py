@@ -16,11 +16,23 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
+from radixpoint.allocate import (
+    Allocation,
+    Constraints,
+    Losses,
+    Objective,
+    Sensitivity,
+    allocated,
+    frontier,
+    greedy,
+    product_layers,
+)
 from radixpoint.calibrate import Ranges, calibrate
 from radixpoint.cost import multiplier_cost
 from radixpoint.data import ImageSet
-from radixpoint.design import Design
+from radixpoint.design import Codes, Design, Widths
 from radixpoint.engines import make_engine
 from radixpoint.errors import DesignError, RunError
 from radixpoint.evaluate import (
@@ -36,11 +48,15 @@ from radixpoint.evaluate import (
     summarize,
 )
 from radixpoint.ir import Graph
+from radixpoint.policies import POLICIES
 from radixpoint.quantize import Quantizer
 from radixpoint.storage import save_network, write_whole
 
 RESULT_VERSION = 1
-POLICIES = ("joint", "separate")
+LAYERED = ("greedy", "per-layer")
+"""Policies with a word length for each layer."""
+POINTS = 12
+"""Designs on the frontier of accuracy and cost."""
 FEWEST = 500
 """An evaluation is not stopped before this many images."""
 Z_STOP = 3.2905267314919255
@@ -143,11 +159,13 @@ class Judge:
     criterion: Criterion = field(default_factory=Criterion)
     images_left: int = 0
     threads: int = 0
+    quantizer: Quantizer = None  # type: ignore[assignment]  # default: made here
 
     def __post_init__(self) -> None:
         self._version = version("radixpoint")
         self._reference = self._float_outcomes()
-        self._quantizer = Quantizer(self.graph, self._ranges(), self.calibration)
+        if self.quantizer is None:
+            self.quantizer = Quantizer(self.graph, self._ranges(), self.calibration)
 
     def _float_outcomes(self) -> Outcomes:
         path = self.cache / f"float-{_key(self._version, self.graph.digest, self.images.digest)}.json"
@@ -212,7 +230,7 @@ class Judge:
         cached = decided is not None
         if not cached:
             self.watcher.stage(text, len(self.images), self.images_left)
-            quantized = self._quantizer.quantize(design)
+            quantized = self.quantizer.quantize(design)
             engine = make_engine(quantized, threads=self.threads)
             for more in integer_outcomes(quantized, engine, self.images, len(seen)):
                 seen = seen.joined(more)
@@ -227,13 +245,36 @@ class Judge:
         self.watcher.judged(text, evaluation, verdict, cached)
         return evaluation, verdict
 
-    def save(self, design: Design, folder: Path) -> int:
-        """Write ``design.json`` and ``network.safetensors``; returns the multiplier cost."""
+    def measured(self, what: str, design: Design, lengths: Sequence[int], kind: Any, make: Any) -> Any:
+        """What ``make`` measures of the network under ``design``: an object of type ``kind``, kept in a file."""
+        parts = (self._version, self.graph.digest, self.calibration.digest)
+        name = _key(*parts, design.to_json().decode(), str(list(lengths)))
+        path = self.cache / f"{what}-{name}.json"
+        if not path.exists():
+            total = 0
+
+            def progress(done: int, everything: int) -> None:
+                nonlocal total
+                if total != everything:
+                    total = everything
+                    self.watcher.stage(what, everything, self.images_left)
+                self.watcher.progress(done)
+
+            found = make(Losses(self.quantizer, design, lengths), progress)
+            write_whole(path, msgspec.json.encode(found))
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+
+    def save(self, design: Design, folder: Path) -> int | None:
+        """Write ``design.json`` and ``network.safetensors``.
+
+        Returns:
+            The multiplier cost, or None where what is multiplied is not fixed-point.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        quantized = self._quantizer.quantize(design)
+        quantized = self.quantizer.quantize(design)
         write_whole(folder / "design.json", design.to_json())
         save_network(quantized, folder / "network.safetensors")
-        return multiplier_cost(quantized)
+        return multiplier_cost(quantized) if design.codes == Codes() else None
 
 
 @dataclass(frozen=True)
@@ -298,13 +339,17 @@ def search(
     watcher: Watcher | None = None,
     cache: str | Path | None = None,
     threads: int = 0,
+    held_out: ImageSet | None = None,
+    objective: Objective = "multipliers",
+    constraints: Constraints | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Find the smallest word lengths under the criterion.
 
     ``joint`` is one word length everywhere. ``separate`` (Kang 2018) finds the smallest convolution word
     length with batch normalization at ``bn_start`` bits, then the smallest batch normalization word length
-    that still holds with it.
+    that still holds with it; so do the other policies of :data:`radixpoint.policies.POLICIES`. ``greedy`` and
+    ``per-layer`` first find the word lengths of the layers (:mod:`radixpoint.allocate`).
 
     Args:
         graph: the network.
@@ -320,6 +365,10 @@ def search(
         cache: folder of finished evaluations; searches may share one, since its keys are the content of
             what was evaluated. Default: in the run folder.
         threads: of the engine; 0 takes all cores.
+        held_out: images that take no part in any choice: the design that each policy finds is reported on
+            them as well.
+        objective: what ``per-layer`` makes as small as it can.
+        constraints: what ``per-layer`` keeps to.
         options: further fields of :class:`radixpoint.design.Design`.
 
     Returns:
@@ -330,24 +379,24 @@ def search(
     """
     criterion = criterion or Criterion()
     lengths = sorted(set(word_lengths))
-    if not lengths or not policies or set(policies) - set(POLICIES):
+    if not lengths or not policies or set(policies) - {*POLICIES, *LAYERED}:
         raise DesignError(
-            f"policies {list(policies)} with word lengths {lengths}: expected some of {', '.join(POLICIES)}, "
-            "and at least one word length"
+            f"policies {list(policies)} with word lengths {lengths}: expected some of "
+            f"{', '.join((*POLICIES, *LAYERED))}, and at least one word length"
         )
+    if len(lengths) < 2 and set(policies) & set(LAYERED):
+        raise DesignError(f"word lengths {lengths}: expected at least two for {' and '.join(LAYERED)}")
     Design.separate(lengths[0], bn_start, **options)  # refuse impossible ones before any work
     Design.separate(lengths[-1], bn_start, **options)
-    for image_set in (images, calibration):
+    for image_set in (images, calibration, *([] if held_out is None else [held_out])):
         image_set.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
     run = _run_folder(Path(folder))
     kept = _cache_folder(run / "cache" if cache is None else Path(cache))
     judge = Judge(graph, images, calibration, kept, watcher or Watcher(), criterion, threads=threads)
     # Upper bound on evaluations, for the estimate of the time left: a bisection, its ends, its neighbour.
     steps = len(lengths).bit_length() + 2
-    rounds = {"joint": 1, "separate": 2}
-    judge.images_left = len(images) * (
-        sum(rounds[p] for p in policies) * steps + (len(lengths) ** 2 if grid else 0)
-    )
+    rounds = 2 * len(policies) - ("joint" in policies)
+    judge.images_left = len(images) * (rounds * steps + (len(lengths) ** 2 if grid else 0))
 
     def along(text: str, design: Callable[[int], Design], candidates: Sequence[int] = lengths) -> Found:
         def one(word_length: int, whole: bool) -> tuple[Evaluation, Verdict]:
@@ -361,29 +410,102 @@ def search(
         best = None if found.word_length is None else Design.joint(found.word_length, **options)
         return _policy(found, {"word_length": found.word_length}), best
 
-    def separate() -> tuple[dict[str, Any], Design | None]:
-        conv = along(f"separate, bn {bn_start}, conv", lambda w: Design.separate(w, bn_start, **options))
-        details = {"conv_search": _tried(conv), "bn_search": None, "conv_at_bn_start": None}
-        if conv.word_length is None or conv.evaluation is None:
-            return _policy(conv, {"conv": None, "bn": None}) | details, None
-        details["conv_at_bn_start"] = msgspec.to_builtins(conv.evaluation)
-        chosen = conv.word_length
+    def with_bn(
+        text: str, first: Found, design: Callable[[int], Design]
+    ) -> tuple[dict[str, Any], Design | None]:
+        """``first`` found what the convolutions take at ``bn_start``; now the smallest bn that holds with it."""
+        details = {"conv_search": _tried(first), "bn_search": None, "conv_at_bn_start": None}
+        if first.word_length is None or first.evaluation is None:
+            return _policy(first, {"conv": None, "bn": None}) | details, None
+        details["conv_at_bn_start"] = msgspec.to_builtins(first.evaluation)
         # bn_start is known to hold; nothing longer needs a look.
         shorter = [w for w in sorted({*lengths, bn_start}) if w <= bn_start]
-        bn = along(f"separate, conv {chosen}, bn", lambda w: Design.separate(chosen, w, **options), shorter)
+        bn = along(f"{text}, bn", design, shorter)
         details["bn_search"] = _tried(bn)
-        best = None if bn.word_length is None else Design.separate(chosen, bn.word_length, **options)
-        return _policy(bn, {"conv": chosen, "bn": bn.word_length}) | details, best
+        best = None if bn.word_length is None else design(bn.word_length)
+        return _policy(bn, {"conv": first.word_length, "bn": bn.word_length}) | details, best
 
+    def two_stages(policy: str) -> tuple[dict[str, Any], Design | None]:
+        make = POLICIES[policy].design
+        conv = along(f"{policy}, bn {bn_start}, conv", lambda w: make(w, bn_start, options, graph))
+        chosen = conv.word_length or 0
+        return with_bn(f"{policy}, conv {chosen}", conv, lambda w: make(chosen, w, options, graph))
+
+    def layered(policy: str) -> tuple[dict[str, Any], Design | None]:
+        layers = product_layers(graph)
+        start = Design.separate(lengths[-1], bn_start, **options)
+        plain = replace(start, refine=[])
+        if policy == "greedy":
+            kind = list[dict[str, tuple[int, int]]]
+            path = judge.measured("greedy", plain, lengths, kind, greedy)
+        else:
+            sensitivity = judge.measured("sensitivity", plain, lengths, Sensitivity, Losses.measure)
+            path = frontier(sensitivity, layers, POINTS, objective, constraints)
+        path = path[::-1]  # the cheapest first
+        designs = [allocated(start, one) for one in path]
+        found = along(f"{policy}, bn {bn_start}, point", lambda i: designs[i], range(len(path)))
+        point = found.word_length
+        if point is None:
+            return with_bn(policy, found, lambda w: start)
+        chosen = designs[point]
+
+        def with_width(w: int) -> Design:
+            return replace(chosen, classes={**chosen.classes, "bn": Widths.all(w)})
+
+        details, best = with_bn(policy, found, with_width)
+        details["conv"] = None
+        details["layers"] = path[point]
+        details["average"] = averages(path[point])
+        if policy == "per-layer":
+            details["objective"], details["predicted_loss"] = objective, sensitivity.loss(path[point])
+            details["frontier"] = [
+                {
+                    "predicted_loss": sensitivity.loss(one),
+                    "cost": sum(layers[name].cost(pair, objective) for name, pair in one.items()),
+                    "average": averages(one),
+                    "layers": one,
+                    **msgspec.to_builtins(judge.judge(f"frontier {i}", design, whole=True)[0]),
+                }
+                for i, (one, design) in enumerate(zip(path, designs, strict=True))
+            ]
+        return details, best
+
+    def averages(one: Allocation) -> dict[str, float]:
+        """Bits: of a weight, of an operand of a multiplication, and of a square multiplier of the same cost."""
+        layers = product_layers(graph)
+        weights, macs = (sum(getattr(p, name) for p in layers.values()) for name in ("weights", "macs"))
+        return {
+            "weight": sum(layers[n].weights * w for n, (w, _) in one.items()) / weights,
+            "operand": sum(layers[n].macs * (w + x) for n, (w, x) in one.items()) / (2 * macs),
+            "multiplier": (sum(layers[n].macs * w * x for n, (w, x) in one.items()) / macs) ** 0.5,
+        }
+
+    reporter = None
+    if held_out is not None:
+        reporter = Judge(
+            graph, held_out, calibration, kept, watcher or Watcher(), criterion, 0, threads, judge.quantizer
+        )
     found: dict[str, Any] = {}
     costs: dict[str, int] = {}
     for policy in policies:
-        found[policy], best = joint() if policy == "joint" else separate()
+        if policy == "joint":
+            found[policy], best = joint()
+        else:
+            found[policy], best = layered(policy) if policy in LAYERED else two_stages(policy)
+        found[policy]["held_out"] = None
         if best is not None:
-            costs[policy] = judge.save(best, run / policy)
-            found[policy]["multiplier_cost"] = costs[policy]
-    for policy, cost in costs.items():
-        found[policy]["relative_cost"] = cost / costs["joint"] if "joint" in costs else None
+            cost = judge.save(best, run / policy)
+            found[policy]["multiplier_cost"] = cost
+            if cost is not None:
+                costs[policy] = cost
+            if reporter is not None:
+                found[policy]["held_out"] = msgspec.to_builtins(
+                    reporter.judge(f"{policy}, held out", best, whole=True)[0]
+                )
+    for policy, details in found.items():
+        if "multiplier_cost" in details:
+            both = policy in costs and "joint" in costs
+            details["relative_cost"] = costs[policy] / costs["joint"] if both else None
 
     result: dict[str, Any] = {
         "radixpoint_result": RESULT_VERSION,
@@ -395,6 +517,7 @@ def search(
         "network": graph.digest,
         "images": _about(images),
         "calibration": _about(calibration),
+        "held_out": None if held_out is None else _about(held_out),
         "preprocessing": msgspec.to_builtins(images.preprocessing),
         "float": {"top1": judge.float_evaluation.top1, "top5": judge.float_evaluation.top5},
         "policies": found,
