@@ -4,6 +4,7 @@
     python benchmarks/reproduce.py reproduction --data DATA --runs RUNS [--images 1000]
     python benchmarks/reproduce.py ranges       --data DATA --runs RUNS
     python benchmarks/reproduce.py refinement   --data DATA --runs RUNS [--images 5000] [--bits 6 5 4]
+    python benchmarks/reproduce.py representations --data DATA --runs RUNS [--images 5000] [--bits 8 6 5 4]
 
 DATA holds a full-width ResNet-50 (``resnet50-tiny-imagenet.safetensors``, torchvision's names),
 ``images-search.tar``, ``images-calibration.tar`` and ``wnids.txt``. Each search is a run folder in RUNS, all
@@ -23,6 +24,7 @@ from typing import Any
 
 import radixpoint
 from radixpoint.binary_points import sites, stored_parameters
+from radixpoint.policies import POLICIES
 from radixpoint.quantize import Quantizer
 from radixpoint.search import Watcher
 
@@ -221,9 +223,33 @@ def refinement(data: Data, runs: Path, bits: list[int]) -> None:
                 )
 
 
+REPRESENTATIONS = (
+    *("separate", "dynamic", "codebook", "float-weights", "sqnr", "minifloat", "log2", "uniform", "stochastic"),
+    "log-sqrt2",
+)
+
+
+def representations(data: Data, runs: Path, bits: list[int]) -> None:
+    """Every policy of two word lengths at given ones, batch normalization at 16; no design is chosen."""
+    quantizer = Quantizer(data.graph, radixpoint.calibrate(data.graph, data.calibration), data.calibration)
+    print("| policy | " + " | ".join(f"{w} bits" for w in bits) + " |\n|---|" + "---|" * len(bits))
+    for policy in REPRESENTATIONS:
+        cells = []
+        for word in bits:
+            kept = runs / f"representations-{len(data.images)}-{policy}-{word}.json"
+            if not kept.exists():
+                point = {"scope": "channel" if policy == "separate" else "tensor", "rule": "loss"}
+                options = {"binary_point": point, "unsigned": True}
+                design = POLICIES[policy].design(word, 16, options, data.graph)
+                found = radixpoint.evaluate(data.graph, quantizer.quantize(design), data.images)
+                kept.write_text(json.dumps({"drop": found.drop, "drop_interval": found.drop_interval}))
+            cells.append(_interval(json.loads(kept.read_text())))
+        print(f"| {policy} | " + " | ".join(cells) + " |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("table", choices=("results", "reproduction", "ranges", "refinement"))
+    parser.add_argument("table", choices=("results", "reproduction", "ranges", "refinement", "representations"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--images", type=int)
@@ -232,6 +258,9 @@ def main() -> None:
     data = Data(arguments.data, arguments.images)
     if arguments.table == "refinement":
         refinement(data, arguments.runs, arguments.bits)
+        return
+    if arguments.table == "representations":
+        representations(data, arguments.runs, arguments.bits)
         return
     {"results": results, "reproduction": reproduction, "ranges": ranges}[arguments.table](
         data, arguments.runs
