@@ -224,7 +224,17 @@ def refinement(data: Data, runs: Path, bits: list[int]) -> None:
 
 
 REPRESENTATIONS = (
-    *("separate", "dynamic", "codebook", "float-weights", "sqnr", "minifloat", "log2", "uniform", "stochastic"),
+    *(
+        "separate",
+        "dynamic",
+        "codebook",
+        "float-weights",
+        "sqnr",
+        "minifloat",
+        "log2",
+        "uniform",
+        "stochastic",
+    ),
     "log-sqrt2",
 )
 
@@ -249,7 +259,9 @@ def representations(data: Data, runs: Path, bits: list[int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("table", choices=("results", "reproduction", "ranges", "refinement", "representations"))
+    parser.add_argument(
+        "table", choices=("results", "reproduction", "ranges", "refinement", "representations")
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--images", type=int)

@@ -1,9 +1,9 @@
 """Word lengths layer by layer: what each costs in accuracy, measured once, and the cheapest that may be lost.
 
 The loss of a network is the squared error of its logits on calibration images (no labels), relative to their
-power. Errors of different layers are nearly independent, so their squares add: the loss of a design is about the
-sum of the losses of its layers, each measured with all others at the longest word length. What that sum predicts is
-only ever used to propose designs; each is judged on images.
+power. Errors of different layers are nearly independent, so their squares add: the loss of a design is
+about the sum of the losses of its layers, each measured with all others at the longest word length. What
+that sum predicts is only ever used to propose designs; each is judged on images.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-import highspy
 import msgspec
+import numpy as np
+import scipy.optimize
+import scipy.sparse
 from msgspec.structs import replace
 
 from radixpoint.binary_points import Formats
@@ -44,8 +46,9 @@ class Products:
     def cost(self, pair: Pair, objective: Objective) -> float:
         """Of one image.
 
-        ``multipliers``: partial-product bits. ``bops``: with the additions (see :class:`radixpoint.cost.Cost`).
-        ``energy``: pJ of multiplications and additions. ``memory``: bits of weights.
+        ``multipliers``: partial-product bits. ``bops``: with the additions (see
+        :class:`radixpoint.cost.Cost`). ``energy``: pJ of multiplications and additions. ``memory``: bits
+        of weights.
         """
         w, x = pair
         match objective:
@@ -118,7 +121,7 @@ class Losses:
         return self.quantizer.loss(self.design, formats)
 
     def measure(self, progress: Callable[[int, int], None] | None = None) -> Sensitivity:
-        """The loss of each layer at each word length, weights and activations apart, above that at the longest.
+        """The loss of each layer at each word length, above that at the longest; each operand apart.
 
         ``progress`` is called with losses measured and losses to measure.
         """
@@ -166,9 +169,9 @@ def allocate(
     objective: Objective = "multipliers",
     constraints: Constraints | None = None,
 ) -> Allocation | None:
-    """The cheapest word lengths whose predicted loss is at most ``budget``: an integer program, solved by HiGHS.
+    """The cheapest word lengths whose predicted loss is at most ``budget``: an integer program.
 
-    One binary variable for each layer and pair of word lengths. The solution is proven optimal.
+    One binary variable for each layer and pair of word lengths. The solution is proven optimal by HiGHS.
 
     Returns:
         The word lengths, or None if nothing meets the constraints.
@@ -181,7 +184,8 @@ def allocate(
     for name, w in limits.fixed.items():
         if name not in layers or w not in lengths:
             raise DesignError(
-                f"layer {name!r} fixed at {w} bits: expected a convolution or fully connected layer, and one of "
+                f"layer {name!r} fixed at {w} bits: expected a convolution or fully "
+                f"connected layer, and one of "
                 f"the word lengths {lengths}"
             )
     pairs = {
@@ -192,41 +196,44 @@ def allocate(
         ]
         for name in layers
     }
-    solver = highspy.Highs()  # type: ignore[no-untyped-call]
-    solver.setOptionValue("output_flag", False)
-    solver.setOptionValue("mip_rel_gap", 0.0)
-    solver.setOptionValue("threads", 1)
     keys = [(name, pair) for name in layers for pair in pairs[name]]
-    chosen = {key: solver.addBinary() for key in keys}
-    unit = max(one.cost((lengths[-1],) * 2, objective) for one in layers.values())
-    for name in layers:
-        solver.addConstr(solver.qsum([chosen[name, pair] for pair in pairs[name]]) == 1)
-    # in shares of the budget and of the memory, which keeps the solver's tolerances meaningful
-    room = max(budget - sensitivity.base, 0.0)
-    losses = [
-        (key, sensitivity.weights[key[0]][key[1][0]] + sensitivity.activations[key[0]][key[1][1]])
-        for key in keys
-    ]
-    for key, loss in losses:
-        if loss > room:
-            solver.addConstr(chosen[key] == 0)
-    if room > 0:
-        within = [(key, loss / room) for key, loss in losses if loss <= room]
-        solver.addConstr(solver.qsum([share * chosen[key] for key, share in within]) <= 1)
+    costs = np.array([layers[name].cost(pair, objective) for name, pair in keys])
+    losses = np.array([sensitivity.weights[n][w] + sensitivity.activations[n][x] for n, (w, x) in keys])
+    stored = np.array([layers[name].weights * pair[0] for name, pair in keys], float)
+    room = budget - sensitivity.base
+    places = {name: [i for i, key in enumerate(keys) if key[0] == name] for name in layers}
+    rows, low, high = [], [], []
+
+    def require(row: dict[int, float], least: float, most: float) -> None:
+        rows.append(row)
+        low.append(least)
+        high.append(most)
+
+    for own in places.values():
+        require(dict.fromkeys(own, 1.0), 1, 1)
+    # in shares of what there is, which keeps the solver's tolerances meaningful
+    require({i: x / max(room, 1e-12) for i, x in enumerate(losses) if x <= room}, -math.inf, 1)
     if limits.memory is not None:
-        stored = [layers[key[0]].weights * key[1][0] / max(limits.memory, 1) * chosen[key] for key in keys]
-        solver.addConstr(solver.qsum(stored) <= 1)
+        require(dict(enumerate(stored / limits.memory)), -math.inf, 1)
     if limits.one_width:
         free = [name for name in layers if name not in limits.fixed]
         for name in free[1:]:
-            for pair in pairs[name]:
-                solver.addConstr(chosen[name, pair] == chosen[free[0], pair])
-    solver.minimize(
-        solver.qsum([layers[key[0]].cost(key[1], objective) / unit * chosen[key] for key in keys])
+            for i, j in zip(places[name], places[free[0]], strict=True):
+                require({i: 1.0, j: -1.0}, 0, 0)
+    matrix = scipy.sparse.dok_array((len(rows), len(keys)))
+    for number, row in enumerate(rows):
+        for i, value in row.items():
+            matrix[number, i] = value
+    solution = scipy.optimize.milp(
+        costs / costs.max(),
+        integrality=np.ones(len(keys)),
+        bounds=scipy.optimize.Bounds(0, np.where(losses <= room, 1.0, 0.0)),
+        constraints=scipy.optimize.LinearConstraint(matrix.tocsr(), low, high),
+        options={"mip_rel_gap": 0.0},
     )
-    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+    if solution.x is None:
         return None
-    return {name: pair for name, pair in keys if solver.val(chosen[name, pair]) > 0.5}
+    return {name: pair for (name, pair), x in zip(keys, solution.x, strict=True) if x > 0.5}
 
 
 def frontier(
@@ -266,9 +273,10 @@ def frontier(
 def greedy(losses: Losses, progress: Callable[[int, int], None] | None = None) -> list[Allocation]:
     """One bit off one layer after the other, always where the network loses least.
 
-    Judd et al., "Reduced-Precision Strategies for Bounded Memory in Deep Neural Nets", 2015, section 3.2, with
-    the loss in place of the accuracy and both operands of a layer at one word length. A layer is measured
-    again only when its last measurement makes it the next: losses hardly fall when others lose bits as well.
+    Judd et al., "Reduced-Precision Strategies for Bounded Memory in Deep Neural Nets", 2015, section 3.2,
+    with the loss in place of the accuracy and both operands of a layer at one word length. A layer is
+    measured again only when its last measurement makes it the next: losses hardly fall when others lose
+    bits as well.
 
     Returns:
         Every allocation on the way, the longest first.

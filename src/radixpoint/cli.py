@@ -536,7 +536,8 @@ def _report(result: dict[str, Any], out: Path) -> None:
             )
     if result["held_out"] is None:
         _out.print(
-            "the designs were chosen on these images, so their drops are a little too good: --held-out reports "
+            "the designs were chosen on these images, so their drops are a little too "
+            "good: --held-out reports "
             "on others",
             highlight=False,
         )
@@ -595,14 +596,16 @@ def search_command(
         typer.Option(
             help="Repeatable. "
             + "; ".join(f"{name}: {one.about}" for name, one in POLICIES.items())
-            + "; greedy: one bit off the layer that takes it best (Judd et al. 2015); per-layer: cheapest word "
+            + "; greedy: one bit off the layer that takes it best (Judd et al. 2015); "
+            "per-layer: cheapest word "
             "length of each layer, by an integer program."
         ),
     ] = ("joint", "separate"),  # type: ignore[assignment]
     held_out: Annotated[
         str | None,
         typer.Option(
-            help="Images that take no part in the search, to report on: a path, or a number, which takes so many "
+            help="Images that take no part in the search, to report on: a path, or a number, "
+            "which takes so many "
             "of --images away, of every class its share."
         ),
     ] = None,

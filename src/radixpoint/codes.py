@@ -1,9 +1,9 @@
 """Representations that are not uniform: short floating point, logarithms, a codebook.
 
 Each is a list of values that a code word stands for, and every value is an integer times one power of two. So
-the arithmetic behind them stays that of stored integers, exactly: a weight is stored decoded, an operand is looked
-up (step ``lookup``) from the wide result before it, with one rounding. What hardware does instead is said at
-each; the integers are the same.
+the arithmetic behind them stays that of stored integers, exactly: a weight is stored decoded, an operand
+is looked up (step ``lookup``) from the wide result before it, with one rounding. What hardware does
+instead is said at each; the integers are the same.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ class Grid:
         return int(self.values[-1]).bit_length() + self.signed
 
     def round(self, scaled: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Nearest values to real values in units of the stored integer; ties go up, too large ones saturate."""
+        """Nearest values to reals in units of the stored integer; ties go up, too large ones saturate."""
         return np.asarray(self.values[np.searchsorted(self.thresholds, scaled, side="right")])
 
     def largest_fractions(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -76,11 +77,12 @@ def _mirrored(magnitudes: list[int], thresholds: list[float], reach: float, sign
 def grid(code: Code, word_length: int, signed: bool) -> Grid:
     """The values of a code of ``word_length`` bits, its sign included.
 
-    ``float``: sign, ``exponent_bits``, significand; gradual underflow, no infinities, no NaN (the minifloat of
-    Gysel et al., "Ristretto", 2018, which has no gradual underflow). Hardware multiplies significands and
-    shifts by the exponents. ``log2``, ``log_sqrt2``: sign and logarithm, rounded in the logarithm; one code word
-    is zero (Miyashita et al., "Convolutional Neural Networks using Logarithmic Data Representation", 2016,
-    equation 3). Hardware adds exponents and shifts, for base sqrt 2 one of two constants.
+    ``float``: sign, ``exponent_bits``, significand; gradual underflow, no infinities, no NaN (the
+    minifloat of Gysel et al., "Ristretto", 2018, which has no gradual underflow). Hardware multiplies
+    significands and shifts by the exponents. ``log2``, ``log_sqrt2``: sign and logarithm, rounded in the
+    logarithm; one code word is zero (Miyashita et al., "Convolutional Neural Networks using Logarithmic Data
+    Representation", 2016, equation 3). Hardware adds exponents and shifts, for base sqrt 2 one of two
+    constants.
 
     Raises:
         DesignError: no such code: too few bits, or values beyond 32 bits.
@@ -91,13 +93,14 @@ def grid(code: Code, word_length: int, signed: bool) -> Grid:
         exponents = (1 << code.exponent_bits) - 1
         if fraction < 0 or fraction + exponents + signed > MAX_STORED:
             raise DesignError(
-                f"floating point of {word_length} bits, {code.exponent_bits} of them exponent: expected at most "
+                f"floating point of {word_length} bits, {code.exponent_bits} of them "
+                f"exponent: expected at most "
                 f"{bits}, and values that fit {MAX_STORED} bits"
             )
         one = 1 << fraction
         normal = [(one + f) << e for e in range(exponents) for f in range(one)]
         magnitudes = [*range(one), *normal]
-        middles = [(a + b) / 2 for a, b in zip(magnitudes, magnitudes[1:], strict=False)]
+        middles = [(a + b) / 2 for a, b in pairwise(magnitudes)]
         return _mirrored(magnitudes, middles, math.nextafter(2 * magnitudes[-1] - middles[-1], 0), signed)
     if code.kind == "codebook":
         raise ValueError("the values of a codebook depend on the weights")
@@ -105,7 +108,7 @@ def grid(code: Code, word_length: int, signed: bool) -> Grid:
     levels = min((1 << bits) - 1, OCTAVES * steps + 1)
     magnitudes = [SQRT2[i % 2] << i // 2 if steps == 2 else 1 << i for i in range(levels)]
     half = 2 ** (0.5 / steps)
-    between = [math.sqrt(a * b) for a, b in zip(magnitudes, magnitudes[1:], strict=False)]
+    between = [math.sqrt(a * b) for a, b in pairwise(magnitudes)]
     reach = math.nextafter(magnitudes[-1] * half, 0)
     return _mirrored([0, *magnitudes], [magnitudes[0] / half, *between], reach, signed)
 

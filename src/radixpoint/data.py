@@ -159,7 +159,8 @@ class ImageSet:
         """
         if not 0 < count < len(self):
             raise DataError(
-                f"{self.source}: {len(self)} images, {len(self) - count} of them held out: expected at least one "
+                f"{self.source}: {len(self)} images, {len(self) - count} of them held out: "
+                f"expected at least one "
                 "held out and one left"
             )
         order = np.random.default_rng(0).permutation(len(self))

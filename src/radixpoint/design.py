@@ -90,7 +90,7 @@ class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 class Codes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is coded of ``conv`` and ``fc``: their weights, the activations that they multiply; None: fixed-point.
+    """What of ``conv`` and ``fc`` is coded: weights, activations that they multiply; None is fixed-point.
 
     The class's word lengths are those of the code words.
     """

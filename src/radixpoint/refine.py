@@ -144,7 +144,7 @@ def _triangular_inverse(upper: Reals) -> Reals:
 
 
 def _inverse_factor(second: Reals) -> Reals:
-    """Upper triangular u with u' u the inverse of ``second``: the inverse of its own factor, taken backwards."""
+    """Upper triangular u with u' u the inverse of ``second``: its own factor, backwards, inverted."""
     backwards = np.linalg.cholesky(second[::-1, ::-1])
     return _triangular_inverse(np.ascontiguousarray(backwards[::-1, ::-1]))
 

@@ -246,7 +246,7 @@ class Judge:
         return evaluation, verdict
 
     def measured(self, what: str, design: Design, lengths: Sequence[int], kind: Any, make: Any) -> Any:
-        """What ``make`` measures of the network under ``design``: an object of type ``kind``, kept in a file."""
+        """What ``make`` measures of the network under ``design``, of type ``kind``, kept in a file."""
         parts = (self._version, self.graph.digest, self.calibration.digest)
         name = _key(*parts, design.to_json().decode(), str(list(lengths)))
         path = self.cache / f"{what}-{name}.json"
@@ -413,7 +413,7 @@ def search(
     def with_bn(
         text: str, first: Found, design: Callable[[int], Design]
     ) -> tuple[dict[str, Any], Design | None]:
-        """``first`` found what the convolutions take at ``bn_start``; now the smallest bn that holds with it."""
+        """``first`` found what the convolutions take at ``bn_start``; now the smallest bn that holds."""
         details = {"conv_search": _tried(first), "bn_search": None, "conv_at_bn_start": None}
         if first.word_length is None or first.evaluation is None:
             return _policy(first, {"conv": None, "bn": None}) | details, None
@@ -471,7 +471,7 @@ def search(
         return details, best
 
     def averages(one: Allocation) -> dict[str, float]:
-        """Bits: of a weight, of an operand of a multiplication, and of a square multiplier of the same cost."""
+        """Bits of a weight, of a multiplication's operand, and of a square multiplier of the same cost."""
         layers = product_layers(graph)
         weights, macs = (sum(getattr(p, name) for p in layers.values()) for name in ("weights", "macs"))
         return {
