@@ -116,7 +116,8 @@ POLICIES: Mapping[str, Policy] = {
     "sqnr": Policy("word lengths from the layers' sizes, at equal SQNR (Lin et al. 2016)", _sqnr),
     "stochastic": Policy(
         "separate, with stochastic rounding (Gupta et al. 2015)",
-        _with(rounding="STOCHASTIC", parameter_rounding="STOCHASTIC"),
+        # an exactly rounded division has nothing to draw for
+        _with(rounding="STOCHASTIC", parameter_rounding="STOCHASTIC", average_pool="reciprocal"),
     ),
     "float-weights": Policy(
         "short floating-point weights, fixed-point activations (Lai et al. 2017)",

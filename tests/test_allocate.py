@@ -1,0 +1,175 @@
+"""Word lengths by layer: against all allocations, under every constraint; the search with them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import networks
+from radixpoint.allocate import (
+    Constraints,
+    Losses,
+    Products,
+    Sensitivity,
+    allocate,
+    allocated,
+    frontier,
+    greedy,
+    product_layers,
+)
+from radixpoint.cost import cost, multiplier_cost
+from radixpoint.design import Design
+from radixpoint.errors import DesignError
+from radixpoint.quantize import Quantizer
+from radixpoint.search import Criterion, search
+
+LENGTHS = (3, 4, 5)
+
+
+def problem(seed: int) -> tuple[Sensitivity, dict[str, Products]]:
+    random = np.random.default_rng(seed)
+    layers = {name: Products(*(int(n) for n in random.integers(10, 1000, 3))) for name in ("a", "b", "c")}
+
+    def table() -> dict[str, dict[int, float]]:
+        return {n: dict(zip(LENGTHS, [*sorted(random.random(2))[::-1], 0.0], strict=True)) for n in layers}
+
+    return Sensitivity(0.01, table(), table()), layers
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("objective", ["multipliers", "bops", "energy", "memory"])
+@pytest.mark.parametrize("limits", ["none", "equal", "one_width", "fixed", "memory"])
+def test_against_all_allocations(seed: int, objective: str, limits: str) -> None:
+    sensitivity, layers = problem(seed)
+    memory = sum(one.weights for one in layers.values()) * 4
+    constraints = {
+        "none": Constraints(),
+        "equal": Constraints(equal=True),
+        "one_width": Constraints(one_width=True, fixed={"b": 5}),
+        "fixed": Constraints(fixed={"a": 5, "c": 4}),
+        "memory": Constraints(memory=memory),
+    }[limits]
+
+    def allowed(one: dict[str, tuple[int, int]]) -> bool:
+        free = {pair for name, pair in one.items() if name not in constraints.fixed}
+        return (
+            sensitivity.loss(one) <= 0.9
+            and all(one[name] == (w, w) for name, w in constraints.fixed.items())
+            and (not (constraints.equal or constraints.one_width) or all(w == x for w, x in free))
+            and (not constraints.one_width or len(free) == 1)
+            and (limits != "memory" or sum(layers[n].weights * w for n, (w, _) in one.items()) <= memory)
+        )
+
+    def price(one: dict[str, tuple[int, int]]) -> float:
+        return sum(layers[name].cost(pair, objective) for name, pair in one.items())  # type: ignore[arg-type]
+
+    pairs = list(itertools.product(LENGTHS, LENGTHS))
+    everything = (dict(zip(layers, c, strict=True)) for c in itertools.product(pairs, repeat=3))
+    best = min((price(one) for one in everything if allowed(one)), default=None)
+    found = allocate(sensitivity, layers, 0.9, objective, constraints)  # type: ignore[arg-type]
+    if best is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert allowed(dict(found))
+        assert price(dict(found)) == pytest.approx(best, rel=1e-9)
+
+
+def test_frontier_descends() -> None:
+    sensitivity, layers = problem(1)
+    path = frontier(sensitivity, layers, 8)
+    losses = [sensitivity.loss(one) for one in path]
+    costs = [sum(layers[n].cost(p, "multipliers") for n, p in one.items()) for one in path]
+    assert len(path) > 2
+    assert losses == sorted(losses)
+    assert costs == sorted(costs, reverse=True)
+    with pytest.raises(DesignError, match="no allocation"):
+        frontier(sensitivity, layers, 8, constraints=Constraints(memory=1))
+    with pytest.raises(DesignError, match="'z' fixed at 4"):
+        frontier(sensitivity, layers, 8, constraints=Constraints(fixed={"z": 4}))
+
+
+@pytest.fixture(scope="module")
+def quantizer() -> Quantizer:
+    graph = networks.balanced()
+    return Quantizer(graph, networks.calibrated(graph))
+
+
+@pytest.mark.parametrize("rule", ["max", "loss"])
+def test_losses_are_those_of_the_designs(quantizer: Quantizer, rule: str) -> None:
+    design = Design.separate(8, 14, binary_point={"scope": "channel", "rule": rule})
+    losses = Losses(quantizer, design, (3, 5, 8))
+    names = list(losses.layers)
+    one = {names[0]: (3, 8), names[2]: (5, 3), names[-1]: (8, 5)}
+    assert losses.loss(one) == quantizer.loss(design, quantizer.formats(allocated(design, one)))
+    sensitivity = losses.measure()
+    assert sensitivity.base == losses.loss({})
+    assert sensitivity.weights[names[1]][3] == max(losses.loss({names[1]: (3, 8)}) - sensitivity.base, 0)
+    assert sensitivity.activations[names[1]][8] == 0
+
+
+def test_costs_are_those_of_the_network(quantizer: Quantizer) -> None:
+    """Products alone; what cost.py counts beyond is the same for every allocation."""
+    layers = product_layers(quantizer.graph)
+    design = Design.separate(8, 14)
+    whole = [{name: (w, x) for name in layers} for w, x in ((8, 8), (4, 6))]
+    networks_ = [quantizer.quantize(allocated(design, one)) for one in whole]
+    for objective, count in (
+        ("multipliers", multiplier_cost),
+        ("bops", lambda n: cost(n).bit_operations),
+        ("memory", lambda n: cost(n).weight_bits),
+    ):
+        prices = [sum(layers[n].cost(p, objective) for n, p in one.items()) for one in whole]  # type: ignore[arg-type]
+        assert prices[0] - prices[1] == pytest.approx(count(networks_[0]) - count(networks_[1]), abs=2)
+
+
+def test_greedy_takes_the_least_loss_each_time(quantizer: Quantizer) -> None:
+    losses = Losses(quantizer, Design.separate(8, 14), (4, 6, 8))
+    path = greedy(losses)
+    assert len(path) == 1 + 2 * len(losses.layers)
+    assert set(path[-1].values()) == {(4, 4)}
+    for before, after in itertools.pairwise(path):
+        assert sum(before[name] != after[name] for name in before) == 1
+    first = {n: losses.loss({**path[0], n: (6, 6)}) for n in losses.layers}
+    assert path[1][min(first, key=first.__getitem__)] == (6, 6)
+
+
+@pytest.mark.parametrize("policy", ["per-layer", "greedy"])
+def test_search(tmp_path: Path, policy: str) -> None:
+    graph = networks.balanced()
+    images, held_out = networks.labelled(graph, 700, 1).parted(500)
+    assert images.shared_with(held_out) < 20  # tiny random images repeat
+    result = search(
+        graph,
+        images,
+        networks.images(64, 2, graph.shapes["input"]),  # type: ignore[arg-type]
+        tmp_path,
+        Criterion("top1", 5.0),
+        [policy],
+        (3, 4, 5, 6, 8),
+        held_out=held_out,
+        objective="memory",
+        constraints=Constraints(equal=True),
+    )
+    found = result["policies"][policy]
+    assert found["drop"] <= 5.0
+    assert found["held_out"]["images"] == 200
+    assert result["held_out"]["count"] == 200
+    design = Design.load(tmp_path / policy / "design.json")
+    assert {n: [w.weights, w.activations] for n, w in design.layers.items()} == found["layers"]
+    sizes = product_layers(graph)
+    weights = sum(one.weights for one in sizes.values())
+    average = sum(sizes[n].weights * pair[0] for n, pair in found["layers"].items()) / weights
+    assert found["average"]["weight"] == pytest.approx(average)
+    if policy == "per-layer":
+        costs = [point["cost"] for point in found["frontier"]]
+        assert costs == sorted(costs)
+        assert all(point["images"] == 500 for point in found["frontier"])
+        holding = [point["cost"] for point in found["frontier"] if point["drop"] <= 5.0]
+        assert sum(sizes[n].weights * p[0] for n, p in found["layers"].items()) in holding
+    again = json.loads((tmp_path / "result.json").read_text())
+    assert again == json.loads(json.dumps(result))

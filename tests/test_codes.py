@@ -1,0 +1,152 @@
+"""Grids by hand, their rounding, codebooks; networks of every policy are equal on every engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from fractions import Fraction
+
+import msgspec
+import numpy as np
+import pytest
+
+import networks
+from radixpoint.codes import codebook, grid
+from radixpoint.design import Code, Codes, Design
+from radixpoint.engines import ENGINES, make_engine, quantize_images
+from radixpoint.errors import DesignError, GraphError
+from radixpoint.ir import IntParameter, freeze, verify
+from radixpoint.policies import POLICIES, exponent_bits, sqnr_lengths
+from radixpoint.quantize import quantize
+
+
+def test_minifloat_by_hand() -> None:
+    """E2M1, the OCP format: 0, 0.5, 1, 1.5, 2, 3, 4, 6 in halves."""
+    e2m1 = grid(Code("float", 2), 4, True)
+    magnitudes = [0, 1, 2, 3, 4, 6, 8, 12]
+    assert e2m1.values.tolist() == [-m for m in magnitudes[:0:-1]] + magnitudes
+    assert e2m1.word_length == 5
+    given = np.array([0.49, 0.5, -0.5, 4.99, 5, 7, -7, -7.01, 10, 1000, -1000])
+    assert e2m1.round(given).tolist() == [0, 1, 0, 4, 6, 8, -6, -8, 12, 12, -12]
+
+
+def test_logarithms_by_hand() -> None:
+    """Base 2: from sqrt(a b) on up. Base sqrt 2: 181/128 for the odd steps."""
+    log2 = grid(Code("log2"), 3, True)
+    assert log2.values.tolist() == [-4, -2, -1, 0, 1, 2, 4]
+    given = np.array([0.70, 0.71, 1.41, 1.42, 2.82, 2.83, 99, -1.42])
+    assert log2.round(given).tolist() == [0, 1, 1, 2, 2, 4, 4, -2]
+    assert grid(Code("log2"), 3, False).values.tolist() == [0, 1, 2, 4, 8, 16, 32, 64]
+    log_sqrt2 = grid(Code("log_sqrt2"), 3, False)
+    assert log_sqrt2.values.tolist() == [0, 128, 181, 256, 362, 512, 724, 1024]
+    assert log_sqrt2.round(np.array([107, 108, 152, 153])).tolist() == [0, 128, 128, 181]
+
+
+@pytest.mark.parametrize("kind", ["float", "log2", "log_sqrt2"])
+@pytest.mark.parametrize("bits", [3, 4, 5, 6, 8])
+@pytest.mark.parametrize("signed", [True, False])
+def test_every_value_goes_to_the_nearest(kind: str, bits: int, signed: bool) -> None:
+    """Against a search over all values: by distance, or by distance of the logarithms."""
+    g = grid(Code(kind, exponent_bits(bits)), bits, signed)  # type: ignore[arg-type]
+    assert len(g.values) <= 1 << bits
+    assert (np.diff(g.values) > 0).all()
+    random = np.random.default_rng(0)
+    points = np.concatenate(
+        [random.uniform(0, g.reach, 200), 2 ** random.uniform(-1, math.log2(g.reach), 200)]
+    )
+    if signed:
+        points = np.concatenate([points, -points])
+    for x, got in zip(points.tolist(), g.round(points).tolist(), strict=True):
+        if kind == "float":
+            assert abs(Fraction(x) - got) == min(abs(Fraction(x) - v) for v in g.values.tolist())
+        elif got:
+            same = [v for v in g.values.tolist() if v * x > 0]
+            assert abs(math.log(x / got)) <= min(abs(math.log(x / v)) for v in same) + 1e-9
+    beyond = np.array([g.reach, math.nextafter(g.reach, math.inf)])
+    assert g.round(beyond).tolist() == [g.values[-1]] * 2
+    assert g.largest_fractions(np.array([0.0]), np.array([g.reach]))[0] == 0
+    assert g.largest_fractions(np.array([0.0]), np.array([g.reach * 1.001]))[0] == -1
+
+
+def test_codebook_by_hand() -> None:
+    """Starts 0 and 1; then the means of the two clusters."""
+    values = np.array([0.0, 0.1, 0.9, 1.0, 0.2])
+    assert codebook(values, 2).tolist() == pytest.approx([0.1, 0.1, 0.95, 0.95, 0.1])
+    assert np.array_equal(codebook(np.arange(4.0), 4), np.arange(4.0))
+    random = np.random.default_rng(0).normal(size=(20, 5, 3, 3))
+    shared = codebook(random, 8)
+    assert len(np.unique(shared)) <= 8
+    evenly = np.linspace(random.min(), random.max(), 8)
+    nearest = evenly[np.abs(random[..., None] - evenly).argmin(-1)]
+    assert ((shared - random) ** 2).sum() < ((nearest - random) ** 2).sum()
+
+
+def test_sqnr_lengths_by_hand() -> None:
+    """A layer with a quarter of the weights gets 10 log10(4) / 6.02 = 1 bit more."""
+    net = networks.Net(0)
+    x = net.conv(net.conv("input", 8, 3), 12, 3)  # 216 and 864 weights
+    graph = net.graph(net.fc(net.simple("flatten", x), 12 * 144, 2, bias=False))  # 3456
+    lengths = list(sqnr_lengths(graph, 5).values())
+    assert lengths == [7, 6, 5]
+
+
+@pytest.mark.parametrize("network", ["residual", "mixed"])
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "joint"])
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_policies_on_every_engine(network: str, policy: str, unsigned: bool) -> None:
+    graph = getattr(networks, network)()
+    ranges = networks.calibrated(graph)
+    design = POLICIES[policy].design(5, 14, {"unsigned": unsigned}, graph)
+    assert design == msgspec.json.decode(design.to_json(), type=Design)
+    quantized = quantize(graph, ranges, design)
+    verify(quantized)
+    stored = quantize_images(quantized, networks.images(6, 3, graph.shapes["input"]).inputs(0, 6))
+    names = [step.name for step in quantized.steps]
+    expected = make_engine(quantized, "reference").run(stored, names)
+    for engine in ENGINES:
+        got = make_engine(quantized, engine).run(stored, names)
+        for name in names:
+            assert np.array_equal(got[name], expected[name]), (engine, name)
+    lookups = [step for step in quantized.steps if step.op == "lookup"]
+    assert bool(lookups) == (design.codes.activations is not None)
+    for step in lookups:
+        assert len(np.unique(expected[step.name])) <= 1 << 5
+    if design.codes.weights is not None:
+        products = [step for step in quantized.steps if step.op in ("conv", "dense")]
+        assert products
+        assert all(len(np.unique(quantized.arrays(step)["weight"])) <= 1 << 5 for step in products)
+
+
+def test_a_short_table_is_refused() -> None:
+    graph = networks.residual()
+    design = POLICIES["log2"].design(4, 10, {}, graph)
+    quantized = quantize(graph, networks.calibrated(graph), design)
+    key = next(step.parameters["table"] for step in quantized.steps if step.op == "lookup")
+    table = quantized.parameters[key]
+    short = IntParameter(freeze(table.data[:-1]), table.format)
+    with pytest.raises(GraphError, match="lookup of"):
+        verify(dataclasses.replace(quantized, parameters={**quantized.parameters, key: short}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda: grid(Code("float", 4), 4, True), "floating point of 4 bits"),
+        (lambda: Code("float", 5), "5 exponent bits"),
+        (lambda: Codes(activations=Code("codebook")), "codebook for activations"),
+        (
+            lambda: Design.separate(5, 12, codes={"weights": {"kind": "log2"}}, refine=["columns"]),
+            "are coded",
+        ),
+    ],
+)
+def test_bad_codes(change, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises((DesignError, ValueError), match=message):
+        change()
+
+
+def test_too_many_values_to_code() -> None:
+    graph = networks.residual()
+    design = POLICIES["log2"].design(4, 18, {}, graph)
+    with pytest.raises(DesignError, match="at most 65536 values"):
+        quantize(graph, networks.calibrated(graph), design)
