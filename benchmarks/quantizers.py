@@ -75,7 +75,7 @@ def with_onnxruntime(graph: Any, calibration: np.ndarray, method: str) -> Callab
 
 
 def module(graph: Any) -> Any:
-    """The network as an ``nn.Module`` of torchvision's structure, for images whose first stage this one has."""
+    """The network as an ``nn.Module``, layer for layer."""
     import torch
     from torch import nn
 

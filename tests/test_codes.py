@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
 import networks
+from radixpoint.cli import main
 from radixpoint.codes import codebook, grid
 from radixpoint.design import Code, Codes, Design
 from radixpoint.engines import ENGINES, make_engine, quantize_images
-from radixpoint.errors import DesignError, GraphError
+from radixpoint.errors import DesignError, ExportError, GraphError
+from radixpoint.export import TARGETS, export_network, verify_export
 from radixpoint.ir import IntParameter, freeze, verify
 from radixpoint.policies import POLICIES, exponent_bits, sqnr_lengths
 from radixpoint.quantize import quantize
+from radixpoint.storage import save_network
 
 
 def test_minifloat_by_hand() -> None:
@@ -150,3 +155,31 @@ def test_too_many_values_to_code() -> None:
     design = POLICIES["log2"].design(4, 18, {}, graph)
     with pytest.raises(DesignError, match="at most 65536 values"):
         quantize(graph, networks.calibrated(graph), design)
+
+
+def test_exports_refuse_coded_activations(tmp_path: Path) -> None:
+    """And hand decoded weights on: the C of a codebook and of logarithmic weights computes the same."""
+    graph = networks.residual()
+    ranges = networks.calibrated(graph)
+    both = quantize(graph, ranges, POLICIES["minifloat"].design(5, 14, {}, graph))
+    for target in TARGETS:
+        with pytest.raises(ExportError, match="looks a coded activation up"):
+            export_network(both, target, tmp_path / target)
+        assert not (tmp_path / target).exists()
+    for policy in ("codebook", "float-weights"):
+        weights = quantize(graph, ranges, POLICIES[policy].design(5, 14, {}, graph))
+        export_network(weights, "c", tmp_path / policy)
+        assert verify_export(tmp_path / policy).mismatch is None
+
+
+def test_cost_refuses_what_it_does_not_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = networks.residual()
+    design = POLICIES["codebook"].design(5, 14, {}, graph)
+    save_network(quantize(graph, networks.calibrated(graph), design), tmp_path / "n.safetensors")
+    monkeypatch.setattr(sys, "argv", ["radixpoint", "cost", str(tmp_path / "n.safetensors")])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "its design codes weights" in " ".join(capsys.readouterr().err.split())

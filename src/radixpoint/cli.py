@@ -889,6 +889,12 @@ def cost_command(
             _report_modules(table)
         return
     quantized = load_network(network)
+    coded = json.loads(quantized.metadata.get("design", "{}")).get("codes")
+    if coded:
+        raise DesignError(
+            f"{network}: its design codes {' and '.join(coded)}: expected fixed-point operands, whose "
+            "multipliers are what is counted"
+        )
     machine = accelerator_cost(quantized, lanes)
     area = accelerator_area(machine.sizes, lanes) if synthesis else None
     found = cost(quantized)

@@ -126,6 +126,12 @@ def export_network(
         known = f"expected {', '.join(chosen.options)}" if chosen.options else "it has none"
         raise ExportError(f"{target}: unknown option {unknown[0]!r}: {known}")
     check_replaceable(folder)
+    coded = next((step.name for step in network.steps if step.op == "lookup"), None)
+    if coded is not None:
+        raise ExportError(
+            f"{target}: step {coded!r} looks a coded activation up, which no target can express: expected "
+            "fixed-point activations (coded weights are exported decoded)"
+        )
     images = example_images(network) if images is None else np.asarray(images)
     check_images(network, images, "images")
     images = images.astype(np.int64)
