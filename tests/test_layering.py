@@ -27,6 +27,7 @@ ORDER = [
     ["data"],
     ["engines.floating"],
     ["calibrate"],
+    ["equalize"],
     ["design"],
     ["codes"],
     ["binary_points"],

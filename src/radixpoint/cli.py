@@ -41,6 +41,7 @@ from radixpoint.engines import (
     instruction_sets,
     quantize_images,
 )
+from radixpoint.equalize import equalized
 from radixpoint.errors import DesignError, ModelError, RadixpointError, RunError, UnsupportedError
 from radixpoint.evaluate import Evaluation, evaluate, layer_sqnr
 from radixpoint.export import TARGETS, Verification, export_network, target_named, verify_export
@@ -633,6 +634,13 @@ def search_command(
     overflow: OverflowMode = "SAT",
     unsigned: Unsigned = False,
     refine: Refine = "",
+    equalize: Annotated[
+        bool,
+        typer.Option(
+            help="First move powers of two between the channels of a batch normalization and of the "
+            "convolution behind its ReLU; the float network computes the same."
+        ),
+    ] = False,
     word_lengths: Annotated[
         str, typer.Option(help="Candidates, smallest:largest, or a list: 4,6,8.")
     ] = "2:16",
@@ -670,6 +678,9 @@ def search_command(
         raise DesignError(f"--objective {objective!r}: expected {', '.join(get_args(Objective))}")
     limits = _constraints(fix or [], memory, one_width, equal)
     graph = _load(model, input_shape, image_set)
+    if equalize:
+        calibration_set.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
+        graph = equalized(graph, calibrate(graph, calibration_set))
     _search(
         graph,
         image_set,

@@ -1,0 +1,68 @@
+"""Equalization changes no float result, and does even ranges out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+import networks
+from radixpoint.calibrate import calibrate
+from radixpoint.engines.floating import FloatingEngine
+from radixpoint.equalize import _pairs, equalized
+from radixpoint.ir import Graph
+
+
+def spread(seed: int = 0) -> tuple[Graph, np.ndarray]:
+    """The residual network with channels of a batch normalization 2**-6 .. 2**6 apart."""
+    graph = networks.residual(seed)
+    bn, _, conv = _pairs(graph)[0]
+    factor = 2.0 ** np.random.default_rng(seed).integers(-6, 7, len(graph.parameter(bn, "gamma")))
+    rows = factor.astype(np.float32)
+    changed = {bn.parameters[role]: graph.parameter(bn, role) * rows for role in ("gamma", "beta")}
+    weight = graph.parameter(conv, "weight") / rows[None, :, None, None]
+    changed[conv.parameters["weight"]] = weight
+    return replace(graph, parameters={**graph.parameters, **changed}), factor
+
+
+def test_float_results_are_the_same_bits() -> None:
+    for graph in (networks.residual(), networks.mixed(), spread()[0]):
+        images = networks.images(96, 0, graph.shapes["input"])  # type: ignore[arg-type]
+        other = equalized(graph, calibrate(graph, images))
+        inputs = images.inputs(0, 32)
+        before = FloatingEngine(graph).run(inputs)[graph.output]
+        after = FloatingEngine(other).run(inputs)[graph.output]
+        assert np.array_equal(before, after)
+        assert other.shapes == graph.shapes
+
+
+def test_channels_become_more_equal() -> None:
+    graph, _ = spread()
+    images = networks.images(96, 0, graph.shapes["input"])  # type: ignore[arg-type]
+    ranges = calibrate(graph, images)
+    other = equalized(graph, ranges)
+    assert graph.digest != other.digest
+    after = calibrate(other, images)
+    _, relu, _ = _pairs(graph)[0]
+    high = [r.tensors[relu.name].high for r in (ranges, after)]
+    apart = [np.log2(h[h > 0].max() / h[h > 0].min()) for h in high]
+    assert apart[1] < apart[0] - 3
+
+
+def test_by_hand() -> None:
+    """Activations up to 16 and 1, weights 1 and 1: half of the logarithms is 2 and 0, their median 1."""
+    n = networks.Net(0)
+    x = n.bn(n.conv("input", 2))
+    relu = n.simple("relu", x)
+    graph = n.graph(n.fc(n.simple("flatten", n.conv(relu, 1)), 144, 7))
+    bn, _, conv = _pairs(graph)[0]
+    weight = np.ones_like(graph.parameter(conv, "weight"))
+    graph = replace(graph, parameters={**graph.parameters, conv.parameters["weight"]: weight})
+    ranges = calibrate(graph, networks.images(8, 0, graph.shapes["input"]))  # type: ignore[arg-type]
+    seen = replace(ranges.tensors[relu], high=np.array([16.0, 1.0]))
+    ranges = replace(ranges, tensors={**ranges.tensors, relu: seen})
+    other = equalized(graph, ranges)
+    expected = graph.parameter(bn, "gamma") * np.array([0.5, 2.0], np.float32)
+    assert np.array_equal(other.parameter(bn, "gamma"), expected)
+    assert np.unique(other.parameter(conv, "weight")[:, 0]).tolist() == [2.0]
+    assert np.unique(other.parameter(conv, "weight")[:, 1]).tolist() == [0.5]
