@@ -4,6 +4,7 @@
     python benchmarks/reproduce.py reproduction --data DATA --runs RUNS [--images 1000]
     python benchmarks/reproduce.py ranges       --data DATA --runs RUNS
     python benchmarks/reproduce.py refinement   --data DATA --runs RUNS [--images 5000] [--bits 6 5 4]
+    python benchmarks/reproduce.py equalization    --data DATA --runs RUNS [--images 1000]
     python benchmarks/reproduce.py representations --data DATA --runs RUNS [--images 5000] [--bits 8 6 5 4]
 
 DATA holds a full-width ResNet-50 (``resnet50-tiny-imagenet.safetensors``, torchvision's names),
@@ -24,6 +25,7 @@ from typing import Any
 
 import radixpoint
 from radixpoint.binary_points import sites, stored_parameters
+from radixpoint.equalize import equalized
 from radixpoint.policies import POLICIES
 from radixpoint.quantize import Quantizer
 from radixpoint.search import Watcher
@@ -257,10 +259,31 @@ def representations(data: Data, runs: Path, bits: list[int]) -> None:
         print(f"| {policy} | " + " | ".join(cells) + " |", flush=True)
 
 
+def equalization(data: Data, runs: Path) -> None:
+    """Agreement with float, plain and equalized."""
+    ranges = radixpoint.calibrate(data.graph, data.calibration)
+    other = equalized(data.graph, ranges)
+    both = ((data.graph, ranges), (other, radixpoint.calibrate(other, data.calibration)))
+    print("| binary points | conv, bits | plain | equalized |\n|---|---|---|---|")
+    for scope in ("tensor", "channel"):
+        point = {"scope": scope, "rule": "percentile", "percentile": 99.8}
+        for word in (6, 5, 4):
+            design = radixpoint.Design.separate(word, 16, binary_point=point, unsigned=True)
+            found = [
+                radixpoint.evaluate(graph, radixpoint.quantize(graph, seen, design), data.images)
+                for graph, seen in both
+            ]
+            print(
+                f"| {scope} | {word} | " + " | ".join(f"{e.agreement:.2f} %" for e in found) + " |",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
-        "table", choices=("results", "reproduction", "ranges", "refinement", "representations")
+        "table",
+        choices=("results", "reproduction", "ranges", "refinement", "representations", "equalization"),
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
@@ -274,9 +297,8 @@ def main() -> None:
     if arguments.table == "representations":
         representations(data, arguments.runs, arguments.bits)
         return
-    {"results": results, "reproduction": reproduction, "ranges": ranges}[arguments.table](
-        data, arguments.runs
-    )
+    plain = {"results": results, "reproduction": reproduction, "ranges": ranges, "equalization": equalization}
+    plain[arguments.table](data, arguments.runs)
 
 
 if __name__ == "__main__":
