@@ -17,6 +17,7 @@ import argparse
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations_with_replacement
 from pathlib import Path
 
 import msgspec
@@ -39,6 +40,8 @@ DESIGNS = {
 """Each within 1.0 point of top-1 of float: docs/results.md has the drops and the commands."""
 LANES = 16
 WORDS = range(4, 17)
+OPERANDS = range(12, 1, -1)
+"""Of multipliers with operands of two word lengths: all that share a design of up to 11 bits."""
 
 
 def networks(data: Path) -> dict[str, IntGraph]:
@@ -173,6 +176,9 @@ def modules(plots: Path | None) -> None:
 def ship() -> None:
     parts = [part for word in WORDS for part in synthesis.module_table(word).values()]
     jobs = [(*part, flow) for part in parts for flow in synthesis.FLOWS]
+    for x, w in combinations_with_replacement(OPERANDS, 2):
+        part = synthesis.multiply_accumulate(x, w, x + w + synthesis.GUARD)
+        jobs += [(*part, flow) for flow in ("gates", "lut") if (*part, flow) not in jobs]
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda job: synthesis.synthesize_now(*job), jobs))
     keyed = {synthesis.result_key(*job): result for job, result in zip(jobs, results, strict=True)}

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import radixpoint
-from radixpoint.binary_points import sites, stored_parameters
 from radixpoint.equalize import equalized
 from radixpoint.policies import POLICIES
 from radixpoint.quantize import Quantizer
 from radixpoint.search import Watcher
+from radixpoint.sites import sites, stored_parameters
 
 FORMS = ("affine", "staged", "folded")
 RULES = {

@@ -11,7 +11,6 @@ import pytest
 import exports
 import networks
 from radixpoint.arith import dequantize
-from radixpoint.binary_points import stored_parameters
 from radixpoint.calibrate import calibrate
 from radixpoint.cli import main
 from radixpoint.data import ImageSet
@@ -22,8 +21,10 @@ from radixpoint.engines.reference import _conv
 from radixpoint.errors import DesignError
 from radixpoint.export import export_network, verify_export
 from radixpoint.ir import Graph, IntGraph, Step, verify
+from radixpoint.patches import patches
 from radixpoint.quantize import quantize
-from radixpoint.refine import TECHNIQUES, Moments, Refiner, _columns, _patches, _units
+from radixpoint.refine import TECHNIQUES, Moments, Refiner, _columns, _units
+from radixpoint.sites import stored_parameters
 
 
 def images(graph: Graph, count: int = 64, seed: int = 0) -> ImageSet:
@@ -97,7 +98,7 @@ def test_patches_times_weights_are_the_convolution(groups: int) -> None:
     x = random.integers(-9, 9, (3, 4, 7, 8))
     weight = random.integers(-9, 9, (6, 4 // groups, 3, 2))
     expected = _conv(step, [x], {"weight": weight})
-    seen = _patches(x.astype(np.float32), step, (3, 2))
+    seen = patches(x.astype(np.float32), attributes, (3, 2))
     rows = weight.reshape(groups, 6 // groups, -1)
     got = np.einsum("gpk,gok->gpo", seen, rows).transpose(1, 0, 2).reshape(3, *expected.shape[2:], 6)
     assert np.array_equal(got.transpose(0, 3, 1, 2), expected)

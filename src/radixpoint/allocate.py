@@ -20,35 +20,47 @@ import scipy.optimize
 import scipy.sparse
 from msgspec.structs import replace
 
-from radixpoint.binary_points import Formats
 from radixpoint.cost import add_energy, multiply_energy
 from radixpoint.design import Design, Widths
 from radixpoint.errors import DesignError
 from radixpoint.formats import FixedFormat, dot_format
 from radixpoint.ir import Graph
 from radixpoint.quantize import Quantizer
+from radixpoint.sites import Formats, never_negative
+from radixpoint.synthesis import multiplier_area
 
-Objective = Literal["multipliers", "bops", "energy", "memory"]
+Objective = Literal["multipliers", "bops", "energy", "gates", "luts", "memory"]
 Pair = tuple[int, int]
 """Word lengths of a layer's weights and of the activations that it multiplies."""
 Allocation = Mapping[str, Pair]
 """By layer."""
+_OPTIMAL, _INFEASIBLE = 0, 2  # scipy.optimize.milp's status
 
 
 @dataclass(frozen=True)
 class Products:
-    """What word lengths cost in one layer: multiplications an image, terms of a sum, weights stored."""
+    """What word lengths cost in one layer: multiplications an image, terms of a sum, weights stored.
+
+    ``unsigned``: its activations have no sign bit.
+    """
 
     macs: int
     terms: int
     weights: int
+    unsigned: bool = False
 
     def cost(self, pair: Pair, objective: Objective) -> float:
         """Of one image.
 
         ``multipliers``: partial-product bits. ``bops``: with the additions (see
-        :class:`radixpoint.cost.Cost`). ``energy``: pJ of multiplications and additions. ``memory``: bits
-        of weights.
+        :class:`radixpoint.cost.Cost`). ``energy``: pJ of multiplications and additions. ``gates``,
+        ``luts``: area of a multiplier with its accumulator, in gate equivalents or look-up tables without
+        DSPs, for each of the multiplications: what layers with multipliers of their own take together, if
+        each has as many as it needs to keep pace. An unsigned activation takes a bit more of a multiplier
+        of signed numbers. ``memory``: bits of weights.
+
+        Raises:
+            ExportError: synthesis is needed, and there is no Yosys.
         """
         w, x = pair
         match objective:
@@ -59,6 +71,8 @@ class Products:
             case "energy":
                 sums = dot_format(FixedFormat(True, w, 0), FixedFormat(True, x, 0), self.terms)
                 return self.macs * (multiply_energy(x, w) + add_energy(sums.word_length))
+            case "gates" | "luts":
+                return self.macs * multiplier_area(x + self.unsigned, w, objective)
             case "memory":
                 return self.weights * w
 
@@ -79,14 +93,19 @@ class Constraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     equal: bool = False
 
 
-def product_layers(graph: Graph) -> dict[str, Products]:
-    """Every convolution and fully connected layer, in execution order."""
+def product_layers(graph: Graph, unsigned: bool = False) -> dict[str, Products]:
+    """Every convolution and fully connected layer, in execution order.
+
+    ``unsigned`` as in :class:`radixpoint.design.Design`.
+    """
     found = {}
+    without_sign = never_negative(graph) if unsigned else frozenset()
     for layer in graph.layers:
         if layer.op in ("conv", "fc"):
             weight = graph.parameter(layer, "weight")
             terms = math.prod(weight.shape[1:])
-            found[layer.name] = Products(math.prod(graph.shapes[layer.name]) * terms, terms, weight.size)
+            macs = math.prod(graph.shapes[layer.name]) * terms
+            found[layer.name] = Products(macs, terms, weight.size, layer.inputs[0] in without_sign)
     return found
 
 
@@ -177,7 +196,8 @@ def allocate(
         The word lengths, or None if nothing meets the constraints.
 
     Raises:
-        DesignError: a fixed layer that the network does not have, or a word length that was not measured.
+        DesignError: a fixed layer that the network does not have, or a word length that was not measured;
+            the solver could not prove an optimum.
     """
     limits = constraints or Constraints()
     lengths = sorted(next(iter(sensitivity.weights.values())))
@@ -231,8 +251,10 @@ def allocate(
         constraints=scipy.optimize.LinearConstraint(matrix.tocsr(), low, high),
         options={"mip_rel_gap": 0.0},
     )
-    if solution.x is None:
+    if solution.status == _INFEASIBLE:
         return None
+    if solution.status != _OPTIMAL:
+        raise DesignError(f"allocation: the solver gave up: {solution.message}")
     return {name: pair for (name, pair), x in zip(keys, solution.x, strict=True) if x > 0.5}
 
 

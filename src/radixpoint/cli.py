@@ -612,7 +612,10 @@ def search_command(
     ] = None,
     objective: Annotated[
         str,
-        typer.Option(help="What per-layer makes small: multipliers (bit products), bops, energy, memory."),
+        typer.Option(
+            help="What per-layer makes small: multipliers (bit products), bops, energy, memory; gates, luts: "
+            "area of the multipliers by synthesis."
+        ),
     ] = "multipliers",
     fix: Annotated[
         list[str] | None,

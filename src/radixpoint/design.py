@@ -22,7 +22,7 @@ _FALLBACK = {"fc": "conv", "input": "conv", "add": "bn", "pool": "bn"}
 
 Kind = Literal["weights", "activations", "parameters"]
 Scope = Literal["network", "class", "tensor", "channel"]
-Rule = Literal["max", "percentile", "mse", "loss"]
+Rule = Literal["max", "percentile", "mse", "sqnr", "loss"]
 BatchNorm = Literal["affine", "staged", "folded"]
 Technique = Literal["offsets", "columns", "units"]
 
@@ -59,6 +59,8 @@ class BinaryPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             (weights and per-channel parameters by output channel, and convolutions' results).
         rule: ``max``: the largest value seen does not overflow. ``percentile``: that share of values does
             not. ``mse``: least squared error, relative to each tensor's power where a scope holds several.
+            ``sqnr``: least error of a layer's output, over the binary points of its weights and of what
+            they multiply together; for scopes ``tensor`` and ``channel``.
             ``loss``: least error of the logits on calibration images.
         percentile: for that rule, in percent.
     """
@@ -70,6 +72,8 @@ class BinaryPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile {self.percentile}: expected above 50, at most 100")
+        if self.rule == "sqnr" and self.scope in ("network", "class"):
+            raise ValueError(f"rule sqnr with scope {self.scope}: expected scope tensor or channel")
 
 
 class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

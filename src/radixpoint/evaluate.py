@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixpoint.arith import dequantize
-from radixpoint.binary_points import seen_by_reader
 from radixpoint.data import ImageSet
 from radixpoint.engines import Engine, make_engine, quantize_images
 from radixpoint.engines.floating import FloatingEngine
 from radixpoint.ir import Graph, IntGraph
+from radixpoint.sites import seen_by_reader
 
 Metric = Literal["top1", "top5"]
 Prepared = TypeVar("Prepared")

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixpoint.arith import quantize, random_draws
-from radixpoint.binary_points import Formats, Key, Stored, folded_batch_norm
 from radixpoint.codes import Grid, operand_grid, weight_grid
 from radixpoint.design import Design
 from radixpoint.errors import DesignError, FormatError, GraphError
@@ -29,6 +28,7 @@ from radixpoint.ir import (
     verify,
 )
 from radixpoint.ops import LAYERS, STEPS, Attributes, pool_counts
+from radixpoint.sites import Formats, Key, Stored, folded_batch_norm
 
 MAX_TABLE = 1 << 16
 """Entries of a lookup table, at most."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 
 import numpy as np
 from msgspec.structs import replace
 
 from radixpoint.arith import dequantize
-from radixpoint.binary_points import Formats, Key, Stored, choose_formats, stored_parameters
+from radixpoint.binary_points import choose_formats
 from radixpoint.calibrate import Ranges
 from radixpoint.data import ImageSet
 from radixpoint.design import Design, Widths
@@ -17,7 +18,9 @@ from radixpoint.errors import DesignError
 from radixpoint.formats import Overflow
 from radixpoint.ir import Graph, IntGraph
 from radixpoint.lower import ParameterCache, lower
+from radixpoint.patches import Patches, sampled_patches
 from radixpoint.refine import Refiner
+from radixpoint.sites import Formats, Key, Stored, stored_parameters
 
 
 class Quantizer:
@@ -44,6 +47,11 @@ class Quantizer:
             self._made = made_for
         return self._stored
 
+    @cached_property
+    def patches(self) -> Patches:
+        """Of the float network on the calibration sample."""
+        return sampled_patches(self.graph, self.ranges.sample)
+
     def lowered(self, design: Design, formats: Formats) -> IntGraph:
         """The network in these formats, with the design's form and conversions, verified."""
         return lower(self.graph, formats, self._parameters(design), design, self._cache)
@@ -65,10 +73,9 @@ class Quantizer:
             DesignError: the design does not fit the network.
         """
         design.check(self.graph)
-        stored = self._parameters(design)
         point = design.binary_point
         if point.rule != "loss" or point.scope not in ("tensor", "channel"):
-            return choose_formats(self.graph, self.ranges, design, stored, lambda f: self.loss(design, f))
+            return self._chosen(design)
         own = {name: widths for name, widths in design.layers.items() if widths.parameters is None}
         others = {name: widths for name, widths in design.layers.items() if name not in own}
         whole = replace(design, layers=others, refine=[])
@@ -81,13 +88,20 @@ class Quantizer:
                     formats[name, role] = same[name, role]
         return formats
 
+    def _chosen(self, design: Design) -> Formats:
+        return choose_formats(
+            self.graph,
+            self.ranges,
+            design,
+            self._parameters(design),
+            lambda f: self.loss(design, f),
+            lambda: self.patches,
+        )
+
     def _chosen_by_loss(self, design: Design) -> Formats:
         key = design.to_json()
         if key not in self._by_loss:
-            stored = self._parameters(design)
-            self._by_loss[key] = choose_formats(
-                self.graph, self.ranges, design, stored, lambda f: self.loss(design, f)
-            )
+            self._by_loss[key] = self._chosen(design)
         return self._by_loss[key]
 
     def quantize(self, design: Design) -> IntGraph:

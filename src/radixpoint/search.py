@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -390,6 +391,10 @@ def search(
     Design.separate(lengths[-1], bn_start, **options)
     for image_set in (images, calibration, *([] if held_out is None else [held_out])):
         image_set.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
+    layers = product_layers(graph, bool(options.get("unsigned")))
+    if "per-layer" in policies:  # a cost that cannot be told is refused before any work
+        for one, *pair in product(layers.values(), lengths, lengths):
+            one.cost((pair[0], pair[1]), objective)
     run = _run_folder(Path(folder))
     kept = _cache_folder(run / "cache" if cache is None else Path(cache))
     judge = Judge(graph, images, calibration, kept, watcher or Watcher(), criterion, threads=threads)
@@ -432,7 +437,6 @@ def search(
         return with_bn(f"{policy}, conv {chosen}", conv, lambda w: make(chosen, w, options, graph))
 
     def layered(policy: str) -> tuple[dict[str, Any], Design | None]:
-        layers = product_layers(graph)
         start = Design.separate(lengths[-1], bn_start, **options)
         plain = replace(start, refine=[])
         if policy == "greedy":
@@ -472,7 +476,6 @@ def search(
 
     def averages(one: Allocation) -> dict[str, float]:
         """Bits of a weight, of a multiplication's operand, and of a square multiplier of the same cost."""
-        layers = product_layers(graph)
         weights, macs = (sum(getattr(p, name) for p in layers.values()) for name in ("weights", "macs"))
         return {
             "weight": sum(layers[n].weights * w for n, (w, _) in one.items()) / weights,

@@ -19,11 +19,11 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from radixpoint.errors import ExportError
-from radixpoint.export.machine import rtl
 
 GATE_EQUIVALENTS: Mapping[str, float] = {
     "NOT": 0.67,
@@ -87,6 +87,11 @@ class Synthesis(msgspec.Struct, frozen=True):
         return sum(count for name, count in self.cells.items() if name.startswith("FD"))
 
 
+def rtl(name: str) -> str:
+    """Text of a file of ``export/rtl``."""
+    return (files("radixpoint") / "export" / "rtl" / name).read_text()
+
+
 def result_key(module: str, parameters: Mapping[str, int], flow: str) -> str:
     """SHA-256 of all that determines a result, but for the version of Yosys."""
     content = hashlib.sha256(f"{module} {sorted(parameters.items())} {FLOWS[flow]}".encode())
@@ -98,7 +103,7 @@ def result_key(module: str, parameters: Mapping[str, int], flow: str) -> str:
 @cache
 def _shipped() -> dict[str, Synthesis]:
     """Results in the package, by key: those of every module at every word length of :func:`module_table`."""
-    path = files("radixpoint.export") / "rtl" / "synthesis.json"
+    path = files("radixpoint") / "export" / "rtl" / "synthesis.json"
     return msgspec.json.decode(path.read_bytes(), type=dict[str, Synthesis]) if path.is_file() else {}
 
 
@@ -202,6 +207,23 @@ GUARD = 8
 def multiply_accumulate(x: int, w: int, accumulator: int) -> tuple[str, dict[str, int]]:
     """One multiplier with its accumulator: module and parameters."""
     return "rx_dot", {"LANES": 1, "X": x, "W": w, "ACC": accumulator}
+
+
+@cache
+def multiplier_area(x: int, w: int, unit: Literal["gates", "luts"]) -> float:
+    """Gate equivalents, or look-up tables without DSPs, of one multiplier with its accumulator.
+
+    Args:
+        x, w: bits of its operands, both signed; the larger goes to the activation's port.
+        unit: what is counted.
+
+    Raises:
+        ExportError: it is not in the package, and there is no Yosys, or it failed.
+    """
+    part = multiply_accumulate(max(x, w), min(x, w), x + w + GUARD)
+    if unit == "gates":
+        return synthesize(*part, "gates").gate_equivalents
+    return synthesize(*part, "lut").luts
 
 
 def module_table(word: int) -> dict[str, tuple[str, dict[str, int]]]:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from importlib.resources import files
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from radixpoint.export.passes import (
 from radixpoint.export.plan import Ints
 from radixpoint.formats import Overflow, Rounding
 from radixpoint.ir import IntGraph, Step, TensorFormat
+from radixpoint.synthesis import rtl
 
 ROUNDINGS = (
     Rounding.TRN,
@@ -63,11 +63,6 @@ _FETCH, _TILE, _LOAD, _SETTLE, _WAIT, _DRAIN = 51, 1, 1, 2, 1, 14
 """Clocks of the states of ``rtl/rx_control.v`` that do not depend on the layer (a test counts them)."""
 _PIPELINE = 12
 """Clocks after the last tap of a place until its parameters are of no more use."""
-
-
-def rtl(name: str) -> str:
-    """Text of a file of ``rtl/``."""
-    return (files("radixpoint.export") / "rtl" / name).read_text()
 
 
 @cache

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from radixpoint.engines import make_engine
 from radixpoint.errors import ExportError
 from radixpoint.export.folder import read_manifest
-from radixpoint.export.machine import LANES, MODULES, Machine, descriptor_fields, rtl
+from radixpoint.export.machine import LANES, MODULES, Machine, descriptor_fields
 from radixpoint.export.plan import Ints
 from radixpoint.export.source import build
 from radixpoint.ir import IntGraph
+from radixpoint.synthesis import rtl
 
 
 def _verilator() -> tuple[list[str], dict[str, str]]:

@@ -1,0 +1,231 @@
+"""The quantized places of a network: what is stored there, and what values it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixpoint.calibrate import Ranges, Statistics, normalized_name
+from radixpoint.codes import ENTRY_BITS, Grid, codebook, operand_grid, weight_grid
+from radixpoint.design import Design, Kind
+from radixpoint.formats import MAX_FRACTION
+from radixpoint.ir import Graph, Layer, TensorFormat
+
+Key = tuple[str, str]
+"""(layer, role): one quantized place."""
+Formats = Mapping[Key, TensorFormat]
+
+_BN_ROLES = (("scale", "offset"), ("negative_mean", "reciprocal_deviation", "gamma", "beta"))
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One quantized place of a network.
+
+    Attributes:
+        key: layer and role.
+        layer_class, kind: whose word length it takes.
+        word_length: in bits.
+        statistics: the values it takes.
+        by_channel: whether it may have a binary point for each channel.
+        signed: whether it may be negative; an unsigned format of W bits has the binary points of a signed
+            one of W + 1.
+        grid: the values of its code, or None if it is fixed-point; ``word_length`` is then the decoded one.
+    """
+
+    key: Key
+    layer_class: str
+    kind: Kind
+    word_length: int
+    statistics: Statistics
+    by_channel: bool
+    signed: bool = True
+    grid: Grid | None = None
+
+    @property
+    def levels(self) -> int | Grid:
+        """What it can hold: a grid, or the word length of the signed format with the same largest value."""
+        return self.word_length + (not self.signed) if self.grid is None else self.grid
+
+    def format(self, fractions: tuple[int, ...]) -> TensorFormat:
+        return TensorFormat(self.signed, self.word_length, fractions)
+
+
+def never_negative(graph: Graph) -> frozenset[str]:
+    """Tensors that no image makes negative: a ReLU's result, and what only passes such values on."""
+    found: set[str] = set()
+    for layer in graph.layers:
+        cuts = layer.op == "relu" or (layer.op == "clip" and layer.attributes["low"] >= 0)
+        passes = layer.op in ("max_pool", "average_pool", "flatten", "concat", "add")
+        if cuts or (passes and found.issuperset(layer.inputs)):
+            found.add(layer.name)
+    return frozenset(found)
+
+
+def folded_batch_norm(graph: Graph, layer: Layer, design: Design) -> Layer | None:
+    """The batch normalization that ``design`` folds into this convolution, or None."""
+    if design.batch_norm != "folded" or layer.op != "conv":
+        return None
+    consumers = graph.consumers(layer.name)
+    if len(consumers) == 1 and consumers[0].op == "batch_norm" and layer.name != graph.output:
+        return consumers[0]
+    return None
+
+
+def affine_parameters(graph: Graph, bn: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scale and offset of y = s*x + t, in float64: s = gamma/sqrt(var+eps), t = beta - mean*s."""
+    gamma, beta, mean, variance = (
+        graph.parameter(bn, role).astype(np.float64) for role in ("gamma", "beta", "mean", "variance")
+    )
+    scale = gamma / np.sqrt(variance + bn.attributes["epsilon"])
+    return scale, beta - mean * scale
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A stored parameter: its real values (float64) and their statistics."""
+
+    values: NDArray[np.float64]
+    statistics: Statistics
+
+
+def stored_parameters(graph: Graph, design: Design) -> dict[Key, Stored]:
+    """Every parameter that is stored under the design's form of batch normalization."""
+    return {
+        (layer.name, role): Stored(values, Statistics.of(values.astype(np.float32)))
+        for layer in graph.layers
+        for role, values in _parameters(graph, layer, design).items()
+    }
+
+
+def _parameters(graph: Graph, layer: Layer, design: Design) -> dict[str, NDArray[np.float64]]:
+    """Real values of what a layer stores, by role."""
+    values = {role: graph.parameter(layer, role).astype(np.float64) for role in layer.parameters}
+    if layer.op in ("conv", "fc"):
+        bn = folded_batch_norm(graph, layer, design)
+        if bn is not None:
+            scale, offset = affine_parameters(graph, bn)
+            values["bias"] = offset + scale * values.get("bias", 0.0)
+            values["weight"] = values["weight"] * scale[:, None, None, None]
+        if design.codes.weights is not None and design.codes.weights.kind == "codebook":
+            values["weight"] = codebook(values["weight"], 1 << design.width(layer.name, layer.op, "weights"))
+        return values
+    if layer.op != "batch_norm":
+        return {}
+    if design.batch_norm == "staged":
+        return {
+            "negative_mean": -values["mean"],
+            "reciprocal_deviation": 1 / np.sqrt(values["variance"] + layer.attributes["epsilon"]),
+            "gamma": values["gamma"],
+            "beta": values["beta"],
+        }
+    scale, offset = affine_parameters(graph, layer)
+    return {"scale": scale, "offset": offset}
+
+
+def seen_by_reader(graph: Graph, tensor: str) -> str:
+    """``tensor``, or the ReLU that alone reads it: what a ReLU cuts off needs no range."""
+    consumers = graph.consumers(tensor)
+    if len(consumers) == 1 and consumers[0].op in ("relu", "clip") and tensor != graph.output:
+        return consumers[0].name
+    return tensor
+
+
+def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Stored]) -> Iterator[Site]:
+    """Every quantized place of the network under this design.
+
+    The result and the bias of a convolution or fully connected layer have batch normalization's widths:
+    that is where the classes meet.
+
+    Raises:
+        DesignError: a layer without a word length.
+    """
+
+    def parameter(layer: Layer, role: str, cls: str, kind: Kind) -> Site:
+        width, grid = design.width(layer.name, cls, kind), None
+        if role == "weight" and design.codes.weights is not None:
+            grid = weight_grid(design, layer.name, cls)
+            width = ENTRY_BITS if grid is None else grid.word_length
+        return Site(
+            (layer.name, role), cls, kind, width, stored[layer.name, role].statistics, True, True, grid
+        )
+
+    yield Site(
+        (graph.input, "result"),
+        "input",
+        "activations",
+        design.width(graph.input, "input", "activations"),
+        ranges.tensors[graph.input],
+        False,
+    )
+    unsigned = never_negative(graph) if design.unsigned else frozenset()
+    folded = {}
+    for layer in graph.layers:
+        bn = folded_batch_norm(graph, layer, design)
+        if bn is not None:
+            folded[bn.name] = layer
+    for layer in graph.layers:
+        if layer.name in folded:
+            continue
+        bn = folded_batch_norm(graph, layer, design)
+        result = ranges.tensors[seen_by_reader(graph, layer.name if bn is None else bn.name)]
+        if layer.op in ("conv", "fc"):
+            signed = layer.inputs[0] not in unsigned
+            grid = operand_grid(design, layer.name, layer.op, signed)
+            yield Site(
+                (layer.name, "operand"),
+                layer.op,
+                "activations",
+                design.width(layer.name, layer.op, "activations") if grid is None else grid.word_length,
+                ranges.tensors[layer.inputs[0]],
+                False,
+                signed,
+                grid,
+            )
+            yield parameter(layer, "weight", layer.op, "weights")
+            if (layer.name, "bias") in stored:
+                yield parameter(layer, "bias", "bn", "parameters")
+            feeds_bn = [c.op for c in graph.consumers(layer.name)] == ["batch_norm"] and bn is None
+            yield Site(
+                (layer.name, "result"),
+                "bn",
+                "activations",
+                design.width("", "bn", "activations"),
+                result,
+                feeds_bn,
+            )
+        elif layer.op == "batch_norm":
+            for role in _BN_ROLES[design.batch_norm == "staged"]:
+                yield parameter(layer, role, "bn", "parameters")
+            width = design.width(layer.name, "bn", "activations")
+            if design.batch_norm == "staged":
+                normalized = ranges.tensors[normalized_name(layer.name)]
+                yield Site((layer.name, "normalized"), "bn", "activations", width, normalized, True)
+            yield Site((layer.name, "result"), "bn", "activations", width, result, False)
+        elif layer.op in ("add", "concat", "average_pool"):
+            cls = "pool" if layer.op == "average_pool" else "add"
+            width = design.width(layer.name, cls, "activations")
+            yield Site((layer.name, "result"), cls, "activations", width, result, False)
+
+
+def largest_fractions(
+    low: NDArray[np.float64], high: NDArray[np.float64], levels: int | Grid
+) -> NDArray[np.int64]:
+    """Most fraction bits at which low..high, rounded to nearest, fits; element by element.
+
+    ``levels``: word length of a signed format, or a grid.
+    """
+    if isinstance(levels, Grid):
+        return levels.largest_fractions(low, high)
+    word_length = levels
+    top = (1 << (word_length - 1)) - 1
+    magnitude = np.maximum(-low, high)
+    fraction = word_length + 1 - np.frexp(magnitude)[1].astype(np.int64)
+    for _ in range(3):  # starts at most three places too high
+        over = (np.ldexp(high, fraction) >= top + 0.5) | (np.ldexp(low, fraction) < -top - 1.5)
+        fraction -= over
+    fraction = np.where(magnitude > 0, fraction, word_length - 1)
+    return np.clip(fraction, -MAX_FRACTION // 4, MAX_FRACTION // 4)

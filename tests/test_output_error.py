@@ -1,0 +1,172 @@
+"""Binary points by the error of a layer's output: against every pair of them in exact rationals, by hand."""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import networks
+import oracle
+from radixpoint.binary_points import choose_formats
+from radixpoint.calibrate import Statistics
+from radixpoint.design import Design
+from radixpoint.engines.floating import FloatingEngine
+from radixpoint.errors import DesignError
+from radixpoint.output_error import WEIGHT_CANDIDATES, best_fractions, operand_candidates
+from radixpoint.patches import sampled_patches
+from radixpoint.quantize import Quantizer
+from radixpoint.sites import Site, sites, stored_parameters
+
+
+def site(role: str, values: np.ndarray, word_length: int, signed: bool = True) -> Site:
+    """``values``: (channels, ...)."""
+    kind = "weights" if role == "weight" else "activations"
+    return Site(("c", role), "conv", kind, word_length, Statistics.of(values), True, signed)  # type: ignore[arg-type]
+
+
+def exact_error(
+    w: np.ndarray, x: np.ndarray, widths: tuple[int, int], points: tuple[int, int], signed: bool
+) -> Fraction:
+    """Squared error of one output channel over patches (count, inputs), weights (inputs,)."""
+    total = Fraction(0)
+    for patch in x.tolist():
+        difference = Fraction(0)
+        for a, b in zip(w.tolist(), patch, strict=True):
+            qa = oracle.convert(Fraction(a), True, widths[0], points[0], "RND", "SAT")
+            qb = oracle.convert(Fraction(b), signed, widths[1], points[1], "RND", "SAT")
+            difference += Fraction(a) * Fraction(b) - qa * qb / Fraction(2) ** sum(points)
+        total += difference**2
+    return total
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_against_every_pair(seed: int, by_channel: bool) -> None:
+    random = np.random.default_rng(seed)
+    signed = bool(seed % 2)
+    w = random.normal(size=(3, 4)).astype(np.float32)
+    x = random.standard_t(2, size=(6, 4)).astype(np.float32)  # a few large values, which may saturate
+    x = x if signed else np.abs(x)
+    factors = random.uniform(0.1, 3, 3)
+    weight, operand = site("weight", w, 3), site("operand", x.T, 4, signed)
+    tried = operand_candidates(operand)
+    found, fractions = best_fractions(weight, w.astype(float), operand, tried, x[None], by_channel, factors)
+    assert fractions.shape == ((3,) if by_channel else (1,))
+
+    def error(point: int, weights: list[int]) -> float:
+        return float(
+            sum(
+                Fraction(factors[c]) ** 2 * exact_error(w[c], x, (3, 4), (f, point), signed)
+                for c, f in enumerate(weights)
+            )
+        )
+
+    own = [weight.statistics, weight.statistics.pooled][not by_channel]
+    first = [
+        int(np.floor(np.log2(3.5 / max(-low * 3.5 / 4.5, high))))
+        for low, high in zip(own.low, own.high, strict=True)
+    ]
+    ranges = [range(f, f + WEIGHT_CANDIDATES) for f in first]
+    choices = itertools.product(*ranges) if by_channel else ((f,) * 3 for f in ranges[0])
+    everything = {(p, tuple(c)): error(p, list(c)) for c in choices for p in tried}
+    best = min(everything.values())
+    got = tuple(np.broadcast_to(fractions, 3).tolist())
+    assert everything[found, got] == pytest.approx(best, rel=1e-4)
+    assert everything[found, got] < max(everything.values())
+
+
+def test_one_large_value_by_hand() -> None:
+    """Operands in 4 bits, many of 1/4 and one of 9: the format that holds 9 (F = -1) loses all the others."""
+    x = np.full((101, 1), 0.25, np.float32)
+    x[0] = 9
+    w = np.ones((1, 1), np.float32)
+    weight, operand = site("weight", w, 4), site("operand", x.T, 4)
+    assert operand_candidates(operand)[0] == -1
+    one = np.ones(1)
+    few, _ = best_fractions(weight, w.astype(float), operand, range(-1, 3), x[None, :2], False, one)
+    assert few == -1  # of two patches the large one counts: 8 for 9 costs 1, 7 for 9 would cost 4
+    huge = np.repeat(x[1:], 100, 0)[None]
+    many, _ = best_fractions(weight, w.astype(float), operand, range(-1, 3), huge, False, one)
+    assert many == 2
+
+
+def test_errors_count_by_the_factor_behind() -> None:
+    """A channel that batch normalization makes large decides about a shared binary point."""
+    w = np.array([[0.9], [0.11]], np.float32)
+    x = np.ones((4, 1), np.float32)
+    weight, operand = site("weight", w, 3), site("operand", x.T, 8)
+
+    def chosen(*factors: float) -> int:
+        _, found = best_fractions(
+            weight, w.astype(float), operand, operand_candidates(operand), x[None], False, np.array(factors)
+        )
+        return int(found[0])
+
+    assert chosen(1, 0) == 1  # 1.0 for 0.9; one place more saturates at 0.75
+    assert chosen(0, 1) == 3  # 0.125 for 0.11
+
+
+def test_patches_are_those_of_the_network() -> None:
+    graph = networks.mixed()
+    images = networks.images(6, 1, graph.shapes["input"]).inputs(0, 6)  # type: ignore[arg-type]
+    found = sampled_patches(graph, images, count=60)
+    names = [layer.name for layer in graph.layers if layer.op in ("conv", "fc")]
+    assert list(found) == names
+    results = FloatingEngine(graph, names).run(images)
+    for layer in graph.layers:
+        if layer.name in found:
+            weight, seen = graph.parameter(layer, "weight"), found[layer.name]
+            assert seen.shape[1] <= 60
+            rows = weight.reshape(len(seen), len(weight) // len(seen), -1)
+            outputs = np.einsum("gpk,gok->pgo", seen, rows).reshape(seen.shape[1], -1)
+            bias = graph.parameter(layer, "bias") if "bias" in layer.parameters else 0
+            places = np.moveaxis(results[layer.name], 1, -1).reshape(-1, len(weight))
+            for one in outputs + bias:
+                assert np.abs(places - one).max(1).min() < 1e-4
+
+
+@pytest.mark.parametrize("form", ["affine", "staged", "folded"])
+@pytest.mark.parametrize("scope", ["tensor", "channel"])
+def test_rule_sqnr_lowers_the_error_of_outputs(form: str, scope: str) -> None:
+    """Below that of every rule that looks at one tensor at a time, summed over the layers."""
+    graph = networks.mixed()
+    quantizer = Quantizer(graph, networks.calibrated(graph))
+    totals = {}
+    for rule in ("max", "mse", "sqnr"):
+        design = Design.separate(4, 12, batch_norm=form, binary_point={"scope": scope, "rule": rule})
+        formats = quantizer.formats(design)
+        stored = stored_parameters(graph, design)
+        places = {one.key: one for one in sites(graph, quantizer.ranges, design, stored)}
+        total = 0.0
+        for name, seen in quantizer.patches.items():
+            values = stored[name, "weight"].values.reshape(len(seen), -1, seen.shape[2])
+            rounded = []
+            for role, real in (("weight", values), ("operand", seen.astype(float))):
+                form_ = places[name, role].format((0,)).channel(0)
+                fractions = np.array(formats[name, role].fraction_lengths)
+                if len(fractions) > 1:
+                    fractions = fractions.reshape(len(seen), -1, 1)
+                scaled = np.floor(np.ldexp(real, fractions) + 0.5)
+                rounded.append(np.ldexp(np.clip(scaled, form_.min, form_.max), -fractions))
+            exact = seen.astype(float) @ values.transpose(0, 2, 1)
+            wrong = ((rounded[1] @ rounded[0].transpose(0, 2, 1) - exact) ** 2).sum(
+                (0, 1) if len(seen) == 1 else 1
+            )
+            total += float(wrong.sum() / (exact**2).sum())
+        totals[rule] = total
+    assert totals["sqnr"] < 1.02 * totals["mse"]  # factors weigh channels, so not below it always
+    assert totals["sqnr"] < totals["max"]
+
+
+def test_refusals() -> None:
+    for scope in ("network", "class"):
+        with pytest.raises(DesignError, match=f"sqnr with scope {scope}"):
+            Design.separate(4, 8, binary_point={"scope": scope, "rule": "sqnr"})
+    graph = networks.residual()
+    design = Design.separate(4, 8, binary_point={"rule": "sqnr"})
+    stored = stored_parameters(graph, design)
+    with pytest.raises(ValueError, match="needs patches"):
+        choose_formats(graph, networks.calibrated(graph), design, stored)
