@@ -3,32 +3,22 @@
     python benchmarks/reproduce.py results      --data DATA --runs RUNS
     python benchmarks/reproduce.py reproduction --data DATA --runs RUNS [--images 1000]
     python benchmarks/reproduce.py ranges       --data DATA --runs RUNS
-    python benchmarks/reproduce.py refinement   --data DATA --runs RUNS [--images 5000] [--bits 6 5 4]
-    python benchmarks/reproduce.py equalization    --data DATA --runs RUNS [--images 1000]
-    python benchmarks/reproduce.py representations --data DATA --runs RUNS [--images 5000] [--bits 8 6 5 4]
 
-DATA holds a full-width ResNet-50 (``resnet50-tiny-imagenet.safetensors``, torchvision's names),
-``images-search.tar``, ``images-calibration.tar`` and ``wnids.txt``. Each search is a run folder in RUNS, all
-share RUNS/cache, and what is there already is not repeated. Prints Markdown tables; ``reproduction`` also
+DATA is described in ``resnet50.py``. Each search is a run folder in RUNS, all share RUNS/cache, and what is
+there already is not repeated. Prints Markdown tables; ``reproduction`` also
 writes the plot (needs matplotlib).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import resource
-import time
 from pathlib import Path
 from typing import Any
 
 import radixpoint
-from radixpoint.equalize import equalized
-from radixpoint.policies import POLICIES
-from radixpoint.quantize import Quantizer
-from radixpoint.search import Watcher
 from radixpoint.sites import sites, stored_parameters
+from resnet50 import Data, interval
 
 FORMS = ("affine", "staged", "folded")
 RULES = {
@@ -37,54 +27,6 @@ RULES = {
     "class": ("max", "percentile", "mse", "loss"),
     "network": ("max", "percentile", "mse", "loss"),
 }
-
-
-class Log(Watcher):
-    """One line an evaluation, with the time."""
-
-    def judged(self, text: str, evaluation: Any, verdict: str, cached: bool) -> None:
-        low, high = evaluation.drop_interval
-        print(
-            f"  {time.strftime('%H:%M:%S')} {text}: {evaluation.drop:+.2f} [{low:+.2f}, {high:+.2f}] on "
-            f"{evaluation.images}: {verdict}{' (known)' if cached else ''}",
-            flush=True,
-        )
-
-
-class Data:
-    def __init__(self, folder: Path, images: int | None) -> None:
-        classes = radixpoint.read_classes(folder / "wnids.txt")
-        self.graph = radixpoint.load(folder / "resnet50-tiny-imagenet.safetensors", (3, 64, 64))
-        self.images = radixpoint.load_images(folder / "images-search.tar", classes=classes)
-        self.calibration = radixpoint.load_images(folder / "images-calibration.tar", classes=classes)
-        if images is not None:
-            self.images = self.images.first(images)
-
-    def search(self, runs: Path, name: str, metric: str, limit: float, **options: Any) -> dict[str, Any]:
-        started = time.time()
-        finished = runs / name / "result.json"
-        if not finished.exists():
-            print(f"{name}:", flush=True)
-            radixpoint.search(
-                self.graph,
-                self.images,
-                self.calibration,
-                runs / name,
-                radixpoint.Criterion(metric, limit),
-                watcher=Log(),
-                cache=runs / "cache",
-                **options,
-            )
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            print(f"  {time.time() - started:.0f} s, peak memory so far {memory:.2f} GiB", flush=True)
-        return json.loads(finished.read_text())
-
-
-def _interval(policy: dict[str, Any]) -> str:
-    if policy["drop"] is None:
-        return "none holds"
-    low, high = policy["drop_interval"]
-    return f"{policy['drop']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def results(data: Data, runs: Path) -> None:
@@ -96,8 +38,8 @@ def results(data: Data, runs: Path) -> None:
             result = data.search(runs, name, metric, limit, batch_norm=form)
             joint, separate = result["policies"]["joint"], result["policies"]["separate"]
             rows.append(
-                f"| {form} | {metric}, {limit} | {joint['word_length']} | {_interval(joint)} | "
-                f"{separate['conv']} / {separate['bn']} | {_interval(separate)} | "
+                f"| {form} | {metric}, {limit} | {joint['word_length']} | {interval(joint)} | "
+                f"{separate['conv']} / {separate['bn']} | {interval(separate)} | "
                 f"{separate.get('relative_cost') or float('nan'):.2f} |"
             )
     print(f"\nfloat: top-1 {result['float']['top1']:.2f} %, top-5 {result['float']['top5']:.2f} %\n")
@@ -185,120 +127,17 @@ def _plot(found: dict[tuple[str, str, str], dict[str, Any]], path: Path) -> None
     figure.savefig(path, metadata={"Date": None})
 
 
-TECHNIQUES = ((), ("offsets",), ("offsets", "columns"), ("offsets", "units"), ("offsets", "columns", "units"))
-
-
-def refinement(data: Data, runs: Path, bits: list[int]) -> None:
-    """Nearest rounding, then each technique switched on; one line when it is known, kept in RUNS."""
-    ranges = radixpoint.calibrate(data.graph, data.calibration)
-    quantizer = Quantizer(data.graph, ranges, data.calibration)
-    print(
-        "| conv, bits | binary points | refined by | top-1 | drop | agrees with float | seconds to quantize |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for word in bits:
-        for scope in ("channel", "tensor"):
-            for techniques in TECHNIQUES:
-                name = (
-                    f"refinement-{len(data.images)}-{word}-{scope}-{'+'.join(techniques) or 'nearest'}.json"
-                )
-                kept = runs / name
-                if not kept.exists():
-                    point = {"scope": scope, "rule": "loss"}
-                    design = radixpoint.Design.separate(
-                        word, 16, binary_point=point, unsigned=True, refine=list(techniques)
-                    )
-                    started = time.time()
-                    network = quantizer.quantize(design)
-                    seconds = time.time() - started
-                    found = radixpoint.evaluate(data.graph, network, data.images)
-                    result = {"seconds": seconds, "accuracy": found.top1, "drop": found.drop}
-                    result |= {"interval": found.drop_interval, "agreement": found.agreement}
-                    kept.write_text(json.dumps(result))
-                r = json.loads(kept.read_text())
-                low, high = r["interval"]
-                print(
-                    f"| {word} | {scope} | {' + '.join(techniques) or 'nearest rounding'} | "
-                    f"{r['accuracy']:.2f} % | {r['drop']:+.2f} [{low:+.2f}, {high:+.2f}] | "
-                    f"{r['agreement']:.2f} % | {r['seconds']:.0f} |",
-                    flush=True,
-                )
-
-
-REPRESENTATIONS = (
-    *(
-        "separate",
-        "dynamic",
-        "codebook",
-        "float-weights",
-        "sqnr",
-        "minifloat",
-        "log2",
-        "uniform",
-        "stochastic",
-    ),
-    "log-sqrt2",
-)
-
-
-def representations(data: Data, runs: Path, bits: list[int]) -> None:
-    """Every policy of two word lengths at given ones, batch normalization at 16; no design is chosen."""
-    quantizer = Quantizer(data.graph, radixpoint.calibrate(data.graph, data.calibration), data.calibration)
-    print("| policy | " + " | ".join(f"{w} bits" for w in bits) + " |\n|---|" + "---|" * len(bits))
-    for policy in REPRESENTATIONS:
-        cells = []
-        for word in bits:
-            kept = runs / f"representations-{len(data.images)}-{policy}-{word}.json"
-            if not kept.exists():
-                point = {"scope": "channel" if policy == "separate" else "tensor", "rule": "loss"}
-                options = {"binary_point": point, "unsigned": True}
-                design = POLICIES[policy].design(word, 16, options, data.graph)
-                found = radixpoint.evaluate(data.graph, quantizer.quantize(design), data.images)
-                kept.write_text(json.dumps({"drop": found.drop, "drop_interval": found.drop_interval}))
-            cells.append(_interval(json.loads(kept.read_text())))
-        print(f"| {policy} | " + " | ".join(cells) + " |", flush=True)
-
-
-def equalization(data: Data, runs: Path) -> None:
-    """Agreement with float, plain and equalized."""
-    ranges = radixpoint.calibrate(data.graph, data.calibration)
-    other = equalized(data.graph, ranges)
-    both = ((data.graph, ranges), (other, radixpoint.calibrate(other, data.calibration)))
-    print("| binary points | conv, bits | plain | equalized |\n|---|---|---|---|")
-    for scope in ("tensor", "channel"):
-        point = {"scope": scope, "rule": "percentile", "percentile": 99.8}
-        for word in (6, 5, 4):
-            design = radixpoint.Design.separate(word, 16, binary_point=point, unsigned=True)
-            found = [
-                radixpoint.evaluate(graph, radixpoint.quantize(graph, seen, design), data.images)
-                for graph, seen in both
-            ]
-            print(
-                f"| {scope} | {word} | " + " | ".join(f"{e.agreement:.2f} %" for e in found) + " |",
-                flush=True,
-            )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        "table",
-        choices=("results", "reproduction", "ranges", "refinement", "representations", "equalization"),
-    )
+    parser.add_argument("table", choices=("results", "reproduction", "ranges"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--images", type=int)
-    parser.add_argument("--bits", type=int, nargs="+", default=[6, 5, 4])
     arguments = parser.parse_args()
     data = Data(arguments.data, arguments.images)
-    if arguments.table == "refinement":
-        refinement(data, arguments.runs, arguments.bits)
-        return
-    if arguments.table == "representations":
-        representations(data, arguments.runs, arguments.bits)
-        return
-    plain = {"results": results, "reproduction": reproduction, "ranges": ranges, "equalization": equalization}
-    plain[arguments.table](data, arguments.runs)
+    {"results": results, "reproduction": reproduction, "ranges": ranges}[arguments.table](
+        data, arguments.runs
+    )
 
 
 if __name__ == "__main__":

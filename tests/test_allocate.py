@@ -23,7 +23,7 @@ from radixpoint.allocate import (
 )
 from radixpoint.cost import cost, multiplier_cost
 from radixpoint.design import Design
-from radixpoint.errors import DesignError
+from radixpoint.errors import DesignError, ExportError
 from radixpoint.quantize import Quantizer
 from radixpoint.search import Criterion, search
 
@@ -32,7 +32,10 @@ LENGTHS = (3, 4, 5)
 
 def problem(seed: int) -> tuple[Sensitivity, dict[str, Products]]:
     random = np.random.default_rng(seed)
-    layers = {name: Products(*(int(n) for n in random.integers(10, 1000, 3))) for name in ("a", "b", "c")}
+    layers = {
+        name: Products(*(int(n) for n in random.integers(10, 1000, 3)), unsigned=name == "b")
+        for name in ("a", "b", "c")
+    }
 
     def table() -> dict[str, dict[int, float]]:
         return {n: dict(zip(LENGTHS, [*sorted(random.random(2))[::-1], 0.0], strict=True)) for n in layers}
@@ -41,7 +44,7 @@ def problem(seed: int) -> tuple[Sensitivity, dict[str, Products]]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("objective", ["multipliers", "bops", "energy", "memory"])
+@pytest.mark.parametrize("objective", ["multipliers", "bops", "energy", "gates", "luts", "memory"])
 @pytest.mark.parametrize("limits", ["none", "equal", "one_width", "fixed", "memory"])
 def test_against_all_allocations(seed: int, objective: str, limits: str) -> None:
     sensitivity, layers = problem(seed)
@@ -125,6 +128,48 @@ def test_costs_are_those_of_the_network(quantizer: Quantizer) -> None:
     ):
         prices = [sum(layers[n].cost(p, objective) for n, p in one.items()) for one in whole]  # type: ignore[arg-type]
         assert prices[0] - prices[1] == pytest.approx(count(networks_[0]) - count(networks_[1]), abs=2)
+
+
+def test_area_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 multiplications by a multiplier of 5 x 4 bits; one of 6 x 4 where activations have no sign bit."""
+    areas = {(5, 4): 100.0, (6, 4): 120.0}
+    monkeypatch.setattr("radixpoint.allocate.multiplier_area", lambda x, w, unit: areas[x, w])
+    assert Products(10, 3, 7).cost((4, 5), "luts") == 1000
+    assert Products(10, 3, 7, unsigned=True).cost((4, 5), "gates") == 1200
+
+
+def test_unsigned_layers_are_known() -> None:
+    """All but the first convolution of the residual network multiply what a ReLU has passed, or pooled."""
+    graph = networks.residual()
+    assert not any(one.unsigned for one in product_layers(graph).values())
+    known = product_layers(graph, unsigned=True)
+    signed = [name for name, one in known.items() if not one.unsigned]
+    assert signed == [next(iter(known))]
+
+
+def test_a_solver_that_gives_up_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not an answer that is not proven, and not 'nothing meets the constraints'."""
+    sensitivity, layers = problem(0)
+
+    class GaveUp:
+        status, message, x = 1, "time limit", None
+
+    monkeypatch.setattr("scipy.optimize.milp", lambda *a, **k: GaveUp)
+    with pytest.raises(DesignError, match="gave up: time limit"):
+        allocate(sensitivity, layers, 0.9)
+
+
+def test_an_area_that_cannot_be_told_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("radixpoint.synthesis.shutil.which", lambda name: None)
+    monkeypatch.setattr("radixpoint.synthesis.importlib.util.find_spec", lambda name: None)
+    graph = networks.balanced()
+    images = networks.labelled(graph, 60, 1)
+    asked = {"policies": ["per-layer"], "word_lengths": (20, 21), "bn_start": 24, "objective": "luts"}
+    with pytest.raises(ExportError, match="Yosys"):
+        search(graph, images, images, tmp_path / "run", **asked)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
 
 
 def test_greedy_takes_the_least_loss_each_time(quantizer: Quantizer) -> None:

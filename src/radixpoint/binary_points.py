@@ -158,8 +158,8 @@ def choose_formats(
         stored: the network's parameters under the design's form of batch normalization.
         loss: error of the network under given formats; needed by rule ``loss``. Shared binary points start
             from ``mse`` and move one at a time while that lowers the error; where each tensor has its own,
-            one share of activations that may not saturate is chosen for all, and ``max``, ``mse`` or
-            ``sqnr`` for parameters.
+            one share of activations that may not saturate is chosen for all, then ``max`` or ``mse`` for
+            parameters, or ``sqnr`` for weights.
         patches: of the float network; needed by rule ``sqnr``, and by ``loss`` where each tensor has its own.
 
     Raises:
@@ -177,15 +177,16 @@ def choose_formats(
             return _by_output(graph, everything, own, design, stored, patches(), operands=True)
         if rule != "loss" or loss is None or patches is None:
             return own
+        plain = _ruled(design, "max")
+        shares = {share: _ruled(design, "percentile", share) for share in _PERCENTILES}
+        first = {share: _own_formats(everything, plain, one) for share, one in shares.items()}
+        share = min(first, key=lambda share: loss(first[share]))
         candidates = [
-            _own_formats(everything, _ruled(design, rule), _ruled(design, "percentile", share))
-            for rule in ("max", "mse")
-            for share in _PERCENTILES
+            first[share],
+            _own_formats(everything, _ruled(design, "mse"), shares[share]),
+            _by_output(graph, everything, first[share], design, stored, patches(), operands=False),
         ]
-        best = min(candidates, key=loss)
-        return min(
-            best, _by_output(graph, everything, best, design, stored, patches(), operands=False), key=loss
-        )
+        return min(candidates, key=loss)
 
     groups: dict[Group, list[Site]] = {}
     for site in everything:

@@ -1,0 +1,245 @@
+"""Fewer bits on a full-width ResNet-50: the rest of ``docs/results.md``.
+
+    python benchmarks/fewer_bits.py separate        --data DATA --runs RUNS
+    python benchmarks/fewer_bits.py ablation        --data DATA --runs RUNS
+    python benchmarks/fewer_bits.py representations --data DATA --runs RUNS
+    python benchmarks/fewer_bits.py frontier        --data DATA --runs RUNS
+
+DATA is described in ``resnet50.py``; RUNS keeps every evaluation, so that nothing is done twice. Prints
+Markdown tables, a line when it is known; ``frontier`` also draws ``docs/frontier.svg`` (needs matplotlib).
+
+``separate``: smallest word lengths with the best binary points, nearest rounding. ``ablation``: one technique
+after the other, a tensor and a channel to a binary point. ``representations``: every policy of two word
+lengths at given ones. ``frontier``: word lengths by layer, chosen on half of the images, reported on the
+other half as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from radixpoint.allocate import allocated
+from radixpoint.design import Design
+from radixpoint.equalize import equalized
+from radixpoint.evaluate import Evaluation
+from radixpoint.policies import POLICIES
+from radixpoint.search import Judge
+from resnet50 import Data, interval
+
+BEST = {"binary_point": {"scope": "channel", "rule": "loss"}, "unsigned": True}
+BN = 16
+"""Word length of batch normalization, but where it is searched."""
+
+
+def row(*cells: object) -> None:
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+def drop(evaluation: Evaluation) -> str:
+    return interval(msgspec.to_builtins(evaluation))
+
+
+def whole(judge: Judge, design: Design, text: str = "") -> Evaluation:
+    """On every image."""
+    return judge.judge(text, design, whole=True)[0]
+
+
+def separate(data: Data, runs: Path) -> None:
+    """Two limits, then by the convolutions' word length."""
+    row("limit, points of top-1", "conv / bn, bits", "top-1", "drop")
+    row(*["---"] * 4)
+    for limit in (0.5, 1.0):
+        found = data.search(runs, f"separate-{limit}", "top1", limit, policies=["separate"], **BEST)
+        best = found["policies"]["separate"]
+        row(limit, f"{best['conv']} / {best['bn']}", f"{best['top1']:.2f} %", interval(best))
+    row("conv, bits", "drop", "agrees with float")
+    row(*["---"] * 3)
+    judge = data.judge(runs)
+    for word in (8, 7, 6, 5, 4):
+        found = whole(judge, Design.separate(word, BN, **BEST))
+        row(word, drop(found), f"{found.agreement:.2f} %")
+
+
+# ------------------------------------------------------------------------------------------- ablation
+
+STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("rule `max`", {"rule": "max"}),
+    ("rule `mse`", {"rule": "mse"}),
+    ("rule `sqnr`", {"rule": "sqnr"}),
+    ("rule `loss`", {"rule": "loss"}),
+    ("+ unsigned", {"rule": "loss", "unsigned": True}),
+    ("+ equalized (not kept)", {"rule": "loss", "unsigned": True, "equalize": True}),
+    ("+ offsets", {"rule": "loss", "unsigned": True, "refine": ["offsets"]}),
+    ("+ columns", {"rule": "loss", "unsigned": True, "refine": ["offsets", "columns"]}),
+    ("+ units", {"rule": "loss", "unsigned": True, "refine": ["offsets", "columns", "units"]}),
+)
+"""Each with what came before, but for what is not kept."""
+ABLATED = (12, 11, 10, 9, 8, 7, 6, 5, 4)
+HOPELESS = 5.0
+"""Points; no shorter word length is tried."""
+
+
+def _step_lengths(options: dict[str, Any]) -> Iterator[int]:
+    """Word lengths to try, from where all hold."""
+    first = 12 if options["rule"] == "max" else 8 if not options.get("unsigned") else 7
+    first = 6 if options.get("refine") or options.get("equalize") else first
+    return iter([word for word in ABLATED if word <= first])
+
+
+def ablation(data: Data, runs: Path) -> None:
+    """Drop by word length as techniques are switched on, and the smallest that holds."""
+    plain = data.judge(runs)
+    even = equalized(data.graph, plain.quantizer.ranges)
+    other = Judge(even, data.images, data.calibration, runs / "cache", plain.watcher)
+    for scope in ("tensor", "channel"):
+        print(f"\nA {scope} to a binary point:\n")
+        row("", "within 1.0", "within 0.5", "by word length of weights and activations")
+        row(*["---"] * 4)
+        for name, options in STEPS:
+            point = {"scope": scope, "rule": options["rule"]}
+            fields = {key: options[key] for key in ("unsigned", "refine") if key in options}
+            judge = other if options.get("equalize") else plain
+            found: dict[int, Evaluation] = {}
+            for word in _step_lengths(options):
+                design = Design.separate(word, BN, binary_point=point, **fields)
+                found[word] = whole(judge, design, f"{scope}, {name}, {word}")
+                if found[word].drop > HOPELESS:
+                    break
+
+            def smallest(limit: float, found: dict[int, Evaluation] = found) -> str:
+                """Down to the first that fails."""
+                held = None
+                for word, evaluation in found.items():
+                    if evaluation.drop > limit:
+                        break
+                    held = word
+                return f"> {max(found)}" if held is None else str(held)
+
+            row(name, smallest(1.0), smallest(0.5), "; ".join(f"{w}: {drop(e)}" for w, e in found.items()))
+
+
+# ------------------------------------------------------------------------------------ representations
+
+REPRESENTED = (8, 6, 5, 4)
+
+
+def representations(data: Data, runs: Path) -> None:
+    """Every policy of two word lengths, batch normalization at 16 bits; nothing is chosen by accuracy."""
+    judge = data.judge(runs)
+    row("policy", *(f"{word} bits" for word in REPRESENTED))
+    row(*["---"] * (1 + len(REPRESENTED)))
+    for policy in POLICIES:
+        cells = []
+        for word in REPRESENTED:
+            scope = "channel" if policy == "separate" else "tensor"
+            options = {"binary_point": {"scope": scope, "rule": "loss"}, "unsigned": True}
+            design = POLICIES[policy].design(word, BN, options, data.graph)
+            cells.append(drop(whole(judge, design, f"{policy}, {word}")))
+        row(policy, *cells)
+
+
+# ------------------------------------------------------------------------------------------- frontier
+
+REFINE = ["offsets", "columns"]
+LENGTHS = tuple(range(3, 9))
+WORTH = (3.5, 6.0)
+"""Refined are the allocations whose multipliers have so many bits."""
+
+
+def frontier(data: Data, runs: Path) -> None:
+    """Joint, separate, by layer: cost against drop, on images that chose and on images that did not."""
+    chosen, held = data.images.parted(len(data.images) // 2)
+    result = data.search(
+        runs, "frontier", "top1", 1.0, images=chosen, held_out=held, policies=["separate", "per-layer"],
+        word_lengths=LENGTHS, **BEST,
+    )  # fmt: skip
+    for policy, found in result["policies"].items():
+        print(f"{policy}: {interval(found)}, held out {interval(found['held_out'])}")
+    ours = data.judge(runs, chosen)
+    theirs = Judge(data.graph, held, data.calibration, runs / "cache", ours.watcher, quantizer=ours.quantizer)
+    curves: dict[str, list[tuple[float, float, float, float]]] = {}
+
+    def note(curve: str, bits: float, evaluation: dict[str, Any]) -> None:
+        low, high = evaluation["drop_interval"]
+        curves.setdefault(curve, []).append((bits, evaluation["drop"], low, high))
+
+    def uniform(curve: str, word: int, design: Design) -> None:
+        found = msgspec.to_builtins(whole(ours, design, f"{curve} {word}"))
+        note(curve, word, found)
+        row(curve, word, interval(found), interval(msgspec.to_builtins(whole(theirs, design))))
+
+    row("design", "bits of a multiplier", "drop, images that chose", "drop, held out")
+    row(*["---"] * 4)
+    for word in (15, 14, 13, 12, 11):
+        uniform("joint, plain", word, Design.joint(word))
+    for word in (13, 12, 11, 10, 9):
+        uniform("separate, plain", word, Design.separate(word, BN))
+    for word in (12, 11, 10, 9, 8):
+        uniform("joint", word, Design.joint(word, **BEST))
+    for word in (8, 7, 6, 5, 4):
+        uniform("separate", word, Design.separate(word, BN, **BEST))
+    for word in (6, 5, 4):
+        uniform("separate, refined", word, Design.separate(word, BN, **BEST, refine=REFINE))
+    start = Design.separate(LENGTHS[-1], BN, **BEST)
+    for point in result["policies"]["per-layer"]["frontier"]:
+        average, layers = point["average"], point["layers"]
+        bits = average["multiplier"]
+        note("per-layer", bits, point)
+        design = allocated(start, {name: (w, x) for name, (w, x) in layers.items()})
+        text = f"{bits:.2f} (weights {average['weight']:.2f}, operands {average['operand']:.2f})"
+        row("per-layer", text, interval(point), drop(whole(theirs, design)))
+        if WORTH[0] <= bits <= WORTH[1]:
+            better = msgspec.structs.replace(design, refine=REFINE)
+            found = msgspec.to_builtins(whole(ours, better, f"per-layer, refined, {bits:.2f}"))
+            note("per-layer, refined", bits, found)
+            row("per-layer, refined", text, interval(found), drop(whole(theirs, better)))
+    _plot(curves, Path(__file__).parent.parent / "docs" / "frontier.svg")
+
+
+def _plot(curves: dict[str, list[tuple[float, float, float, float]]], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "radixpoint"
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for number, (name, points) in enumerate(curves.items()):
+        bits, drops, low, high = zip(*sorted(points), strict=True)
+        cost = [(b / 16) ** 2 for b in bits]
+        colour = f"C{number}"
+        axis.plot(cost, drops, "-o" if "per-layer" in name else "--s", ms=3, color=colour, label=name)
+        axis.fill_between(cost, low, high, color=colour, alpha=0.08, lw=0)
+    axis.axhline(1.0, color="0.6", lw=0.8)
+    axis.set(
+        xlabel="multiplier bits of all convolutions, relative to 16 x 16",
+        ylabel="top-1 drop, percentage points",
+        xscale="log",
+        ylim=(-1.5, 10),
+    )
+    ticks = [4, 5, 6, 8, 10, 12, 14]
+    axis.set_xticks([(t / 16) ** 2 for t in ticks], [f"{(t / 16) ** 2:.2f}\n({t} x {t})" for t in ticks])
+    axis.minorticks_off()
+    axis.legend(fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    tables = {"separate": separate, "ablation": ablation, "representations": representations,
+              "frontier": frontier}  # fmt: skip
+    parser.add_argument("table", choices=tables)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--images", type=int)
+    arguments = parser.parse_args()
+    tables[arguments.table](Data(arguments.data, arguments.images), arguments.runs)
+
+
+if __name__ == "__main__":
+    main()
