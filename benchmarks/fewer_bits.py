@@ -17,7 +17,6 @@ other half as well.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,28 +66,19 @@ def separate(data: Data, runs: Path) -> None:
 
 # ------------------------------------------------------------------------------------------- ablation
 
-STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("rule `max`", {"rule": "max"}),
-    ("rule `mse`", {"rule": "mse"}),
-    ("rule `sqnr`", {"rule": "sqnr"}),
-    ("rule `loss`", {"rule": "loss"}),
-    ("+ unsigned", {"rule": "loss", "unsigned": True}),
-    ("+ equalized (not kept)", {"rule": "loss", "unsigned": True, "equalize": True}),
-    ("+ offsets", {"rule": "loss", "unsigned": True, "refine": ["offsets"]}),
-    ("+ columns", {"rule": "loss", "unsigned": True, "refine": ["offsets", "columns"]}),
-    ("+ units", {"rule": "loss", "unsigned": True, "refine": ["offsets", "columns", "units"]}),
+STEPS: tuple[tuple[str, dict[str, Any], tuple[int, ...]], ...] = (
+    ("rule `max`", {"rule": "max"}, (12, 11, 10, 9, 8)),
+    ("rule `sqnr`", {"rule": "sqnr"}, (8, 7, 6, 5)),
+    ("rule `loss`", {"rule": "loss"}, (8, 7, 6, 5)),
+    ("+ unsigned", {"rule": "loss", "unsigned": True}, (7, 6, 5, 4)),
+    ("+ equalized (not kept)", {"rule": "loss", "unsigned": True, "equalize": True}, (6, 5)),
+    ("+ offsets", {"rule": "loss", "unsigned": True, "refine": ["offsets"]}, (6, 5, 4)),
+    ("+ columns", {"rule": "loss", "unsigned": True, "refine": ["offsets", "columns"]}, (6, 5, 4)),
+    ("+ units", {"rule": "loss", "unsigned": True, "refine": ["offsets", "columns", "units"]}, (5, 4)),
 )
-"""Each with what came before, but for what is not kept."""
-ABLATED = (12, 11, 10, 9, 8, 7, 6, 5, 4)
+"""Each with what came before, but for what is not kept; and word lengths around the smallest that holds."""
 HOPELESS = 5.0
 """Points; no shorter word length is tried."""
-
-
-def _step_lengths(options: dict[str, Any]) -> Iterator[int]:
-    """Word lengths to try, from where all hold."""
-    first = 12 if options["rule"] == "max" else 8 if not options.get("unsigned") else 7
-    first = 6 if options.get("refine") or options.get("equalize") else first
-    return iter([word for word in ABLATED if word <= first])
 
 
 def ablation(data: Data, runs: Path) -> None:
@@ -96,16 +86,16 @@ def ablation(data: Data, runs: Path) -> None:
     plain = data.judge(runs)
     even = equalized(data.graph, plain.quantizer.ranges)
     other = Judge(even, data.images, data.calibration, runs / "cache", plain.watcher)
-    for scope in ("tensor", "channel"):
+    for scope in ("channel", "tensor"):
         print(f"\nA {scope} to a binary point:\n")
-        row("", "within 1.0", "within 0.5", "by word length of weights and activations")
+        row("", "within 1.0", "within 0.5", "drop by word length of weights and activations")
         row(*["---"] * 4)
-        for name, options in STEPS:
+        for name, options, lengths in STEPS:
             point = {"scope": scope, "rule": options["rule"]}
             fields = {key: options[key] for key in ("unsigned", "refine") if key in options}
             judge = other if options.get("equalize") else plain
             found: dict[int, Evaluation] = {}
-            for word in _step_lengths(options):
+            for word in lengths:
                 design = Design.separate(word, BN, binary_point=point, **fields)
                 found[word] = whole(judge, design, f"{scope}, {name}, {word}")
                 if found[word].drop > HOPELESS:

@@ -1,4 +1,4 @@
-"""Other tools' post-training quantization of the same network on the same images.
+"""Post-training quantization of the same network on the same images by radixpoint and by other tools.
 
     python benchmarks/quantizers.py --data DATA [--images 5000] [--bits 8 6 5] [--skip onnxruntime]
 
@@ -6,8 +6,10 @@ onnxruntime: ``quantize_static``, 8 bits, QDQ, a real-valued scale a channel for
 activations, over the network it has fused batch normalization into. Brevitas: its ``layerwise`` flow for CNNs
 (batch normalization merged, layers equalized, percentile 99.99), power-of-two scales, a scale a channel for
 weights, bias correction, with and without its GPTQ; every convolution and the fully connected layer at the
-given width, additions in float. Both see 500 of the calibration images. Prints a Markdown table, a line
-when it is known.
+given width, additions in float. radixpoint: power-of-two scales, a binary point a channel, batch
+normalization in place at 16 bits, nearest rounding and refined; everything in integers. All see the same 500
+of the calibration images. DATA is described in ``resnet50.py``. Prints a Markdown table, a line when it is
+known.
 
 Needs ``brevitas``, ``tqdm`` and ``torch`` beside radixpoint.
 """
@@ -27,8 +29,10 @@ import onnx
 import onnxruntime
 
 import radixpoint
+from radixpoint.engines import make_engine, quantize_images
 from radixpoint.engines.floating import FloatingEngine, to_onnx
 from radixpoint.evaluate import BATCH, NO_OUTCOMES, Outcomes, outcomes, summarize
+from resnet50 import Data
 
 CALIBRATION = 500
 
@@ -163,7 +167,23 @@ def with_brevitas(
     return run
 
 
-def rows(arguments: Any) -> Iterator[tuple[str, str, Callable[[Any, np.ndarray], Any]]]:
+def with_radixpoint(
+    graph: Any, calibration: radixpoint.ImageSet, bits: int, refine: list[str]
+) -> Callable[[np.ndarray], np.ndarray]:
+    design = radixpoint.Design.separate(
+        bits, 16, binary_point={"scope": "channel", "rule": "loss"}, unsigned=True, refine=refine
+    )
+    network = radixpoint.quantize(graph, radixpoint.calibrate(graph, calibration), design, calibration)
+    engine = make_engine(network)
+    return lambda inputs: engine.run(quantize_images(network, inputs))[network.output]
+
+
+def rows(arguments: Any, calibration: radixpoint.ImageSet) -> Iterator[tuple[str, str, Any]]:
+    if "radixpoint" not in arguments.skip:
+        for bits in arguments.bits:
+            for refine in ([], ["offsets", "columns"]):
+                name = "radixpoint, power-of-two scales" + (", refined" if refine else "")
+                yield name, str(bits), lambda g, c, b=bits, r=refine: with_radixpoint(g, calibration, b, r)
     if "onnxruntime" not in arguments.skip:
         for method in ("MinMax", "Percentile"):
             name = f"onnxruntime, real-valued scales, {method}"
@@ -182,18 +202,15 @@ def main() -> None:
     parser.add_argument("--skip", nargs="*", default=[])
     arguments = parser.parse_args()
     sys.argv = sys.argv[:1]
-    classes = radixpoint.read_classes(arguments.data / "wnids.txt")
-    graph = radixpoint.load(arguments.data / "resnet50-tiny-imagenet.safetensors", (3, 64, 64))
-    images = radixpoint.load_images(arguments.data / "images-search.tar", classes=classes)
-    images = images.first(arguments.images) if arguments.images else images
-    calibration = radixpoint.load_images(arguments.data / "images-calibration.tar", classes=classes)
-    seen = calibration.first(CALIBRATION).inputs(0, CALIBRATION)
+    data = Data(arguments.data, arguments.images)
+    graph, images, calibration = data.graph, data.images, data.calibration.first(CALIBRATION)
+    seen = calibration.inputs(0, CALIBRATION)
     engine = FloatingEngine(graph)
     reference = judged(lambda inputs: engine.run(inputs)[graph.output], images)
     print(
         "| tool | bits | top-1 | drop | agrees with float | seconds to quantize |\n|---|---|---|---|---|---|"
     )
-    for name, bits, make in rows(arguments):
+    for name, bits, make in rows(arguments, calibration):
         started = time.time()
         run = make(graph, seen)
         seconds = time.time() - started

@@ -62,6 +62,7 @@ def test_searches_against_brute_force(seed: int) -> None:
         assert found.min() >= low
         assert found.max() <= high
         assert (error(found, target, second, scale) >= best - 1e-9).all()
+    assert (np.abs(by_units - np.clip(target * scale, low, high)) <= 1).all()  # one of the two around it
     assert (error(by_units, target, second, scale) <= error(nearest, target, second, scale) + 1e-9).all()
     after = _units(by_columns, target, second, scale, low, high)
     assert (error(after, target, second, scale) <= error(by_columns, target, second, scale) + 1e-9).all()

@@ -8,8 +8,8 @@ of the float network and q of the quantized one:
    which is v = (w E[x q'] + d w) (E[q q'] + d)^-1;
 2. v on the grid of its format, one column after the other, each error spread over the columns still to come
    by the inverse of the second moments (Hassibi & Stork 1993; Frantar et al., "GPTQ", 2022);
-3. single weights moved by one unit while that lowers E|(v - stored) q|^2 (the objective of Nagel et al.,
-   "AdaRound", 2020, without its relaxation);
+3. one weight after the other set to the better of the two integers around v while that lowers
+   E|(v - stored) q|^2 (objective and choice of Nagel et al., "AdaRound", 2020, without its relaxation);
 4. the mean error that is left, added to the next offset (Nagel et al. 2019, bias correction).
 
 The moments are not centred, although step 4 takes means out: weights that shift the mean of a result far
@@ -51,7 +51,7 @@ _PATCHES = 1 << 15
 """Patches of one layer that its moments are taken from, at most; more change little and cost time."""
 _DAMPING = 0.02
 """Share of the mean second moment added to each."""
-_SWEEPS = 20
+_SWEEPS = 8
 """Times that ``units`` looks at every weight of a layer, at most; hardly any moves after half of them."""
 _BATCH = 64
 _MEMORY = 1 << 30
@@ -159,12 +159,17 @@ def _columns(target: Reals, second: Reals, scale: Reals, low: int, high: int) ->
 def _units(stored: Reals, target: Reals, second: Reals, scale: Reals, low: int, high: int) -> Reals:
     """Set one weight of each row after the other to its best place, the others as they are, until none moves.
 
-    Cyclic coordinate descent over the columns, all rows at once; what a block of columns changes reaches
-    the gradient of the others as one product of matrices.
+    Each stays between the two integers around its target, and where it was: with fewer patches than inputs,
+    weights that may go anywhere fit the patches and lose on other images. Cyclic coordinate descent over the
+    columns, all rows at once; what a block of columns changes reaches the gradient of the others as one
+    product of matrices.
     """
     stored = stored.copy()
+    aim = target * scale
+    lowest = np.minimum(np.clip(np.floor(aim), low, high), stored)
+    highest = np.maximum(np.clip(np.ceil(aim), low, high), stored)
     diagonal = np.diag(second)
-    gradient = (stored - target * scale) @ second  # half of it
+    gradient = (stored - aim) @ second  # half of it
     block = 128
     for _ in range(_SWEEPS):
         moved = 0
@@ -175,9 +180,11 @@ def _units(stored: Reals, target: Reals, second: Reals, scale: Reals, low: int, 
             for column in range(inside.shape[0]):
                 old = stored[:, first + column]
                 step = local[:, column] / diagonal[first + column]
-                new = np.clip(np.floor(old - step + 0.5), low, high)
+                place = np.clip(
+                    np.floor(old - step + 0.5), lowest[:, first + column], highest[:, first + column]
+                )
                 # a move by d changes the error by d (2 gradient + d diagonal): nothing moves for a tie
-                change = np.where(np.abs(2 * step + new - old) < np.abs(new - old) * 1e-9, 0.0, new - old)
+                change = np.where((old - place) * (2 * step + place - old) > 1e-9, place - old, 0.0)
                 if change.any():
                     moved += int(np.count_nonzero(change))
                     stored[:, first + column] += change
