@@ -3,6 +3,7 @@
     python benchmarks/fewer_bits.py separate        --data DATA --runs RUNS
     python benchmarks/fewer_bits.py ablation        --data DATA --runs RUNS
     python benchmarks/fewer_bits.py representations --data DATA --runs RUNS
+    python benchmarks/fewer_bits.py held-out        --data DATA --runs RUNS
     python benchmarks/fewer_bits.py frontier        --data DATA --runs RUNS
 
 DATA is described in ``resnet50.py``; RUNS keeps every evaluation, so that nothing is done twice. Prints
@@ -10,8 +11,8 @@ Markdown tables, a line when it is known; ``frontier`` also draws ``docs/frontie
 
 ``separate``: smallest word lengths with the best binary points, nearest rounding. ``ablation``: one technique
 after the other, a tensor and a channel to a binary point. ``representations``: every policy of two word
-lengths at given ones. ``frontier``: word lengths by layer, chosen on half of the images, reported on the
-other half as well.
+lengths at given ones. ``held-out``: chosen on half of the images, reported on the other half. ``frontier``:
+cost against drop, with word lengths by layer.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from typing import Any
 
 import msgspec
 
-from radixpoint.allocate import allocated
+from radixpoint.allocate import Losses, Sensitivity, allocated, averages, product_layers
+from radixpoint.allocate import frontier as allocations
 from radixpoint.design import Design
 from radixpoint.equalize import equalized
 from radixpoint.evaluate import Evaluation
 from radixpoint.policies import POLICIES
-from radixpoint.search import Judge
+from radixpoint.search import POINTS, Judge
 from resnet50 import Data, interval
 
 BEST = {"binary_point": {"scope": "channel", "rule": "loss"}, "unsigned": True}
@@ -66,16 +68,20 @@ def separate(data: Data, runs: Path) -> None:
 
 # ------------------------------------------------------------------------------------------- ablation
 
-STEPS: tuple[tuple[str, dict[str, Any], tuple[int, ...]], ...] = (
-    ("rule `max`", {"rule": "max"}, (12, 11, 10, 9, 8)),
-    ("rule `sqnr`", {"rule": "sqnr"}, (8, 7, 6, 5)),
-    ("rule `loss`", {"rule": "loss"}, (8, 7, 6, 5)),
-    ("+ unsigned", {"rule": "loss", "unsigned": True}, (7, 6, 5, 4)),
-    ("+ equalized (not kept)", {"rule": "loss", "unsigned": True, "equalize": True}, (6, 5)),
-    ("+ offsets", {"rule": "loss", "unsigned": True, "refine": ["offsets"]}, (6, 5, 4)),
-    ("+ columns", {"rule": "loss", "unsigned": True, "refine": ["offsets", "columns"]}, (6, 5, 4)),
-    ("+ units", {"rule": "loss", "unsigned": True, "refine": ["offsets", "columns", "units"]}, (5, 4)),
-)
+OFFSETS, COLUMNS, UNITS = (["offsets", "columns", "units"][: n + 1] for n in range(3))
+STEPS: tuple[tuple[str, dict[str, Any], dict[str, tuple[int, ...]]], ...] = (
+    ("rule `max`", {"rule": "max"}, {"channel": (12, 11, 10, 9), "tensor": (12, 11, 10, 9)}),
+    ("rule `sqnr`", {"rule": "sqnr"}, {"channel": (8, 7, 6, 5), "tensor": (8, 7, 6, 5)}),
+    ("rule `loss`", {"rule": "loss"}, {"channel": (8, 7, 6, 5), "tensor": (8, 7, 6, 5)}),
+    ("+ unsigned", {"rule": "loss", "unsigned": True}, {"channel": (7, 6, 5, 4), "tensor": (7, 6, 5, 4)}),
+    ("+ equalized (not kept)", {"rule": "loss", "unsigned": True, "equalize": True},
+     {"channel": (6, 5), "tensor": (6, 5)}),
+    ("+ offsets", {"rule": "loss", "unsigned": True, "refine": OFFSETS},
+     {"channel": (6, 5, 4), "tensor": (6, 5)}),
+    ("+ columns", {"rule": "loss", "unsigned": True, "refine": COLUMNS},
+     {"channel": (6, 5, 4), "tensor": (6, 5)}),
+    ("+ units", {"rule": "loss", "unsigned": True, "refine": UNITS}, {"channel": (5, 4), "tensor": (5,)}),
+)  # fmt: skip
 """Each with what came before, but for what is not kept; and word lengths around the smallest that holds."""
 HOPELESS = 5.0
 """Points; no shorter word length is tried."""
@@ -95,7 +101,7 @@ def ablation(data: Data, runs: Path) -> None:
             fields = {key: options[key] for key in ("unsigned", "refine") if key in options}
             judge = other if options.get("equalize") else plain
             found: dict[int, Evaluation] = {}
-            for word in lengths:
+            for word in lengths[scope]:
                 design = Design.separate(word, BN, binary_point=point, **fields)
                 found[word] = whole(judge, design, f"{scope}, {name}, {word}")
                 if found[word].drop > HOPELESS:
@@ -135,59 +141,61 @@ def representations(data: Data, runs: Path) -> None:
 
 # ------------------------------------------------------------------------------------------- frontier
 
-REFINE = ["offsets", "columns"]
 LENGTHS = tuple(range(3, 9))
-WORTH = (3.5, 6.0)
+WORTH = (3.8, 5.4)
 """Refined are the allocations whose multipliers have so many bits."""
 
 
-def frontier(data: Data, runs: Path) -> None:
-    """Joint, separate, by layer: cost against drop, on images that chose and on images that did not."""
-    chosen, held = data.images.parted(len(data.images) // 2)
+def held_out(data: Data, runs: Path) -> None:
+    """Chosen on half of the images, reported on the other half."""
+    chosen, others = data.images.parted(len(data.images) // 2)
     result = data.search(
-        runs, "frontier", "top1", 1.0, images=chosen, held_out=held, policies=["separate", "per-layer"],
+        runs, "held-out", "top1", 1.0, images=chosen, held_out=others, policies=["separate", "per-layer"],
         word_lengths=LENGTHS, **BEST,
     )  # fmt: skip
-    for policy, found in result["policies"].items():
-        print(f"{policy}: {interval(found)}, held out {interval(found['held_out'])}")
-    ours = data.judge(runs, chosen)
-    theirs = Judge(data.graph, held, data.calibration, runs / "cache", ours.watcher, quantizer=ours.quantizer)
+    row("policy", "bits", "drop, images that chose", "drop, images that took no part")
+    row(*["---"] * 4)
+    for name, found in result["policies"].items():
+        bits = f"conv {found['conv']}, bn {found['bn']}"
+        if name == "per-layer":
+            average = found["average"]
+            bits = f"weights {average['weight']:.2f}, operands {average['operand']:.2f}, bn {found['bn']}"
+        row(name, bits, interval(found), interval(found["held_out"]))
+
+
+def frontier(data: Data, runs: Path) -> None:
+    """Joint, separate, by layer: cost against drop. All are chosen on calibration images alone."""
+    judge = data.judge(runs)
     curves: dict[str, list[tuple[float, float, float, float]]] = {}
 
-    def note(curve: str, bits: float, evaluation: dict[str, Any]) -> None:
-        low, high = evaluation["drop_interval"]
-        curves.setdefault(curve, []).append((bits, evaluation["drop"], low, high))
+    def note(curve: str, bits: float, design: Design, text: str = "") -> None:
+        found = whole(judge, design, f"{curve} {bits:.2f}")
+        curves.setdefault(curve, []).append((bits, found.drop, *found.drop_interval))
+        row(curve, f"{bits:.4g}", text, drop(found), f"{found.agreement:.2f} %")
 
-    def uniform(curve: str, word: int, design: Design) -> None:
-        found = msgspec.to_builtins(whole(ours, design, f"{curve} {word}"))
-        note(curve, word, found)
-        row(curve, word, interval(found), interval(msgspec.to_builtins(whole(theirs, design))))
-
-    row("design", "bits of a multiplier", "drop, images that chose", "drop, held out")
-    row(*["---"] * 4)
-    for word in (15, 14, 13, 12, 11):
-        uniform("joint, plain", word, Design.joint(word))
-    for word in (13, 12, 11, 10, 9):
-        uniform("separate, plain", word, Design.separate(word, BN))
-    for word in (12, 11, 10, 9, 8):
-        uniform("joint", word, Design.joint(word, **BEST))
+    row("designs", "bits of a multiplier", "average bits: weight, operand", "drop", "agrees with float")
+    row(*["---"] * 5)
+    for word in (15, 14, 13, 12):
+        note("joint, rule max", word, Design.joint(word))
+    for word in (12, 11, 10, 9):
+        note("separate, rule max", word, Design.separate(word, BN))
+    for word in (10, 9, 8):
+        note("joint", word, Design.joint(word, **BEST))
     for word in (8, 7, 6, 5, 4):
-        uniform("separate", word, Design.separate(word, BN, **BEST))
+        note("separate", word, Design.separate(word, BN, **BEST))
     for word in (6, 5, 4):
-        uniform("separate, refined", word, Design.separate(word, BN, **BEST, refine=REFINE))
+        note("separate, refined", word, Design.separate(word, BN, **BEST, refine=COLUMNS))
     start = Design.separate(LENGTHS[-1], BN, **BEST)
-    for point in result["policies"]["per-layer"]["frontier"]:
-        average, layers = point["average"], point["layers"]
-        bits = average["multiplier"]
-        note("per-layer", bits, point)
-        design = allocated(start, {name: (w, x) for name, (w, x) in layers.items()})
-        text = f"{bits:.2f} (weights {average['weight']:.2f}, operands {average['operand']:.2f})"
-        row("per-layer", text, interval(point), drop(whole(theirs, design)))
+    layers = product_layers(data.graph, unsigned=True)
+    sensitivity = judge.measured("sensitivity", start, LENGTHS, Sensitivity, Losses.measure)
+    for allocation in allocations(sensitivity, layers, POINTS):
+        average = averages(layers, allocation)
+        design, bits = allocated(start, allocation), average["multiplier"]
+        text = f"{average['weight']:.2f}, {average['operand']:.2f}"
+        note("per-layer", bits, design, text)
         if WORTH[0] <= bits <= WORTH[1]:
-            better = msgspec.structs.replace(design, refine=REFINE)
-            found = msgspec.to_builtins(whole(ours, better, f"per-layer, refined, {bits:.2f}"))
-            note("per-layer, refined", bits, found)
-            row("per-layer, refined", text, interval(found), drop(whole(theirs, better)))
+            better = msgspec.structs.replace(design, refine=COLUMNS)
+            note("per-layer, refined", bits, better, text)
     _plot(curves, Path(__file__).parent.parent / "docs" / "frontier.svg")
 
 
@@ -221,8 +229,13 @@ def _plot(curves: dict[str, list[tuple[float, float, float, float]]], path: Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    tables = {"separate": separate, "ablation": ablation, "representations": representations,
-              "frontier": frontier}  # fmt: skip
+    tables = {
+        "separate": separate,
+        "ablation": ablation,
+        "representations": representations,
+        "held-out": held_out,
+        "frontier": frontier,
+    }
     parser.add_argument("table", choices=tables)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)

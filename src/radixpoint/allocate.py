@@ -115,6 +115,16 @@ def allocated(design: Design, allocation: Allocation) -> Design:
     return replace(design, layers={**design.layers, **layers})
 
 
+def averages(layers: Mapping[str, Products], allocation: Allocation) -> dict[str, float]:
+    """Bits of a ``weight``, of a product's ``operand``, and of a square ``multiplier`` of the same cost."""
+    weights, macs = (sum(getattr(p, name) for p in layers.values()) for name in ("weights", "macs"))
+    return {
+        "weight": sum(layers[n].weights * w for n, (w, _) in allocation.items()) / weights,
+        "operand": sum(layers[n].macs * (w + x) for n, (w, x) in allocation.items()) / (2 * macs),
+        "multiplier": (sum(layers[n].macs * w * x for n, (w, x) in allocation.items()) / macs) ** 0.5,
+    }
+
+
 class Losses:
     """The loss of allocations of one network.
 

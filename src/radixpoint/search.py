@@ -20,12 +20,12 @@ import numpy as np
 from msgspec.structs import replace
 
 from radixpoint.allocate import (
-    Allocation,
     Constraints,
     Losses,
     Objective,
     Sensitivity,
     allocated,
+    averages,
     frontier,
     greedy,
     product_layers,
@@ -459,29 +459,20 @@ def search(
         details, best = with_bn(policy, found, with_width)
         details["conv"] = None
         details["layers"] = path[point]
-        details["average"] = averages(path[point])
+        details["average"] = averages(layers, path[point])
         if policy == "per-layer":
             details["objective"], details["predicted_loss"] = objective, sensitivity.loss(path[point])
             details["frontier"] = [
                 {
                     "predicted_loss": sensitivity.loss(one),
                     "cost": sum(layers[name].cost(pair, objective) for name, pair in one.items()),
-                    "average": averages(one),
+                    "average": averages(layers, one),
                     "layers": one,
                     **msgspec.to_builtins(judge.judge(f"frontier {i}", design, whole=True)[0]),
                 }
                 for i, (one, design) in enumerate(zip(path, designs, strict=True))
             ]
         return details, best
-
-    def averages(one: Allocation) -> dict[str, float]:
-        """Bits of a weight, of a multiplication's operand, and of a square multiplier of the same cost."""
-        weights, macs = (sum(getattr(p, name) for p in layers.values()) for name in ("weights", "macs"))
-        return {
-            "weight": sum(layers[n].weights * w for n, (w, _) in one.items()) / weights,
-            "operand": sum(layers[n].macs * (w + x) for n, (w, x) in one.items()) / (2 * macs),
-            "multiplier": (sum(layers[n].macs * w * x for n, (w, x) in one.items()) / macs) ** 0.5,
-        }
 
     reporter = None
     if held_out is not None:
