@@ -80,7 +80,7 @@ STEPS: tuple[tuple[str, dict[str, Any], dict[str, tuple[int, ...]]], ...] = (
      {"channel": (6, 5, 4), "tensor": (6, 5)}),
     ("+ columns", {"rule": "loss", "unsigned": True, "refine": COLUMNS},
      {"channel": (6, 5, 4), "tensor": (6, 5)}),
-    ("+ units", {"rule": "loss", "unsigned": True, "refine": UNITS}, {"channel": (5, 4), "tensor": (5,)}),
+    ("+ units", {"rule": "loss", "unsigned": True, "refine": UNITS}, {"channel": (5,), "tensor": (5,)}),
 )  # fmt: skip
 """Each with what came before, but for what is not kept; and word lengths around the smallest that holds."""
 HOPELESS = 5.0

@@ -14,6 +14,7 @@ import pytest
 import fast
 import networks
 import oracle
+from radixpoint.allocate import allocated, product_layers
 from radixpoint.arith import quantize as quantize_values
 from radixpoint.design import Design
 from radixpoint.engines import (
@@ -28,6 +29,7 @@ from radixpoint.errors import DesignError
 from radixpoint.evaluate import Mismatch, first_mismatch, layer_sqnr
 from radixpoint.formats import Overflow, Rounding
 from radixpoint.ir import Graph, IntGraph, IntParameter
+from radixpoint.policies import POLICIES
 from radixpoint.quantize import Quantizer
 
 GRAPHS = {"residual": networks.residual(), "mixed": networks.mixed()}
@@ -356,6 +358,33 @@ def test_full_resnet50_every_tensor() -> None:
             assert np.array_equal(fused, expected[quantized.output]), (design, name)
     for name, engine in fast.fast_engines(quantized):
         assert np.array_equal(engine.run(stored)[quantized.output], expected[quantized.output]), name
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}: the full-width ResNet-50 is NOT compared")
+def test_full_resnet50_of_fewer_bits() -> None:
+    """Word lengths by layer, refined; codes that are not uniform: every tensor of one image."""
+    import radixpoint
+
+    graph = radixpoint.load(DATA / "resnet50-tiny-imagenet.safetensors", (3, 64, 64))
+    classes = radixpoint.read_classes(DATA / "wnids.txt")
+    calibration = radixpoint.load_images(DATA / "images-calibration.tar", classes=classes).first(48)
+    quantizer = Quantizer(graph, radixpoint.calibrate(graph, calibration), calibration)
+    inputs = radixpoint.load_images(DATA / "images-search.tar", classes=classes).first(1).inputs(0, 1)
+    lengths = np.random.default_rng(0).integers(3, 9, (len(product_layers(graph)), 2)).tolist()
+    by_layer = {name: (w, x) for name, (w, x) in zip(product_layers(graph), lengths, strict=True)}
+    best = {"unsigned": True, "binary_point": {"scope": "channel", "rule": "sqnr"}}
+    refined = Design.separate(8, 12, **best, refine=["offsets", "columns"])
+    minifloat = POLICIES["minifloat"].design(5, 12, {"unsigned": True}, graph)
+    for design in (allocated(refined, by_layer), minifloat):
+        quantized = quantizer.quantize(design)
+        stored = quantize_images(quantized, inputs)
+        expected = ReferenceEngine(quantized).run(stored, list(quantized.tensors))
+        for name, engine in fast.fast_engines(quantized):
+            if name == "portable":
+                continue  # slow
+            for kept, value in engine.run(stored, list(quantized.tensors)).items():
+                assert np.array_equal(value, expected[kept]), (design, name, kept)
+            assert np.array_equal(engine.run(stored)[quantized.output], expected[quantized.output]), name
 
 
 def test_images_are_quantized_once() -> None:
