@@ -190,7 +190,7 @@ def frontier(data: Data, runs: Path) -> None:
     sensitivity = judge.measured("sensitivity", start, LENGTHS, Sensitivity, Losses.measure)
     for allocation in allocations(sensitivity, layers, POINTS):
         average = averages(layers, allocation)
-        design, bits = allocated(start, allocation), average["multiplier"]
+        design, bits = allocated(start, allocation, data.graph), average["multiplier"]
         text = f"{average['weight']:.2f}, {average['operand']:.2f}"
         note("per-layer", bits, design, text)
         if WORTH[0] <= bits <= WORTH[1]:

@@ -375,7 +375,7 @@ def test_full_resnet50_of_fewer_bits() -> None:
     best = {"unsigned": True, "binary_point": {"scope": "channel", "rule": "sqnr"}}
     refined = Design.separate(8, 12, **best, refine=["offsets", "columns"])
     minifloat = POLICIES["minifloat"].design(5, 12, {"unsigned": True}, graph)
-    for design in (allocated(refined, by_layer), minifloat):
+    for design in (allocated(refined, by_layer, graph), minifloat):
         quantized = quantizer.quantize(design)
         stored = quantize_images(quantized, inputs)
         expected = ReferenceEngine(quantized).run(stored, list(quantized.tensors))

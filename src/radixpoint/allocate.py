@@ -19,14 +19,15 @@ import numpy as np
 import scipy.optimize
 import scipy.sparse
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from radixpoint.cost import add_energy, multiply_energy
-from radixpoint.design import Design, Widths
+from radixpoint.design import Codes, Design, Widths
 from radixpoint.errors import DesignError
 from radixpoint.formats import FixedFormat, dot_format
 from radixpoint.ir import Graph
-from radixpoint.quantize import Quantizer
-from radixpoint.sites import Formats, never_negative
+from radixpoint.quantize import Quantizer, at_length
+from radixpoint.sites import never_negative
 from radixpoint.synthesis import multiplier_area
 
 Objective = Literal["multipliers", "bops", "energy", "gates", "luts", "memory"]
@@ -34,6 +35,7 @@ Pair = tuple[int, int]
 """Word lengths of a layer's weights and of the activations that it multiplies."""
 Allocation = Mapping[str, Pair]
 """By layer."""
+Reals = NDArray[np.float64]
 _OPTIMAL, _INFEASIBLE = 0, 2  # scipy.optimize.milp's status
 
 
@@ -109,9 +111,14 @@ def product_layers(graph: Graph, unsigned: bool = False) -> dict[str, Products]:
     return found
 
 
-def allocated(design: Design, allocation: Allocation) -> Design:
-    """The design with these word lengths in single layers."""
+def allocated(design: Design, allocation: Allocation, graph: Graph) -> Design:
+    """The design with these word lengths in single layers; an image has that of the widest that reads it."""
     layers = {name: Widths(weights=w, activations=x) for name, (w, x) in allocation.items()}
+    readers = [
+        allocation[layer.name][1] for layer in graph.consumers(graph.input) if layer.name in allocation
+    ]
+    if readers and design.codes.activations is None:
+        layers[graph.input] = Widths(activations=max(readers))
     return replace(design, layers={**design.layers, **layers})
 
 
@@ -130,24 +137,28 @@ class Losses:
 
     Args:
         quantizer: of the network.
-        design: everything but the word lengths of convolutions; its binary points are chosen once for every
-            word length, for all layers at that length.
+        design: everything but the word lengths of convolutions.
         lengths: candidates, ascending.
+
+    Raises:
+        DesignError: layers that share binary points, or operands that are coded.
     """
 
     def __init__(self, quantizer: Quantizer, design: Design, lengths: Sequence[int]) -> None:
+        if design.binary_point.scope in ("network", "class") or design.codes != Codes():
+            raise DesignError(
+                f"word lengths by layer with scope {design.binary_point.scope} and codes {design.codes}: "
+                "expected scope tensor or channel, where each layer has its own binary points, and operands "
+                "that are fixed-point"
+            )
         self.quantizer, self.lengths = quantizer, tuple(lengths)
         self.layers = product_layers(quantizer.graph)
-        self.design = _with_conv(design, lengths[-1])
-        self._formats: dict[int, Formats] = {w: quantizer.formats(_with_conv(design, w)) for w in lengths}
+        self.design = at_length(design, lengths[-1])
 
     def loss(self, allocation: Allocation) -> float:
         """With the layers that are not named at the longest word length."""
-        formats = dict(self._formats[self.lengths[-1]])
-        for name, (w, x) in allocation.items():
-            formats[name, "weight"] = self._formats[w][name, "weight"]
-            formats[name, "operand"] = self._formats[x][name, "operand"]
-        return self.quantizer.loss(self.design, formats)
+        design = allocated(self.design, allocation, self.quantizer.graph)
+        return self.quantizer.loss(design, self.quantizer.formats(design))
 
     def measure(self, progress: Callable[[int, int], None] | None = None) -> Sensitivity:
         """The loss of each layer at each word length, above that at the longest; each operand apart.
@@ -173,10 +184,6 @@ class Losses:
         return Sensitivity(base, table(0), table(1))
 
 
-def _with_conv(design: Design, word_length: int) -> Design:
-    return replace(design, classes={**design.classes, "conv": Widths.all(word_length)})
-
-
 class Sensitivity(msgspec.Struct, frozen=True):
     """Losses by layer and word length, above ``base``, the loss with every layer at the longest."""
 
@@ -191,6 +198,104 @@ class Sensitivity(msgspec.Struct, frozen=True):
         )
 
 
+def check_constraints(
+    layers: Mapping[str, Products], lengths: Sequence[int], constraints: Constraints
+) -> None:
+    """See that some allocation meets the constraints.
+
+    Raises:
+        DesignError: a fixed layer that the network does not have, a word length that is not among
+            ``lengths``, a memory that the shortest do not fit.
+    """
+    for name, w in constraints.fixed.items():
+        if name not in layers or w not in lengths:
+            raise DesignError(
+                f"layer {name!r} fixed at {w} bits: expected a convolution or fully connected layer, and one "
+                f"of the word lengths {list(lengths)}"
+            )
+    least = sum(one.weights * constraints.fixed.get(name, min(lengths)) for name, one in layers.items())
+    if constraints.memory is not None and constraints.memory < least:
+        raise DesignError(
+            f"{constraints.memory} bits for all weights: expected at least {least}, which the shortest of "
+            f"the word lengths {list(lengths)} take"
+        )
+
+
+class _Program:
+    """The integer program: one binary variable for each layer and pair of word lengths."""
+
+    def __init__(
+        self, sensitivity: Sensitivity, layers: Mapping[str, Products], constraints: Constraints
+    ) -> None:
+        lengths = sorted(next(iter(sensitivity.weights.values())))
+        check_constraints(layers, lengths, constraints)
+        self.layers, self.constraints, self.base = layers, constraints, sensitivity.base
+        free = [
+            (w, x)
+            for w, x in product(lengths, lengths)
+            if w == x or not (constraints.equal or constraints.one_width)
+        ]
+        pairs = {n: [(constraints.fixed[n],) * 2] if n in constraints.fixed else free for n in layers}
+        self.keys = [(name, pair) for name in layers for pair in pairs[name]]
+        self.losses = np.array(
+            [sensitivity.weights[n][w] + sensitivity.activations[n][x] for n, (w, x) in self.keys]
+        )
+        self.stored = np.array([layers[name].weights * pair[0] for name, pair in self.keys], float)
+
+    def costs(self, objective: Objective) -> Reals:
+        return np.array([self.layers[name].cost(pair, objective) for name, pair in self.keys])
+
+    def solve(self, costs: Reals, budget: float) -> Allocation | None:
+        """Least sum of ``costs`` at a predicted loss of at most ``budget``."""
+        memory = self.constraints.memory
+        while True:
+            found = self._solve(costs, budget, memory)
+            if found is None or memory is None or self.constraints.memory is None:
+                return found
+            taken = sum(self.layers[name].weights * w for name, (w, _) in found.items())
+            if taken <= self.constraints.memory:
+                return found
+            memory -= taken - self.constraints.memory  # the solver's tolerance let some bits through
+
+    def _solve(self, costs: Reals, budget: float, memory: int | None) -> Allocation | None:
+        room = budget - self.base
+        places = {name: [i for i, key in enumerate(self.keys) if key[0] == name] for name in self.layers}
+        rows, low, high = [], [], []
+
+        def require(row: dict[int, float], least: float, most: float) -> None:
+            rows.append(row)
+            low.append(least)
+            high.append(most)
+
+        for own in places.values():
+            require(dict.fromkeys(own, 1.0), 1, 1)
+        # in shares of what there is, which keeps the solver's tolerances meaningful
+        require({i: x / max(room, 1e-12) for i, x in enumerate(self.losses) if x <= room}, -math.inf, 1)
+        if memory is not None:
+            require(dict(enumerate(self.stored / memory)), -math.inf, 1)
+        if self.constraints.one_width:
+            free = [name for name in self.layers if name not in self.constraints.fixed]
+            for name in free[1:]:
+                for i, j in zip(places[name], places[free[0]], strict=True):
+                    require({i: 1.0, j: -1.0}, 0, 0)
+        matrix = scipy.sparse.dok_array((len(rows), len(self.keys)))
+        for number, row in enumerate(rows):
+            for i, value in row.items():
+                matrix[number, i] = value
+        solution = scipy.optimize.milp(
+            costs / (costs.max() or 1.0),
+            integrality=np.ones(len(self.keys)),
+            bounds=scipy.optimize.Bounds(0, np.where(self.losses <= room, 1.0, 0.0)),
+            constraints=scipy.optimize.LinearConstraint(matrix.tocsr(), low, high),
+            options={"mip_rel_gap": 0.0},
+        )
+        if solution.status == _INFEASIBLE:
+            return None
+        if solution.status != _OPTIMAL:
+            raise DesignError(f"allocation: the solver gave up: {solution.message}")
+        return {name: pair for (name, pair), x in zip(self.keys, solution.x, strict=True) if x > 0.5}
+
+
 def allocate(
     sensitivity: Sensitivity,
     layers: Mapping[str, Products],
@@ -200,72 +305,16 @@ def allocate(
 ) -> Allocation | None:
     """The cheapest word lengths whose predicted loss is at most ``budget``: an integer program.
 
-    One binary variable for each layer and pair of word lengths. The solution is proven optimal by HiGHS.
+    The solution is proven optimal by HiGHS, up to its tolerances.
 
     Returns:
-        The word lengths, or None if nothing meets the constraints.
+        The word lengths, or None if none stays within the budget.
 
     Raises:
-        DesignError: a fixed layer that the network does not have, or a word length that was not measured;
-            the solver could not prove an optimum.
+        DesignError: constraints that nothing meets; the solver could not prove an optimum.
     """
-    limits = constraints or Constraints()
-    lengths = sorted(next(iter(sensitivity.weights.values())))
-    for name, w in limits.fixed.items():
-        if name not in layers or w not in lengths:
-            raise DesignError(
-                f"layer {name!r} fixed at {w} bits: expected a convolution or fully "
-                f"connected layer, and one of "
-                f"the word lengths {lengths}"
-            )
-    pairs = {
-        name: [(limits.fixed[name],) * 2]
-        if name in limits.fixed
-        else [
-            (w, x) for w, x in product(lengths, lengths) if w == x or not (limits.equal or limits.one_width)
-        ]
-        for name in layers
-    }
-    keys = [(name, pair) for name in layers for pair in pairs[name]]
-    costs = np.array([layers[name].cost(pair, objective) for name, pair in keys])
-    losses = np.array([sensitivity.weights[n][w] + sensitivity.activations[n][x] for n, (w, x) in keys])
-    stored = np.array([layers[name].weights * pair[0] for name, pair in keys], float)
-    room = budget - sensitivity.base
-    places = {name: [i for i, key in enumerate(keys) if key[0] == name] for name in layers}
-    rows, low, high = [], [], []
-
-    def require(row: dict[int, float], least: float, most: float) -> None:
-        rows.append(row)
-        low.append(least)
-        high.append(most)
-
-    for own in places.values():
-        require(dict.fromkeys(own, 1.0), 1, 1)
-    # in shares of what there is, which keeps the solver's tolerances meaningful
-    require({i: x / max(room, 1e-12) for i, x in enumerate(losses) if x <= room}, -math.inf, 1)
-    if limits.memory is not None:
-        require(dict(enumerate(stored / limits.memory)), -math.inf, 1)
-    if limits.one_width:
-        free = [name for name in layers if name not in limits.fixed]
-        for name in free[1:]:
-            for i, j in zip(places[name], places[free[0]], strict=True):
-                require({i: 1.0, j: -1.0}, 0, 0)
-    matrix = scipy.sparse.dok_array((len(rows), len(keys)))
-    for number, row in enumerate(rows):
-        for i, value in row.items():
-            matrix[number, i] = value
-    solution = scipy.optimize.milp(
-        costs / costs.max(),
-        integrality=np.ones(len(keys)),
-        bounds=scipy.optimize.Bounds(0, np.where(losses <= room, 1.0, 0.0)),
-        constraints=scipy.optimize.LinearConstraint(matrix.tocsr(), low, high),
-        options={"mip_rel_gap": 0.0},
-    )
-    if solution.status == _INFEASIBLE:
-        return None
-    if solution.status != _OPTIMAL:
-        raise DesignError(f"allocation: the solver gave up: {solution.message}")
-    return {name: pair for (name, pair), x in zip(keys, solution.x, strict=True) if x > 0.5}
+    program = _Program(sensitivity, layers, constraints or Constraints())
+    return program.solve(program.costs(objective), budget)
 
 
 def frontier(
@@ -275,31 +324,36 @@ def frontier(
     objective: Objective = "multipliers",
     constraints: Constraints | None = None,
 ) -> list[Allocation]:
-    """Cheapest allocations for ``points`` losses from the smallest to the largest, in geometric steps.
+    """Cheapest allocations for ``points`` losses in geometric steps.
 
-    Each is different; ascending loss, descending cost.
+    The first loss is the smallest that the constraints allow, the last that of the cheapest allocation, or
+    the power of the logits: nothing is left of a network beyond.
+
+    Returns:
+        Different allocations; ascending loss, descending cost.
 
     Raises:
         DesignError: nothing meets the constraints.
     """
-    worst = sensitivity.base + sum(
-        max(table[name].values())
-        for name in layers
-        for table in (sensitivity.weights, sensitivity.activations)
-    )
-    least = allocate(sensitivity, layers, worst, objective, constraints)
-    if least is None:
+    program = _Program(sensitivity, layers, constraints or Constraints())
+    costs = program.costs(objective)
+    safest, cheapest = program.solve(program.losses, math.inf), program.solve(costs, math.inf)
+    if safest is None or cheapest is None:
         raise DesignError("no allocation of word lengths meets the constraints")
-    end = sensitivity.loss(least)
-    begin = max(sensitivity.base * 1.25, end * 1e-4)
+    begin, end = sensitivity.loss(safest), sensitivity.loss(cheapest)
+    end = max(begin, min(end, 1.0))
+    # steps start where losses tell designs apart, even if the longest word lengths lose next to nothing
+    second = max(begin * 1.25, end * 1e-4)
+    budgets = [
+        begin,
+        *(second * max(end / second, 1.0) ** (i / max(points - 2, 1)) for i in range(points - 1)),
+    ]
     found: list[Allocation] = []
-    for i in range(points):
-        one = allocate(
-            sensitivity, layers, begin * (end / begin) ** (i / (points - 1)), objective, constraints
-        )
+    for budget in budgets:
+        one = program.solve(costs, budget * (1 + 1e-9))
         if one is not None and (not found or dict(one) != dict(found[-1])):
             found.append(one)
-    return found or [least]
+    return found or [safest]
 
 
 def greedy(losses: Losses, progress: Callable[[int, int], None] | None = None) -> list[Allocation]:

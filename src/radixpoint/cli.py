@@ -161,7 +161,7 @@ class _Bars(Watcher):
     def judged(self, text: str, evaluation: Evaluation, verdict: Verdict, cached: bool) -> None:
         low, high = evaluation.drop_interval
         self.bars.console.print(
-            f"{text} bits: {evaluation.metric} drop {evaluation.drop:+.2f} points "
+            f"{text}: {evaluation.metric} drop {evaluation.drop:+.2f} points "
             f"[{low:+.2f}, {high:+.2f}] on {evaluation.images} images: {verdict}"
             + (" (known)" if cached else ""),
             highlight=False,

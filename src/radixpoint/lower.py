@@ -191,20 +191,24 @@ class _Lowerer:
         return self.casts[key]
 
     def _lookup(self, tensor: str, to: TensorFormat, grid: Grid) -> str:
-        """Every stored integer that ``tensor`` may hold, rounded once to the grid's values."""
+        """Every stored integer of the format of ``tensor``, rounded once to the grid's values.
+
+        Of the format, not only of the range that is proven so far: a better offset before it may widen that.
+        """
         source = self.tensors[tensor]
-        if source.format.per_channel or source.high - source.low >= MAX_TABLE:
+        low, high = source.format.min, source.format.max
+        if source.format.per_channel or high - low >= MAX_TABLE:
             raise GraphError(
                 f"coded activations need one binary point for all channels and at most {MAX_TABLE} values to "
                 f"code, and the operand is {source.format}"
             )
-        stored = np.arange(source.low, source.high + 1)
+        stored = np.arange(low, high + 1)
         scaled = np.ldexp(
             stored.astype(np.float64), to.fraction_lengths[0] - source.format.fraction_lengths[0]
         )
         name = f"{self.layer.name}/code"
         self.parameters[name] = IntParameter(freeze(grid.round(scaled)), to)
-        return self.step("lookup", [tensor], {"table": name}, {"first": source.low})
+        return self.step("lookup", [tensor], {"table": name}, {"first": low})
 
     def step(
         self,

@@ -12,7 +12,7 @@ from radixpoint.arith import dequantize
 from radixpoint.binary_points import choose_formats
 from radixpoint.calibrate import Ranges
 from radixpoint.data import ImageSet
-from radixpoint.design import Design, Widths
+from radixpoint.design import Codes, Design, Widths
 from radixpoint.engines import make_engine, quantize_images
 from radixpoint.errors import DesignError
 from radixpoint.formats import Overflow
@@ -21,6 +21,12 @@ from radixpoint.lower import ParameterCache, lower
 from radixpoint.patches import Patches, sampled_patches
 from radixpoint.refine import Refiner
 from radixpoint.sites import Formats, Key, Stored, stored_parameters
+
+
+def at_length(design: Design, word_length: int) -> Design:
+    """The design with one word length for all that is multiplied: ``conv`` and its company."""
+    own = [name for name in ("conv", "fc", "input") if name in design.classes]
+    return replace(design, classes={**design.classes, **dict.fromkeys(own, Widths.all(word_length))})
 
 
 class Quantizer:
@@ -66,8 +72,9 @@ class Quantizer:
     def formats(self, design: Design) -> Formats:
         """The format of every quantized place.
 
-        Where rule ``loss`` chooses for each tensor, a layer with an operand word length of its own takes the
-        binary points that it has when all layers have that length: best for one length is not for another.
+        Where rule ``loss`` chooses for each tensor, a convolution, a fully connected layer or an image with a
+        word length of its own takes the binary points that it has when all of them have that length: best for
+        one length is not for another.
 
         Raises:
             DesignError: the design does not fit the network.
@@ -76,16 +83,18 @@ class Quantizer:
         point = design.binary_point
         if point.rule != "loss" or point.scope not in ("tensor", "channel"):
             return self._chosen(design)
-        own = {name: widths for name, widths in design.layers.items() if widths.parameters is None}
-        others = {name: widths for name, widths in design.layers.items() if name not in own}
+        alone = {layer.name for layer in self.graph.layers if layer.op in ("conv", "fc")} | {self.graph.input}
+        own = {name: widths for name, widths in design.layers.items() if name in alone}
+        others = {name: widths for name, widths in design.layers.items() if name not in alone}
         whole = replace(design, layers=others, refine=[])
         formats = dict(self._chosen_by_loss(whole))
         for name, widths in own.items():
-            for role, width in (("weight", widths.weights), ("operand", widths.activations)):
-                if width is not None and (name, role) in formats:
-                    classes = {**design.classes, "conv": Widths.all(width)}
-                    same = self._chosen_by_loss(replace(whole, classes=classes))
-                    formats[name, role] = same[name, role]
+            places = {"weight": widths.weights, "operand": widths.activations}
+            if name == self.graph.input:
+                places = {"result": widths.activations}
+            for role, width in places.items():
+                if width is not None:
+                    formats[name, role] = self._chosen_by_loss(at_length(whole, width))[name, role]
         return formats
 
     def _chosen(self, design: Design) -> Formats:
@@ -118,8 +127,8 @@ class Quantizer:
         if design.refine and self.calibration is not None:
             refiner = Refiner(self.graph, self.calibration)
             symmetric = design.overflow is Overflow.SAT_SYM
-            stored = self._parameters(design)
-            weights = {layer: one.values for (layer, role), one in stored.items() if role == "weight"}
+            real = stored_parameters(self.graph, replace(design, codes=Codes()))
+            weights = {layer: one.values for (layer, role), one in real.items() if role == "weight"}
             result = refiner.refine(result, weights, design.refine, symmetric)
         metadata = {
             "design": design.to_json().decode(),

@@ -327,6 +327,19 @@ def smallest(judge: Callable[[int, bool], tuple[Evaluation, Verdict]], word_leng
     return Found(word_lengths[high], evaluation, monotone, tried)
 
 
+def cheapest(judged: Sequence[tuple[Evaluation, Verdict]]) -> Found:
+    """The first that holds of designs judged on every image, the cheapest first.
+
+    ``word_length`` is its place; ``monotone`` is false if a dearer one fails.
+    """
+    tried = dict(enumerate(judged))
+    holding = [i for i, (_, verdict) in tried.items() if verdict == "holds"]
+    if not holding:
+        return Found(None, None, True, tried)
+    first = holding[0]
+    return Found(first, tried[first][0], len(holding) == len(judged) - first, tried)
+
+
 def search(
     graph: Graph,
     images: ImageSet,
@@ -403,10 +416,12 @@ def search(
     rounds = 2 * len(policies) - ("joint" in policies)
     judge.images_left = len(images) * (rounds * steps + (len(lengths) ** 2 if grid else 0))
 
-    def along(text: str, design: Callable[[int], Design], candidates: Sequence[int] = lengths) -> Found:
+    def along(
+        text: str, design: Callable[[int], Design], candidates: Sequence[int] = lengths, unit: str = " bits"
+    ) -> Found:
         def one(word_length: int, whole: bool) -> tuple[Evaluation, Verdict]:
             judge.images_left -= len(images)
-            return judge.judge(f"{text} {word_length}", design(word_length), whole)
+            return judge.judge(f"{text} {word_length}{unit}", design(word_length), whole)
 
         return smallest(one, candidates)
 
@@ -439,18 +454,34 @@ def search(
     def layered(policy: str) -> tuple[dict[str, Any], Design | None]:
         start = Design.separate(lengths[-1], bn_start, **options)
         plain = replace(start, refine=[])
+        extra: dict[str, Any] = {}
         if policy == "greedy":
             kind = list[dict[str, tuple[int, int]]]
-            path = judge.measured("greedy", plain, lengths, kind, greedy)
+            path = judge.measured("greedy", plain, lengths, kind, greedy)[::-1]  # the cheapest first
+            designs = [allocated(start, one, graph) for one in path]
+            found = along(f"{policy}, bn {bn_start}, point", lambda i: designs[i], range(len(path)), "")
         else:
             sensitivity = judge.measured("sensitivity", plain, lengths, Sensitivity, Losses.measure)
-            path = frontier(sensitivity, layers, POINTS, objective, constraints)
-        path = path[::-1]  # the cheapest first
-        designs = [allocated(start, one) for one in path]
-        found = along(f"{policy}, bn {bn_start}, point", lambda i: designs[i], range(len(path)))
+            path = frontier(sensitivity, layers, POINTS, objective, constraints)[::-1]
+            designs = [allocated(start, one, graph) for one in path]
+            found = cheapest(
+                [judge.judge(f"{policy}, point {i}", one, whole=True) for i, one in enumerate(designs)]
+            )
+            extra["objective"] = objective
+            extra["frontier"] = [
+                {
+                    "predicted_loss": sensitivity.loss(one),
+                    "cost": sum(layers[name].cost(pair, objective) for name, pair in one.items()),
+                    "average": averages(layers, one),
+                    "layers": one,
+                    **msgspec.to_builtins(found.tried[i][0]),
+                }
+                for i, one in enumerate(path)
+            ]
         point = found.word_length
         if point is None:
-            return with_bn(policy, found, lambda w: start)
+            details, best = with_bn(policy, found, lambda w: start)
+            return details | extra, best
         chosen = designs[point]
 
         def with_width(w: int) -> Design:
@@ -460,19 +491,7 @@ def search(
         details["conv"] = None
         details["layers"] = path[point]
         details["average"] = averages(layers, path[point])
-        if policy == "per-layer":
-            details["objective"], details["predicted_loss"] = objective, sensitivity.loss(path[point])
-            details["frontier"] = [
-                {
-                    "predicted_loss": sensitivity.loss(one),
-                    "cost": sum(layers[name].cost(pair, objective) for name, pair in one.items()),
-                    "average": averages(layers, one),
-                    "layers": one,
-                    **msgspec.to_builtins(judge.judge(f"frontier {i}", design, whole=True)[0]),
-                }
-                for i, (one, design) in enumerate(zip(path, designs, strict=True))
-            ]
-        return details, best
+        return details | extra, best
 
     reporter = None
     if held_out is not None:
@@ -521,7 +540,9 @@ def search(
         for conv_length in lengths:
             for bn_length in lengths:
                 design = Design.separate(conv_length, bn_length, **options)
-                evaluation, verdict = judge.judge(f"grid {conv_length} x {bn_length}", design, whole=True)
+                evaluation, verdict = judge.judge(
+                    f"grid {conv_length} x {bn_length} bits", design, whole=True
+                )
                 judge.images_left -= len(images)
                 cells.append(
                     {
