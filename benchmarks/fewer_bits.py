@@ -26,7 +26,6 @@ import msgspec
 from radixpoint.allocate import Losses, Sensitivity, allocated, averages, product_layers
 from radixpoint.allocate import frontier as allocations
 from radixpoint.design import Design
-from radixpoint.equalize import equalized
 from radixpoint.evaluate import Evaluation
 from radixpoint.policies import POLICIES
 from radixpoint.search import POINTS, Judge
@@ -89,17 +88,14 @@ HOPELESS = 5.0
 
 def ablation(data: Data, runs: Path) -> None:
     """Drop by word length as techniques are switched on, and the smallest that holds."""
-    plain = data.judge(runs)
-    even = equalized(data.graph, plain.quantizer.ranges)
-    other = Judge(even, data.images, data.calibration, runs / "cache", plain.watcher)
+    judge = data.judge(runs)
     for scope in ("channel", "tensor"):
         print(f"\nA {scope} to a binary point:\n")
         row("", "within 1.0", "within 0.5", "drop by word length of weights and activations")
         row(*["---"] * 4)
         for name, options, lengths in STEPS:
             point = {"scope": scope, "rule": options["rule"]}
-            fields = {key: options[key] for key in ("unsigned", "refine") if key in options}
-            judge = other if options.get("equalize") else plain
+            fields = {key: value for key, value in options.items() if key != "rule"}
             found: dict[int, Evaluation] = {}
             for word in lengths[scope]:
                 design = Design.separate(word, BN, binary_point=point, **fields)

@@ -145,12 +145,7 @@ class Losses:
     """
 
     def __init__(self, quantizer: Quantizer, design: Design, lengths: Sequence[int]) -> None:
-        if design.binary_point.scope in ("network", "class") or design.codes != Codes():
-            raise DesignError(
-                f"word lengths by layer with scope {design.binary_point.scope} and codes {design.codes}: "
-                "expected scope tensor or channel, where each layer has its own binary points, and operands "
-                "that are fixed-point"
-            )
+        check_by_layer(design)
         self.quantizer, self.lengths = quantizer, tuple(lengths)
         self.layers = product_layers(quantizer.graph)
         self.design = at_length(design, lengths[-1])
@@ -218,6 +213,20 @@ def check_constraints(
         raise DesignError(
             f"{constraints.memory} bits for all weights: expected at least {least}, which the shortest of "
             f"the word lengths {list(lengths)} take"
+        )
+
+
+def check_by_layer(design: Design) -> None:
+    """See that single layers can have word lengths of their own.
+
+    Raises:
+        DesignError: layers share binary points, or operands are coded.
+    """
+    if design.binary_point.scope in ("network", "class") or design.codes != Codes():
+        raise DesignError(
+            f"word lengths by layer with scope {design.binary_point.scope} and codes {design.codes}: "
+            "expected scope tensor or channel, where each layer has its own binary points, and operands that "
+            "are fixed-point"
         )
 
 

@@ -41,7 +41,6 @@ from radixpoint.engines import (
     instruction_sets,
     quantize_images,
 )
-from radixpoint.equalize import equalized
 from radixpoint.errors import DesignError, ModelError, RadixpointError, RunError, UnsupportedError
 from radixpoint.evaluate import Evaluation, evaluate, layer_sqnr
 from radixpoint.export import TARGETS, Verification, export_network, target_named, verify_export
@@ -230,14 +229,20 @@ def _options(batch_norm: str, scope: str, rule: str, rounding: str, overflow: st
     ):
         if given not in known:
             raise DesignError(f"{option} {given!r}: expected one of {', '.join(known)}")
-    if rule == "default":
-        rule = "loss" if scope in ("network", "class") else "max"
-    return {
+    point = {"scope": scope}
+    if rule != "default":
+        point["rule"] = rule
+    elif scope in ("network", "class"):
+        point["rule"] = "loss"
+    options = {
         "batch_norm": batch_norm,
-        "binary_point": {"scope": scope, "rule": rule},
+        "binary_point": point,
         "rounding": rounding,
         "overflow": overflow,
     }
+    if rounding == "STOCHASTIC":  # an exactly rounded division has nothing to draw for
+        options["average_pool"] = "reciprocal"
+    return options
 
 
 def _word_lengths(text: str) -> list[int]:
@@ -258,12 +263,15 @@ def _word_lengths(text: str) -> list[int]:
 
 
 def _constraints(fix: list[str], memory: int | None, one_width: bool, equal: bool) -> Constraints:
-    fixed = {}
+    fixed: dict[str, int] = {}
     for text in fix:
         name, equals, bits = text.rpartition("=")
-        if not equals or not bits.isdigit():
+        if not equals or not bits.isdecimal():
             raise DesignError(f"--fix {text!r}: expected LAYER=BITS, such as conv1=8")
-        fixed[name] = int(bits)
+        if fixed.setdefault(name, int(bits)) != int(bits):
+            raise DesignError(
+                f"--fix {text!r}: expected one word length, and {name} has {fixed[name]} already"
+            )
     if memory is not None and memory < 1:
         raise DesignError(f"--memory {memory}: expected at least 1 bit")
     return Constraints(fixed, memory, one_width, equal)
@@ -440,6 +448,11 @@ def evaluate_command(
     quantized = load_network(network)
     if quantized.metadata.get("network") != graph.digest:
         raise ModelError(f"{network}: was not quantized from {model}: their digests differ")
+    if layers and json.loads(quantized.metadata.get("design", "{}")).get("equalize"):
+        raise DesignError(
+            f"--layers: the design of {network} moves powers of two between channels, so its tensors are not "
+            f"those of {model}: expected a design without equalize"
+        )
     if engine == "auto":
         _note_the_engine()
     with _progress() as bars:
@@ -606,8 +619,7 @@ def search_command(
         str | None,
         typer.Option(
             help="Images that take no part in the search, to report on: a path, or a number, "
-            "which takes so many "
-            "of --images away, of every class its share."
+            "which takes so many of --images away, drawn at random."
         ),
     ] = None,
     objective: Annotated[
@@ -664,7 +676,7 @@ def search_command(
     Example: radixpoint search resnet50.onnx --images val/ --calibration calib/ --limit 1.0 --out run
     """
     criterion, options = _criterion(metric, limit), _options(batch_norm, scope, rule, rounding, overflow)
-    options["unsigned"] = unsigned
+    options["unsigned"], options["equalize"] = unsigned, equalize
     options["refine"] = [name for name in refine.split("+") if name]
     if unknown := set(options["refine"]) - set(TECHNIQUES):
         raise DesignError(f"--refine {min(unknown)!r}: expected some of {'+'.join(TECHNIQUES)}")
@@ -673,17 +685,19 @@ def search_command(
     image_set = _images(images, classes, preprocessing, max_images)
     calibration_set = _images(calibration, classes, preprocessing)
     reported = None
-    if held_out is not None and held_out.isdigit():
+    if held_out is not None and held_out.isdecimal():
         image_set, reported = image_set.parted(len(image_set) - int(held_out))
     elif held_out is not None:
         reported = _images(held_out, classes, preprocessing)
     if objective not in get_args(Objective):
         raise DesignError(f"--objective {objective!r}: expected {', '.join(get_args(Objective))}")
     limits = _constraints(fix or [], memory, one_width, equal)
+    if "per-layer" not in policy and (limits != Constraints() or objective != "multipliers"):
+        raise DesignError(
+            f"--objective, --fix, --memory, --one-width, --equal with --policy {', '.join(policy)}: expected "
+            "--policy per-layer, which keeps to them"
+        )
     graph = _load(model, input_shape, image_set)
-    if equalize:
-        calibration_set.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
-        graph = equalized(graph, calibrate(graph, calibration_set))
     _search(
         graph,
         image_set,

@@ -10,7 +10,7 @@ import io
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -147,12 +147,12 @@ class ImageSet:
             yield self.inputs(start, start + size)
 
     def first(self, count: int) -> ImageSet:
-        """The first ``count`` of a fixed shuffle, so that every class has its share."""
+        """The first ``count`` of a fixed shuffle: a random choice from all classes."""
         order = np.sort(np.random.default_rng(0).permutation(len(self))[:count])
-        return ImageSet(self.source, self.pixels[order], self.labels[order], self.classes, self.preprocessing)
+        return replace(self, pixels=self.pixels[order], labels=self.labels[order])
 
     def parted(self, count: int) -> tuple[ImageSet, ImageSet]:
-        """The ``count`` images of :meth:`first`, and the others.
+        """The ``count`` images of :meth:`first`, and the others; the first part tells what was unreadable.
 
         Raises:
             DataError: one of the two would be empty.
@@ -164,12 +164,10 @@ class ImageSet:
                 "held out and one left"
             )
         order = np.random.default_rng(0).permutation(len(self))
-        parts = [np.sort(order[:count]), np.sort(order[count:])]
-        made = [
-            ImageSet(self.source, self.pixels[o], self.labels[o], self.classes, self.preprocessing)
-            for o in parts
-        ]
-        return made[0], made[1]
+        rest = np.sort(order[count:])
+        return self.first(count), replace(
+            self, pixels=self.pixels[rest], labels=self.labels[rest], unreadable=()
+        )
 
     def shared_with(self, other: ImageSet) -> int:
         """How many of these images, by their pixels, are in ``other`` too."""
@@ -345,12 +343,15 @@ def _decode(
     labels: list[str] = []
     unreadable: list[tuple[str, str]] = []
     for entry in entries:
+        stream = io.BytesIO()
         try:
-            with Image.open(io.BytesIO(entry.read())) as image:
+            stream = io.BytesIO(entry.read())
+            with Image.open(stream) as image:
                 image.load()
                 array = preprocessing.pixels(image)
         except Exception as error:  # Pillow raises nearly anything on a damaged file
-            unreadable.append((entry.name, f"{type(error).__name__}: {error}"))
+            said = str(error).replace(repr(stream), entry.name)  # an address would differ from run to run
+            unreadable.append((entry.name, f"{type(error).__name__}: {said}"))
             continue
         if pixels is None:
             pixels = _store(len(entries), array.shape)

@@ -149,6 +149,7 @@ class Design(
         seed: of STOCHASTIC rounding.
         unsigned: operands of ``conv`` and ``fc`` that a ReLU keeps from being negative have no sign bit.
         codes: weights and activations that are not fixed-point.
+        equalize: powers of two are first moved between channels (:mod:`radixpoint.equalize`).
         refine: how stored integers are improved on calibration images (:mod:`radixpoint.refine`); none rounds
             each parameter by itself.
     """
@@ -166,6 +167,7 @@ class Design(
     seed: int = 0
     unsigned: bool = False
     codes: Codes = Codes()
+    equalize: bool = False
     refine: list[Technique] = []
 
     def __post_init__(self) -> None:

@@ -7,16 +7,19 @@ what each is, what its hardware does, and where it comes from.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from radixpoint.allocate import product_layers
+from radixpoint.codes import operand_grid, weight_grid
 from radixpoint.design import Design
 from radixpoint.errors import DesignError
+from radixpoint.formats import MAX_STORED
 from radixpoint.ir import Graph
+from radixpoint.lower import MAX_TABLE
 
 Options = Mapping[str, Any]
 DECIBELS_A_BIT = 20 * math.log10(2)
@@ -54,7 +57,9 @@ def sqnr_lengths(graph: Graph, word_length: int) -> dict[str, int]:
     layers = product_layers(graph)
     most = max(one.weights for one in layers.values())
     return {
-        name: word_length + math.floor(10 * math.log10(most / one.weights) / DECIBELS_A_BIT + 0.5)
+        name: min(
+            MAX_STORED, word_length + math.floor(10 * math.log10(most / one.weights) / DECIBELS_A_BIT + 0.5)
+        )
         for name, one in layers.items()
     }
 
@@ -86,14 +91,17 @@ def _floating(*kinds: str) -> Callable[[int], dict[str, Any]]:
     return lambda w: {kind: {"kind": "float", "exponent_bits": exponent_bits(w)} for kind in kinds}
 
 
+def _uniform(conv: int, bn: int, options: Options, graph: Graph) -> Design:
+    """Shared binary points; by least loss unless the user has chosen a rule that scopes may share."""
+    given = dict(msgspec.to_builtins(options.get("binary_point", {})))
+    if given.get("rule", "sqnr") == "sqnr":
+        given["rule"] = "loss"
+    return Design.separate(conv, bn, **{**options, "binary_point": {**given, "scope": "class"}})
+
+
 def _sqnr(conv: int, bn: int, options: Options, graph: Graph) -> Design:
     lengths = sqnr_lengths(graph, conv)
     layers = {name: {"weights": w, "activations": w} for name, w in lengths.items()}
-    if max(lengths.values()) > bn:
-        raise DesignError(
-            f"policy sqnr: the smallest layer would need {max(lengths.values())} bits "
-            f"when the largest has {conv}"
-        )
     return Design.separate(conv, bn, **{**options, "layers": layers})
 
 
@@ -105,7 +113,7 @@ POLICIES: Mapping[str, Policy] = {
     "joint": Policy("one word length everywhere", _joint),
     "separate": Policy("convolutions and batch normalization apart (Kang 2018)", _separate),
     "uniform": Policy(
-        "separate, with one binary point for all tensors of a class", _with(binary_point={"scope": "class"})
+        "separate, with one binary point for all tensors of a class (default rule: loss)", _uniform
     ),
     "dynamic": Policy(
         "separate, with a binary point for each layer's weights, operand and result "
@@ -135,3 +143,28 @@ POLICIES: Mapping[str, Policy] = {
     ),
 }
 """By name. ``greedy`` and ``per-layer`` are searched otherwise, see :mod:`radixpoint.search`."""
+
+
+def check_policy(policy: str, lengths: Sequence[int], bn: int, options: Options, graph: Graph) -> None:
+    """See that a policy has a design at both ends of the word lengths.
+
+    Raises:
+        DesignError: it has none there.
+    """
+    for word_length in (min(lengths), max(lengths)):
+        try:
+            design = POLICIES[policy].design(word_length, bn, options, graph)
+            for layer in graph.layers:
+                if layer.op in ("conv", "fc"):
+                    weight_grid(design, layer.name, layer.op)
+                    for signed in (True, False):
+                        operand_grid(design, layer.name, layer.op, signed)
+            if design.codes.activations is not None and 1 << bn > MAX_TABLE:
+                raise DesignError(
+                    f"batch normalization of {bn} bits: expected at most {MAX_TABLE.bit_length() - 1}, since "
+                    "coded activations are looked up from its results"
+                )
+        except DesignError as error:
+            raise DesignError(
+                f"policy {policy} at {word_length} bits, batch normalization at {bn}: {error}"
+            ) from None

@@ -10,10 +10,11 @@ from msgspec.structs import replace
 
 from radixpoint.arith import dequantize
 from radixpoint.binary_points import choose_formats
-from radixpoint.calibrate import Ranges
+from radixpoint.calibrate import Ranges, calibrate
 from radixpoint.data import ImageSet
 from radixpoint.design import Codes, Design, Widths
 from radixpoint.engines import make_engine, quantize_images
+from radixpoint.equalize import equalized
 from radixpoint.errors import DesignError
 from radixpoint.formats import Overflow
 from radixpoint.ir import Graph, IntGraph
@@ -32,7 +33,7 @@ def at_length(design: Design, word_length: int) -> Design:
 class Quantizer:
     """Quantizes one calibrated network by many designs, sharing what they have in common.
 
-    ``calibration`` (images) is needed for designs that refine.
+    ``calibration`` (images) is needed for designs that refine or equalize.
     """
 
     def __init__(self, graph: Graph, ranges: Ranges, calibration: ImageSet | None = None) -> None:
@@ -58,8 +59,18 @@ class Quantizer:
         """Of the float network on the calibration sample."""
         return sampled_patches(self.graph, self.ranges.sample)
 
+    @cached_property
+    def _even(self) -> Quantizer:
+        """Of the equalized network, which computes the same in float."""
+        if self.calibration is None:
+            raise DesignError("a design that equalizes needs the calibration images, not only their ranges")
+        graph = equalized(self.graph, self.ranges)
+        return Quantizer(graph, calibrate(graph, self.calibration), self.calibration)
+
     def lowered(self, design: Design, formats: Formats) -> IntGraph:
         """The network in these formats, with the design's form and conversions, verified."""
+        if design.equalize:
+            return self._even.lowered(replace(design, equalize=False), formats)
         return lower(self.graph, formats, self._parameters(design), design, self._cache)
 
     def loss(self, design: Design, formats: Formats) -> float:
@@ -79,6 +90,8 @@ class Quantizer:
         Raises:
             DesignError: the design does not fit the network.
         """
+        if design.equalize:
+            return self._even.formats(replace(design, equalize=False))
         design.check(self.graph)
         point = design.binary_point
         if point.rule != "loss" or point.scope not in ("tensor", "channel"):
@@ -113,6 +126,18 @@ class Quantizer:
             self._by_loss[key] = self._chosen(design)
         return self._by_loss[key]
 
+    def _integers(self, design: Design) -> IntGraph:
+        if design.equalize:
+            return self._even._integers(replace(design, equalize=False))
+        result = self.lowered(design, self.formats(design))
+        if design.refine and self.calibration is not None:
+            refiner = Refiner(self.graph, self.calibration)
+            symmetric = design.overflow is Overflow.SAT_SYM
+            real = stored_parameters(self.graph, replace(design, codes=Codes()))
+            weights = {layer: one.values for (layer, role), one in real.items() if role == "weight"}
+            result = refiner.refine(result, weights, design.refine, symmetric)
+        return result
+
     def quantize(self, design: Design) -> IntGraph:
         """The network in the representation that ``design`` describes, verified.
 
@@ -123,13 +148,7 @@ class Quantizer:
             return self._last[1]
         if design.refine and self.calibration is None:
             raise DesignError("a design that refines needs the calibration images, not only their ranges")
-        result = self.lowered(design, self.formats(design))
-        if design.refine and self.calibration is not None:
-            refiner = Refiner(self.graph, self.calibration)
-            symmetric = design.overflow is Overflow.SAT_SYM
-            real = stored_parameters(self.graph, replace(design, codes=Codes()))
-            weights = {layer: one.values for (layer, role), one in real.items() if role == "weight"}
-            result = refiner.refine(result, weights, design.refine, symmetric)
+        result = self._integers(design)
         metadata = {
             "design": design.to_json().decode(),
             "network": self.graph.digest,
@@ -147,7 +166,7 @@ def quantize(graph: Graph, ranges: Ranges, design: Design, calibration: ImageSet
         graph: the network.
         ranges: of its tensors, from :func:`radixpoint.calibrate`.
         design: word lengths, scopes and conversions.
-        calibration: the images, for a design that refines.
+        calibration: the images, for a design that equalizes or refines.
 
     Returns:
         The network in stored integers and casts, verified.

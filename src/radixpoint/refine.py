@@ -235,7 +235,7 @@ class Refiner:
 
     def __init__(self, graph: Graph, images: ImageSet, count: int = IMAGES) -> None:
         self.graph = graph
-        chosen = images.first(count)  # of every class its share
+        chosen = images.first(count)
         self.inputs = chosen.inputs(0, len(chosen))
         self.layers = {layer.name: layer for layer in graph.layers}
         self._known: dict[str, NDArray[np.float32]] = {}

@@ -26,6 +26,8 @@ from radixpoint.allocate import (
     Sensitivity,
     allocated,
     averages,
+    check_by_layer,
+    check_constraints,
     frontier,
     greedy,
     product_layers,
@@ -49,7 +51,7 @@ from radixpoint.evaluate import (
     summarize,
 )
 from radixpoint.ir import Graph
-from radixpoint.policies import POLICIES
+from radixpoint.policies import POLICIES, check_policy
 from radixpoint.quantize import Quantizer
 from radixpoint.storage import save_network, write_whole
 
@@ -400,12 +402,17 @@ def search(
         )
     if len(lengths) < 2 and set(policies) & set(LAYERED):
         raise DesignError(f"word lengths {lengths}: expected at least two for {' and '.join(LAYERED)}")
-    Design.separate(lengths[0], bn_start, **options)  # refuse impossible ones before any work
-    Design.separate(lengths[-1], bn_start, **options)
+    # what is impossible is refused before any work
+    for policy in dict.fromkeys(("separate", *policies)):
+        if policy in POLICIES:
+            check_policy(policy, lengths, bn_start, options, graph)
+    if set(policies) & set(LAYERED):
+        check_by_layer(Design.separate(lengths[0], bn_start, **options))
     for image_set in (images, calibration, *([] if held_out is None else [held_out])):
         image_set.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
     layers = product_layers(graph, bool(options.get("unsigned")))
-    if "per-layer" in policies:  # a cost that cannot be told is refused before any work
+    if "per-layer" in policies:
+        check_constraints(layers, lengths, constraints or Constraints())
         for one, *pair in product(layers.values(), lengths, lengths):
             one.cost((pair[0], pair[1]), objective)
     run = _run_folder(Path(folder))
@@ -467,7 +474,6 @@ def search(
             found = cheapest(
                 [judge.judge(f"{policy}, point {i}", one, whole=True) for i, one in enumerate(designs)]
             )
-            extra["objective"] = objective
             extra["frontier"] = [
                 {
                     "predicted_loss": sensitivity.loss(one),
@@ -506,7 +512,10 @@ def search(
         else:
             found[policy], best = layered(policy) if policy in LAYERED else two_stages(policy)
         found[policy]["held_out"] = None
-        if best is not None:
+        if best is None:
+            for name in ("design.json", "network.safetensors"):  # of an earlier search with other options
+                (run / policy / name).unlink(missing_ok=True)
+        else:
             cost = judge.save(best, run / policy)
             found[policy]["multiplier_cost"] = cost
             if cost is not None:
@@ -525,6 +534,8 @@ def search(
         "version": version("radixpoint"),
         "criterion": msgspec.to_builtins(criterion),
         "options": msgspec.to_builtins(options),
+        "objective": objective,
+        "constraints": msgspec.to_builtins(constraints or Constraints()),
         "word_lengths": lengths,
         "bn_start": bn_start,
         "network": graph.digest,
