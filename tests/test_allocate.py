@@ -6,6 +6,7 @@ import itertools
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -25,7 +26,7 @@ from radixpoint.cost import cost, multiplier_cost
 from radixpoint.design import Design
 from radixpoint.errors import DesignError, ExportError
 from radixpoint.quantize import Quantizer
-from radixpoint.search import Criterion, search
+from radixpoint.search import Criterion, cheapest, search
 
 LENGTHS = (3, 4, 5)
 
@@ -223,3 +224,104 @@ def test_search(tmp_path: Path, policy: str) -> None:
         assert sum(sizes[n].weights * p[0] for n, p in found["layers"].items()) == holding[0]
     again = json.loads((tmp_path / "result.json").read_text())
     assert again == json.loads(json.dumps(result))
+
+
+def test_by_layer_holds_where_one_length_for_all_does(tmp_path: Path) -> None:
+    """With the default word lengths the longest lose next to nothing beside the shortest."""
+    graph = networks.balanced()
+    images = networks.labelled(graph, 500, 1)
+    calibration = networks.images(64, 2, graph.shapes["input"])  # type: ignore[arg-type]
+    result = search(graph, images, calibration, tmp_path, Criterion("top1", 1.0), ["separate", "per-layer"])
+    separate, by_layer = (result["policies"][name] for name in ("separate", "per-layer"))
+    assert separate["conv"] is not None
+    assert by_layer["drop"] is not None
+    holding = [point["cost"] for point in by_layer["frontier"] if point["drop"] <= 1.0]
+    sizes = product_layers(graph)
+    chosen = sum(sizes[name].cost(tuple(pair), "multipliers") for name, pair in by_layer["layers"].items())  # type: ignore[arg-type]
+    assert chosen == min(holding)
+    assert by_layer["frontier"][-1]["predicted_loss"] < 1e-4  # the safest is on it
+
+
+def test_an_answer_below_a_dearer_failure_is_found() -> None:
+    outcomes = [("fails", 9.0), ("holds", 0.5), ("fails", 1.1), ("holds", 0.2)]
+    found = cheapest([(drop, verdict) for verdict, drop in outcomes])  # type: ignore[misc]
+    assert (found.word_length, found.evaluation, found.monotone) == (1, 0.5, False)
+    assert cheapest([(9.0, "fails")]).word_length is None  # type: ignore[list-item]
+
+
+def test_losses_of_nothing() -> None:
+    zero = {"a": {3: 0.0, 4: 0.0}}
+    assert frontier(Sensitivity(0.0, zero, zero), {"a": Products(10, 9, 10)}, 12) == [{"a": (3, 3)}]
+
+
+@pytest.mark.parametrize("short", range(1, 12))
+def test_memory_is_kept_to_the_bit(short: int) -> None:
+    """Where a bit is far below the solver's tolerance."""
+    layers = {"a": Products(1, 1, 5_000_000), "b": Products(1, 1, 1_666_666)}
+    table = {name: {3: 0.1, 4: 0.0} for name in layers}
+    limit = 5_000_000 * 3 + 1_666_666 * 4 - short
+    found = allocate(Sensitivity(0.0, table, table), layers, 1.0, "multipliers", Constraints(memory=limit))
+    assert found is not None
+    assert sum(layers[name].weights * w for name, (w, _) in found.items()) <= limit
+
+
+@pytest.mark.parametrize(
+    ("policies", "options", "message"),
+    [
+        (["joint", "per-layer"], {"constraints": Constraints(fixed={"nosuch": 8})}, "'nosuch' fixed at 8"),
+        (["joint", "per-layer"], {"constraints": Constraints(memory=10)}, "10 bits for all weights"),
+        (["joint", "greedy"], {"binary_point": {"scope": "class"}}, "scope class"),
+        (["per-layer"], {"codes": {"weights": {"kind": "log2"}}}, "fixed-point"),
+        (["joint", "minifloat"], {"word_lengths": (4, 24)}, "policy minifloat at 24 bits"),
+        (["joint", "log2"], {"bn_start": 20}, "policy log2 at 2 bits, batch normalization at 20"),
+        (["joint", "codebook"], {"refine": ["columns"]}, "policy codebook"),
+        (["joint", "dynamic"], {"bn_start": 40}, "batch normalization at 40"),
+    ],
+)
+def test_the_impossible_is_refused_before_any_work(
+    tmp_path: Path, policies: list[str], options: dict[str, object], message: str
+) -> None:
+    graph = networks.balanced()
+    images = networks.labelled(graph, 60, 1)
+    with pytest.raises(DesignError, match=message):
+        search(graph, images, images, tmp_path / "run", policies=policies, **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_lin_and_uniform_run_with_the_defaults(tmp_path: Path) -> None:
+    graph = networks.balanced()
+    images = networks.labelled(graph, 300, 1)
+    point = {"scope": "tensor", "rule": "sqnr"}
+    result = search(
+        graph, images, images, tmp_path, Criterion("top1", 5.0), ["sqnr", "uniform"], binary_point=point
+    )
+    assert result["policies"]["sqnr"]["conv"] is not None
+    design = Design.load(tmp_path / "uniform" / "design.json")
+    assert (design.binary_point.scope, design.binary_point.rule) == ("class", "loss")
+
+
+def test_no_answer_leaves_no_network(tmp_path: Path) -> None:
+    graph = networks.balanced()
+    images = networks.labelled(graph, 300, 1)
+    for lengths, there in (((8, 16), True), ((2,), False)):
+        result = search(graph, images, images, tmp_path, Criterion("top1", 1.0), ["joint"], lengths)
+        assert (result["policies"]["joint"]["word_length"] is not None) == there
+        assert (tmp_path / "joint" / "network.safetensors").exists() == there
+
+
+def test_overrides_of_any_layer_count_under_rule_loss() -> None:
+    graph = networks.residual()
+    quantizer = Quantizer(graph, networks.calibrated(graph))
+    add = next(layer.name for layer in graph.layers if layer.op == "add")
+    classes = {"conv": {"weights": 5, "activations": 5, "parameters": 5}}
+    classes |= {"fc": {"weights": 7, "activations": 7, "parameters": 7}}
+    classes |= {"bn": {"weights": 12, "activations": 12, "parameters": 12}}
+    overrides = {add: {"activations": 20}, "input": {"activations": 9}, graph.output: {"weights": 9}}
+    for rule in ("max", "loss"):
+        document = {"classes": classes, "layers": overrides, "binary_point": {"rule": rule}}
+        design = msgspec.convert(document, Design)
+        formats = quantizer.formats(design)
+        assert formats[add, "result"].word_length == 20
+        assert formats["input", "result"].word_length == 9
+        assert formats[graph.output, "weight"].word_length == 9
+        assert formats[graph.output, "operand"].word_length == 7

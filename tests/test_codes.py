@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 import networks
+from radixpoint.arith import dequantize
 from radixpoint.cli import main
 from radixpoint.codes import codebook, grid
 from radixpoint.design import Code, Codes, Design
 from radixpoint.engines import ENGINES, make_engine, quantize_images
+from radixpoint.engines.floating import FloatingEngine
 from radixpoint.errors import DesignError, ExportError, GraphError
 from radixpoint.export import TARGETS, export_network, verify_export
 from radixpoint.ir import IntParameter, freeze, verify
@@ -120,6 +122,37 @@ def test_policies_on_every_engine(network: str, policy: str, unsigned: bool) -> 
         products = [step for step in quantized.steps if step.op in ("conv", "dense")]
         assert products
         assert all(len(np.unique(quantized.arrays(step)["weight"])) <= 1 << 5 for step in products)
+
+
+@pytest.mark.parametrize("policy", ["log2", "minifloat", "log-sqrt2"])
+@pytest.mark.parametrize("seed", range(3))
+def test_better_offsets_before_a_lookup(policy: str, seed: int) -> None:
+    """They may widen what is looked up; tables hold the whole format."""
+    graph = networks.mixed(seed)
+    images = networks.images(shape=graph.shapes["input"])  # type: ignore[arg-type]
+    design = POLICIES[policy].design(4, 14, {"refine": ["offsets"]}, graph)
+    quantized = quantize(graph, networks.calibrated(graph), design, images)
+    stored = quantize_images(quantized, images.inputs(0, 4))
+    expected = make_engine(quantized, "reference").run(stored)[quantized.output]
+    for engine in ENGINES:
+        assert np.array_equal(make_engine(quantized, engine).run(stored)[quantized.output], expected)
+
+
+def test_offsets_correct_what_a_codebook_loses() -> None:
+    """Against the weights as they were, not as the codebook has them."""
+    errors = np.zeros(2)
+    for seed in range(4):
+        graph = networks.residual(seed)
+        images = networks.images(shape=graph.shapes["input"])  # type: ignore[arg-type]
+        inputs = networks.images(64, 5, graph.shapes["input"]).inputs(0, 64)  # type: ignore[arg-type]
+        real = FloatingEngine(graph).run(inputs)[graph.output]
+        for place, refine in enumerate(([], ["offsets"])):
+            design = POLICIES["codebook"].design(2, 16, {"refine": refine}, graph)
+            quantized = quantize(graph, networks.calibrated(graph), design, images)
+            got = make_engine(quantized).run(quantize_images(quantized, inputs))[quantized.output]
+            logits = dequantize(got, quantized.logit_fraction_length())
+            errors[place] += np.mean((logits - real) ** 2) / np.mean(real**2)
+    assert errors[1] < 0.4 * errors[0]
 
 
 def test_a_short_table_is_refused() -> None:

@@ -141,6 +141,17 @@ def test_bad_sources(folder: Path, tmp_path: Path) -> None:
         read_classes(tmp_path / "twice")
 
 
+def test_parts_tell_what_was_unreadable(folder: Path) -> None:
+    (folder / "dog" / "broken.png").write_bytes(b"no image")
+    images = load_images(folder)
+    ((name, reason),) = images.unreadable
+    assert name.endswith("broken.png")
+    assert "0x" not in reason  # the same in every run
+    first, rest = images.parted(1)
+    assert (first.unreadable, rest.unreadable) == (images.unreadable, ())
+    assert images.first(1).unreadable == images.unreadable
+
+
 def test_labels_and_shapes_must_fit_the_network(folder: Path) -> None:
     images = load_images(folder)
     with pytest.raises(DataError, match=r"2 classes.*1 outputs"):

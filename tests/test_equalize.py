@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
+import pytest
+from msgspec.structs import replace as replace_fields
 
 import networks
 from radixpoint.calibrate import calibrate
+from radixpoint.design import Design
 from radixpoint.engines.floating import FloatingEngine
 from radixpoint.equalize import _pairs, equalized
+from radixpoint.errors import DesignError
 from radixpoint.ir import Graph
+from radixpoint.quantize import quantize
 
 
 def spread(seed: int = 0) -> tuple[Graph, np.ndarray]:
@@ -47,6 +53,30 @@ def test_channels_become_more_equal() -> None:
     high = [r.tensors[relu.name].high for r in (ranges, after)]
     apart = [np.log2(h[h > 0].max() / h[h > 0].min()) for h in high]
     assert apart[1] < apart[0] - 3
+
+
+def test_designs_that_equalize() -> None:
+    """The same integers as of the equalized network; the design alone says so."""
+    graph, _ = spread()
+    images = networks.images(96, 0, graph.shapes["input"])  # type: ignore[arg-type]
+    ranges = calibrate(graph, images)
+    point = {"scope": "channel", "rule": "loss"}
+    design = Design.separate(5, 12, binary_point=point, equalize=True, refine=["offsets"])
+    found = quantize(graph, ranges, design, images)
+    other = equalized(graph, ranges)
+    plain = Design.separate(5, 12, binary_point=point, refine=["offsets"])
+    expected = quantize(other, calibrate(other, images), plain, images)
+    assert found.parameters.keys() == expected.parameters.keys()
+    for key, parameter in expected.parameters.items():
+        assert np.array_equal(parameter.data, found.parameters[key].data)
+    assert found.metadata["network"] == graph.digest
+    assert msgspec.json.decode(found.metadata["design"], type=Design) == design
+    without = quantize(graph, ranges, plain, images)
+    assert any(
+        not np.array_equal(one.data, found.parameters[key].data) for key, one in without.parameters.items()
+    )
+    with pytest.raises(DesignError, match="equalizes needs the calibration images"):
+        quantize(graph, ranges, replace_fields(design, refine=[]))
 
 
 def test_by_hand() -> None:

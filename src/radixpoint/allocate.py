@@ -353,10 +353,9 @@ def frontier(
     end = max(begin, min(end, 1.0))
     # steps start where losses tell designs apart, even if the longest word lengths lose next to nothing
     second = max(begin * 1.25, end * 1e-4)
-    budgets = [
-        begin,
-        *(second * max(end / second, 1.0) ** (i / max(points - 2, 1)) for i in range(points - 1)),
-    ]
+    budgets = [begin]
+    if second > 0:
+        budgets += np.geomspace(second, max(second, end), points - 1).tolist()
     found: list[Allocation] = []
     for budget in budgets:
         one = program.solve(costs, budget * (1 + 1e-9))
