@@ -27,6 +27,7 @@ from radixpoint.allocate import Losses, Sensitivity, allocated, averages, produc
 from radixpoint.allocate import frontier as allocations
 from radixpoint.design import Design
 from radixpoint.evaluate import Evaluation
+from radixpoint.formats import Rounding
 from radixpoint.policies import POLICIES
 from radixpoint.search import POINTS, Judge
 from resnet50 import Data, interval
@@ -69,16 +70,16 @@ def separate(data: Data, runs: Path) -> None:
 
 OFFSETS, COLUMNS, UNITS = (["offsets", "columns", "units"][: n + 1] for n in range(3))
 STEPS: tuple[tuple[str, dict[str, Any], dict[str, tuple[int, ...]]], ...] = (
-    ("rule `max`", {"rule": "max"}, {"channel": (12, 11, 10, 9), "tensor": (12, 11, 10, 9)}),
-    ("rule `sqnr`", {"rule": "sqnr"}, {"channel": (8, 7, 6, 5), "tensor": (8, 7, 6, 5)}),
-    ("rule `loss`", {"rule": "loss"}, {"channel": (8, 7, 6, 5), "tensor": (8, 7, 6, 5)}),
-    ("+ unsigned", {"rule": "loss", "unsigned": True}, {"channel": (7, 6, 5, 4), "tensor": (7, 6, 5, 4)}),
+    ("rule `max`", {"rule": "max"}, {"channel": (12, 11, 10, 9), "tensor": (12, 11, 10)}),
+    ("rule `sqnr`", {"rule": "sqnr"}, {"channel": (8, 7, 6, 5), "tensor": (7, 6, 5)}),
+    ("rule `loss`", {"rule": "loss"}, {"channel": (8, 7, 6, 5), "tensor": (7, 6, 5)}),
+    ("+ unsigned", {"rule": "loss", "unsigned": True}, {"channel": (7, 6, 5, 4), "tensor": (8, 6, 5, 4)}),
     ("+ equalized (not kept)", {"rule": "loss", "unsigned": True, "equalize": True},
      {"channel": (6, 5), "tensor": (6, 5)}),
     ("+ offsets", {"rule": "loss", "unsigned": True, "refine": OFFSETS},
      {"channel": (6, 5, 4), "tensor": (6, 5)}),
     ("+ columns", {"rule": "loss", "unsigned": True, "refine": COLUMNS},
-     {"channel": (6, 5, 4), "tensor": (6, 5)}),
+     {"channel": (6, 5), "tensor": (6, 5)}),
     ("+ units", {"rule": "loss", "unsigned": True, "refine": UNITS}, {"channel": (5,), "tensor": (5,)}),
 )  # fmt: skip
 """Each with what came before, but for what is not kept; and word lengths around the smallest that holds."""
@@ -118,8 +119,8 @@ def ablation(data: Data, runs: Path) -> None:
 # ------------------------------------------------------------------------------------ representations
 
 REPRESENTED = (8, 6, 5, 4)
-FEW = 500
-"""Images that judge stochastic rounding, which runs in the slow engine."""
+FEW = 1000
+"""Images that judge what needs the slow engine: coded activations, stochastic rounding."""
 
 
 def representations(data: Data, runs: Path) -> None:
@@ -129,20 +130,20 @@ def representations(data: Data, runs: Path) -> None:
     row("policy", *(f"{word} bits" for word in REPRESENTED))
     row(*["---"] * (1 + len(REPRESENTED)))
     for policy in sorted(POLICIES, key=lambda name: name == "stochastic"):
-        judge = few if policy == "stochastic" else everything
         cells = []
         for word in REPRESENTED:
             scope = "channel" if policy == "separate" else "tensor"
             options = {"binary_point": {"scope": scope, "rule": "loss"}, "unsigned": True}
             design = POLICIES[policy].design(word, BN, options, data.graph)
-            cells.append(drop(whole(judge, design, f"{policy}, {word}")))
+            slow = design.codes.activations is not None or design.rounding is Rounding.STOCHASTIC
+            cells.append(drop(whole(few if slow else everything, design, f"{policy}, {word}")))
         row(policy, *cells)
 
 
 # ------------------------------------------------------------------------------------------- frontier
 
-LENGTHS = tuple(range(3, 9))
-WORTH = (3.8, 5.4)
+LENGTHS = (3, 4, 5, 6, 7)
+WORTH = (4.0, 5.2)
 """Refined are the allocations whose multipliers have so many bits."""
 
 
@@ -175,7 +176,7 @@ def frontier(data: Data, runs: Path) -> None:
 
     row("designs", "bits of a multiplier", "average bits: weight, operand", "drop", "agrees with float")
     row(*["---"] * 5)
-    for word in (15, 14, 13, 12):
+    for word in (14, 13, 12):
         note("joint, rule max", word, Design.joint(word))
     for word in (12, 11, 10, 9):
         note("separate, rule max", word, Design.separate(word, BN))
@@ -183,7 +184,7 @@ def frontier(data: Data, runs: Path) -> None:
         note("joint", word, Design.joint(word, **BEST))
     for word in (8, 7, 6, 5, 4):
         note("separate", word, Design.separate(word, BN, **BEST))
-    for word in (6, 5, 4):
+    for word in (6, 5):
         note("separate, refined", word, Design.separate(word, BN, **BEST, refine=COLUMNS))
     start = Design.separate(LENGTHS[-1], BN, **BEST)
     layers = product_layers(data.graph, unsigned=True)

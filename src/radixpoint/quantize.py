@@ -16,7 +16,7 @@ from radixpoint.design import Codes, Design, Widths
 from radixpoint.engines import make_engine, quantize_images
 from radixpoint.equalize import equalized
 from radixpoint.errors import DesignError
-from radixpoint.formats import Overflow
+from radixpoint.formats import Overflow, Rounding
 from radixpoint.ir import Graph, IntGraph
 from radixpoint.lower import ParameterCache, lower
 from radixpoint.patches import Patches, sampled_patches
@@ -111,6 +111,10 @@ class Quantizer:
         return formats
 
     def _chosen(self, design: Design) -> Formats:
+        """Chosen as if all rounding were to nearest: binary points should not depend on draws."""
+        for field in ("rounding", "parameter_rounding"):
+            if getattr(design, field) is Rounding.STOCHASTIC:
+                design = replace(design, **{field: Rounding.RND})
         return choose_formats(
             self.graph,
             self.ranges,
