@@ -25,6 +25,7 @@ import msgspec
 
 from radixpoint.allocate import Losses, Sensitivity, allocated, averages, product_layers
 from radixpoint.allocate import frontier as allocations
+from radixpoint.codes import operand_grid, weight_grid
 from radixpoint.design import Design
 from radixpoint.evaluate import Evaluation
 from radixpoint.formats import Rounding
@@ -120,7 +121,9 @@ def ablation(data: Data, runs: Path) -> None:
 
 REPRESENTED = (8, 6, 5, 4)
 FEW = 1000
-"""Images that judge what needs the slow engine: coded activations, stochastic rounding."""
+"""Images that judge what the native engine runs in part only: coded activations, stochastic rounding."""
+NATIVE = 16
+"""Bits of the longest operand of the native engine; codes whose values take more are left out."""
 
 
 def representations(data: Data, runs: Path) -> None:
@@ -135,6 +138,10 @@ def representations(data: Data, runs: Path) -> None:
             scope = "channel" if policy == "separate" else "tensor"
             options = {"binary_point": {"scope": scope, "rule": "loss"}, "unsigned": True}
             design = POLICIES[policy].design(word, BN, options, data.graph)
+            grids = [weight_grid(design, "", "conv"), operand_grid(design, "", "conv", True)]
+            if any(grid is not None and grid.word_length > NATIVE for grid in grids):
+                cells.append("-")
+                continue
             slow = design.codes.activations is not None or design.rounding is Rounding.STOCHASTIC
             cells.append(drop(whole(few if slow else everything, design, f"{policy}, {word}")))
         row(policy, *cells)

@@ -316,7 +316,11 @@ def test_overrides_of_any_layer_count_under_rule_loss() -> None:
     classes = {"conv": {"weights": 5, "activations": 5, "parameters": 5}}
     classes |= {"fc": {"weights": 7, "activations": 7, "parameters": 7}}
     classes |= {"bn": {"weights": 12, "activations": 12, "parameters": 12}}
-    overrides = {add: {"activations": 20}, "input": {"activations": 9}, graph.output: {"weights": 9}}
+    overrides = {
+        add: {"activations": 20},
+        "input": {"activations": 9},
+        graph.output: {"weights": 9, "parameters": 11},
+    }
     for rule in ("max", "loss"):
         document = {"classes": classes, "layers": overrides, "binary_point": {"rule": rule}}
         design = msgspec.convert(document, Design)
@@ -325,3 +329,4 @@ def test_overrides_of_any_layer_count_under_rule_loss() -> None:
         assert formats["input", "result"].word_length == 9
         assert formats[graph.output, "weight"].word_length == 9
         assert formats[graph.output, "operand"].word_length == 7
+        assert formats[graph.output, "bias"].word_length == 11

@@ -98,7 +98,11 @@ class Quantizer:
             return self._chosen(design)
         alone = {layer.name for layer in self.graph.layers if layer.op in ("conv", "fc")} | {self.graph.input}
         own = {name: widths for name, widths in design.layers.items() if name in alone}
-        others = {name: widths for name, widths in design.layers.items() if name not in alone}
+        others = {
+            name: Widths(parameters=widths.parameters) if name in alone else widths
+            for name, widths in design.layers.items()
+            if name not in alone or widths.parameters is not None
+        }
         whole = replace(design, layers=others, refine=[])
         formats = dict(self._chosen_by_loss(whole))
         for name, widths in own.items():
