@@ -18,16 +18,18 @@ cost against drop, with word lengths by layer.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from radixpoint.allocate import Losses, Sensitivity, allocated, averages, product_layers
 from radixpoint.allocate import frontier as allocations
 from radixpoint.codes import operand_grid, weight_grid
 from radixpoint.design import Design
-from radixpoint.evaluate import Evaluation
+from radixpoint.evaluate import Evaluation, Outcomes, summarize
 from radixpoint.formats import Rounding
 from radixpoint.policies import POLICIES
 from radixpoint.search import POINTS, Judge
@@ -154,21 +156,45 @@ WORTH = (4.0, 5.2)
 """Refined are the allocations whose multipliers have so many bits."""
 
 
+def allocated_designs(judge: Judge) -> Iterator[tuple[dict[str, float], Design]]:
+    """The frontier of word lengths by layer, the cheapest last: average bits, design."""
+    start = Design.separate(LENGTHS[-1], BN, **BEST)
+    layers = product_layers(judge.graph, unsigned=True)
+    sensitivity = judge.measured("sensitivity", start, LENGTHS, Sensitivity, Losses.measure)
+    for allocation in allocations(sensitivity, layers, POINTS):
+        yield averages(layers, allocation), allocated(start, allocation, judge.graph)
+
+
 def held_out(data: Data, runs: Path) -> None:
-    """Chosen on half of the images, reported on the other half."""
-    chosen, others = data.images.parted(len(data.images) // 2)
-    result = data.search(
-        runs, "held-out", "top1", 1.0, images=chosen, held_out=others, policies=["separate", "per-layer"],
-        word_lengths=LENGTHS, **BEST,
-    )  # fmt: skip
-    row("policy", "bits", "drop, images that chose", "drop, images that took no part")
-    row(*["---"] * 4)
-    for name, found in result["policies"].items():
-        bits = f"conv {found['conv']}, bn {found['bn']}"
-        if name == "per-layer":
-            average = found["average"]
-            bits = f"weights {average['weight']:.2f}, operands {average['operand']:.2f}, bn {found['bn']}"
-        row(name, bits, interval(found), interval(found["held_out"]))
+    """The cheapest that holds on half of the images, reported on the other half."""
+    judge = data.judge(runs)
+    order = np.random.default_rng(0).permutation(len(data.images))
+    halves = np.split(order, [len(order) // 2])
+
+    def judged(design: Design) -> list[Evaluation]:
+        """On each half."""
+        outcomes = judge.outcomes("", design)
+        parts = [
+            [Outcomes(o.top1[half], o.top5[half], o.prediction[half]) for o in outcomes] for half in halves
+        ]
+        return [summarize(reference, found) for reference, found in parts]
+
+    uniform = [(f"{word}, {word}", Design.separate(word, BN, **BEST)) for word in (4, 5, 6, 7)]
+    by_layer = [
+        (f"{average['weight']:.2f}, {average['operand']:.2f}", design)
+        for average, design in reversed(list(allocated_designs(judge)))
+    ]
+    row(
+        "policy", "limit", "bits of weights, operands", "drop, images that chose", "drop, images that did not"
+    )
+    row(*["---"] * 5)
+    for name, designs in (("separate", uniform), ("per-layer", by_layer)):
+        for limit in (1.0, 0.5):
+            for text, design in designs:
+                chosen, others = judged(design)
+                if chosen.drop <= limit:
+                    row(name, limit, text, drop(chosen), drop(others))
+                    break
 
 
 def frontier(data: Data, runs: Path) -> None:
@@ -193,12 +219,8 @@ def frontier(data: Data, runs: Path) -> None:
         note("separate", word, Design.separate(word, BN, **BEST))
     for word in (6, 5):
         note("separate, refined", word, Design.separate(word, BN, **BEST, refine=COLUMNS))
-    start = Design.separate(LENGTHS[-1], BN, **BEST)
-    layers = product_layers(data.graph, unsigned=True)
-    sensitivity = judge.measured("sensitivity", start, LENGTHS, Sensitivity, Losses.measure)
-    for allocation in allocations(sensitivity, layers, POINTS):
-        average = averages(layers, allocation)
-        design, bits = allocated(start, allocation, data.graph), average["multiplier"]
+    for average, design in allocated_designs(judge):
+        bits = average["multiplier"]
         text = f"{average['weight']:.2f}, {average['operand']:.2f}"
         note("per-layer", bits, design, text)
         if WORTH[0] <= bits <= WORTH[1]:

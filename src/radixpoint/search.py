@@ -223,10 +223,18 @@ class Judge:
         lost = drop(self._reference.hits(metric), seen.hits(metric))
         return len(seen), "holds" if lost <= self.criterion.limit else "fails"
 
+    def _path(self, design: Design) -> Path:
+        parts = (self._version, self.graph.digest, self.images.digest, self.calibration.digest)
+        return self.cache / f"design-{_key(*parts, design.to_json().decode())}.json"
+
+    def outcomes(self, text: str, design: Design) -> tuple[Outcomes, Outcomes]:
+        """Image by image on all of them: of the float network, and of ``design``."""
+        self.judge(text, design, whole=True)
+        return self._reference, self._read(self._path(design))
+
     def judge(self, text: str, design: Design, whole: bool = False) -> tuple[Evaluation, Verdict]:
         """Evaluate ``design`` until its verdict is certain, or on every image if ``whole``."""
-        parts = (self._version, self.graph.digest, self.images.digest, self.calibration.digest)
-        path = self.cache / f"design-{_key(*parts, design.to_json().decode())}.json"
+        path = self._path(design)
         decide = self._final if whole else self._decided
         seen = self._read(path)
         decided = decide(seen)
