@@ -171,7 +171,7 @@ def test_an_area_that_cannot_be_told_is_refused_before_any_work(
     images = networks.labelled(graph, 60, 1)
     asked = {"policies": ["per-layer"], "word_lengths": (20, 21), "bn_start": 24, "objective": "luts"}
     with pytest.raises(ExportError, match="Yosys"):
-        search(graph, images, images, tmp_path / "run", **asked)  # type: ignore[arg-type]
+        search(graph, images, images, tmp_path / "run", **asked)
     assert not (tmp_path / "run").exists()
 
 
@@ -230,23 +230,23 @@ def test_by_layer_holds_where_one_length_for_all_does(tmp_path: Path) -> None:
     """With the default word lengths the longest lose next to nothing beside the shortest."""
     graph = networks.balanced()
     images = networks.labelled(graph, 500, 1)
-    calibration = networks.images(64, 2, graph.shapes["input"])  # type: ignore[arg-type]
+    calibration = networks.images(64, 2, graph.shapes["input"])
     result = search(graph, images, calibration, tmp_path, Criterion("top1", 1.0), ["separate", "per-layer"])
     separate, by_layer = (result["policies"][name] for name in ("separate", "per-layer"))
     assert separate["conv"] is not None
     assert by_layer["drop"] is not None
     holding = [point["cost"] for point in by_layer["frontier"] if point["drop"] <= 1.0]
     sizes = product_layers(graph)
-    chosen = sum(sizes[name].cost(tuple(pair), "multipliers") for name, pair in by_layer["layers"].items())  # type: ignore[arg-type]
+    chosen = sum(sizes[name].cost(tuple(pair), "multipliers") for name, pair in by_layer["layers"].items())
     assert chosen == min(holding)
     assert by_layer["frontier"][-1]["predicted_loss"] < 1e-4  # the safest is on it
 
 
 def test_an_answer_below_a_dearer_failure_is_found() -> None:
     outcomes = [("fails", 9.0), ("holds", 0.5), ("fails", 1.1), ("holds", 0.2)]
-    found = cheapest([(drop, verdict) for verdict, drop in outcomes])  # type: ignore[misc]
+    found = cheapest([(drop, verdict) for verdict, drop in outcomes])
     assert (found.word_length, found.evaluation, found.monotone) == (1, 0.5, False)
-    assert cheapest([(9.0, "fails")]).word_length is None  # type: ignore[list-item]
+    assert cheapest([(9.0, "fails")]).word_length is None
 
 
 def test_losses_of_nothing() -> None:
@@ -284,7 +284,7 @@ def test_the_impossible_is_refused_before_any_work(
     graph = networks.balanced()
     images = networks.labelled(graph, 60, 1)
     with pytest.raises(DesignError, match=message):
-        search(graph, images, images, tmp_path / "run", policies=policies, **options)  # type: ignore[arg-type]
+        search(graph, images, images, tmp_path / "run", policies=policies, **options)
     assert not (tmp_path / "run").exists()
 
 

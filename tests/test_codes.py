@@ -129,7 +129,7 @@ def test_policies_on_every_engine(network: str, policy: str, unsigned: bool) -> 
 def test_better_offsets_before_a_lookup(policy: str, seed: int) -> None:
     """They may widen what is looked up; tables hold the whole format."""
     graph = networks.mixed(seed)
-    images = networks.images(shape=graph.shapes["input"])  # type: ignore[arg-type]
+    images = networks.images(shape=graph.shapes["input"])
     design = POLICIES[policy].design(4, 14, {"refine": ["offsets"]}, graph)
     quantized = quantize(graph, networks.calibrated(graph), design, images)
     stored = quantize_images(quantized, images.inputs(0, 4))
@@ -143,8 +143,8 @@ def test_offsets_correct_what_a_codebook_loses() -> None:
     errors = np.zeros(2)
     for seed in range(4):
         graph = networks.residual(seed)
-        images = networks.images(shape=graph.shapes["input"])  # type: ignore[arg-type]
-        inputs = networks.images(64, 5, graph.shapes["input"]).inputs(0, 64)  # type: ignore[arg-type]
+        images = networks.images(shape=graph.shapes["input"])
+        inputs = networks.images(64, 5, graph.shapes["input"]).inputs(0, 64)
         real = FloatingEngine(graph).run(inputs)[graph.output]
         for place, refine in enumerate(([], ["offsets"])):
             design = POLICIES["codebook"].design(2, 16, {"refine": refine}, graph)

@@ -160,7 +160,7 @@ def test_everything_is_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert synthesis.synthesize(*part, flow).cells
     for x, w in itertools.product(range(2, 13), repeat=2):  # of two word lengths, in either order
         for unit in ("gates", "luts"):
-            assert synthesis.multiplier_area(x, w, unit) == synthesis.multiplier_area(w, x, unit) > 0  # type: ignore[arg-type]
+            assert synthesis.multiplier_area(x, w, unit) == synthesis.multiplier_area(w, x, unit) > 0
     before = synthesis.result_key("rx_cast", {}, "gates")
     monkeypatch.setattr(synthesis, "rtl", lambda name: "// another")
     assert synthesis.result_key("rx_cast", {}, "gates") != before
@@ -193,7 +193,7 @@ def test_fewer_bits_are_smaller() -> None:
         assert gates == sorted(gates)
         assert gates[0] < 0.5 * gates[-1]
     for unit in ("gates", "luts"):  # a mapper may lose a gate or two, not a bit's worth
-        areas = {(x, w): synthesis.multiplier_area(x, w, unit) for x in range(2, 13) for w in range(2, 13)}  # type: ignore[arg-type]
+        areas = {(x, w): synthesis.multiplier_area(x, w, unit) for x in range(2, 13) for w in range(2, 13)}
         assert all(areas[x + 2, w] > areas[x, w] for x, w in areas if x <= 10)
     assert (
         synthesis.multiplier_area(6, 6, "luts")

@@ -47,7 +47,9 @@ def agree(graph: IntGraph, inputs: np.ndarray) -> None:
 @pytest.mark.parametrize("rule", ["max", "percentile", "mse", "sqnr"])
 def test_forms_scopes_and_rules(name: str, form: str, scope: str, rule: str) -> None:
     if rule == "sqnr" and scope in ("network", "class"):
-        return  # refused, see test_output_error.py
+        with pytest.raises(DesignError, match="expected scope tensor or channel"):
+            Design.separate(8, 8, binary_point={"scope": scope, "rule": rule})
+        return
     for conv, bn in ((4, 6), (8, 8), (10, 16), (16, 16)):
         design = Design.separate(
             conv, bn, batch_norm=form, binary_point={"scope": scope, "rule": rule}, average_pool="reciprocal"

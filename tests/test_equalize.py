@@ -44,7 +44,7 @@ def test_float_results_are_the_same_bits() -> None:
 
 def test_channels_become_more_equal() -> None:
     graph, _ = spread()
-    images = networks.images(96, 0, graph.shapes["input"])  # type: ignore[arg-type]
+    images = networks.images(96, 0, graph.shapes["input"])
     ranges = calibrate(graph, images)
     other = equalized(graph, ranges)
     assert graph.digest != other.digest
@@ -58,7 +58,7 @@ def test_channels_become_more_equal() -> None:
 def test_designs_that_equalize() -> None:
     """The same integers as of the equalized network; the design alone says so."""
     graph, _ = spread()
-    images = networks.images(96, 0, graph.shapes["input"])  # type: ignore[arg-type]
+    images = networks.images(96, 0, graph.shapes["input"])
     ranges = calibrate(graph, images)
     point = {"scope": "channel", "rule": "loss"}
     design = Design.separate(5, 12, binary_point=point, equalize=True, refine=["offsets"])

@@ -24,7 +24,7 @@ from radixpoint.sites import Site, sites, stored_parameters
 def site(role: str, values: np.ndarray, word_length: int, signed: bool = True) -> Site:
     """``values``: (channels, ...)."""
     kind = "weights" if role == "weight" else "activations"
-    return Site(("c", role), "conv", kind, word_length, Statistics.of(values), True, signed)  # type: ignore[arg-type]
+    return Site(("c", role), "conv", kind, word_length, Statistics.of(values), True, signed)
 
 
 def exact_error(
@@ -111,7 +111,7 @@ def test_errors_count_by_the_factor_behind() -> None:
 
 def test_patches_are_those_of_the_network() -> None:
     graph = networks.mixed()
-    images = networks.images(6, 1, graph.shapes["input"]).inputs(0, 6)  # type: ignore[arg-type]
+    images = networks.images(6, 1, graph.shapes["input"]).inputs(0, 6)
     found = sampled_patches(graph, images, count=60)
     names = [layer.name for layer in graph.layers if layer.op in ("conv", "fc")]
     assert list(found) == names

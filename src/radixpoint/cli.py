@@ -558,7 +558,9 @@ def _report(result: dict[str, Any], out: Path) -> None:
     for name, policy in result["policies"].items():
         if not policy["monotone"]:
             _out.print(f"{name}: not monotone: a longer word length fails; see result.json", highlight=False)
-    _out.print(f"{out}: result.json, and design.json and network.safetensors of each policy", markup=False)
+    _out.print(
+        f"{out}: result.json; design.json and network.safetensors of each policy that holds", markup=False
+    )
 
 
 def _note_the_engine() -> None:
