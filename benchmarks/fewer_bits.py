@@ -152,7 +152,7 @@ def representations(data: Data, runs: Path) -> None:
 # ------------------------------------------------------------------------------------------- frontier
 
 LENGTHS = (3, 4, 5, 6, 7)
-WORTH = (4.0, 5.2)
+WORTH = (3.9, 5.2)
 """Refined are the allocations whose multipliers have so many bits."""
 
 
