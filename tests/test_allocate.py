@@ -26,7 +26,7 @@ from radixpoint.cost import cost, multiplier_cost
 from radixpoint.design import Design
 from radixpoint.errors import DesignError, ExportError
 from radixpoint.quantize import Quantizer
-from radixpoint.search import Criterion, cheapest, search
+from radixpoint.search import Criterion, Watcher, cheapest, search
 
 LENGTHS = (3, 4, 5)
 
@@ -191,6 +191,12 @@ def test_search(tmp_path: Path, policy: str) -> None:
     graph = networks.balanced()
     images, held_out = networks.labelled(graph, 700, 1).parted(500)
     assert images.shared_with(held_out) < 20  # tiny random images repeat
+    lines = []
+
+    class Lines(Watcher):
+        def judged(self, text: str, *_: object) -> None:
+            lines.append(text)
+
     result = search(
         graph,
         images,
@@ -202,7 +208,12 @@ def test_search(tmp_path: Path, policy: str) -> None:
         held_out=held_out,
         objective="memory",
         constraints=Constraints(equal=True),
+        watcher=Lines(),
     )
+    # points of a path are no word lengths; those of batch normalization are
+    points, bns = ([line for line in lines if kind in line] for kind in (", point ", ", bn "))
+    assert points and not any(line.endswith(" bits") for line in points)
+    assert any(line.endswith(" bits") for line in bns)
     found = result["policies"][policy]
     assert found["drop"] <= 5.0
     assert found["held_out"]["images"] == 200

@@ -286,6 +286,18 @@ def test_a_network_of_another_model_is_refused(files: Path, tmp_path: Path) -> N
     )
 
 
+def test_layers_of_an_equalized_network_have_no_sqnr(files: Path, tmp_path: Path) -> None:
+    """Its tensors are not those of the float network; its outputs are, and can be evaluated."""
+    (tmp_path / "design.json").write_bytes(Design.separate(8, 12, equalize=True).to_json())
+    made = ["--design", tmp_path / "design.json", "--calibration", files / "calibration.npz"]
+    read = ["--preprocessing", files / "p.json"]
+    run("quantize", files / "model.onnx", *made, *read, "--out", tmp_path / "n.safetensors")
+    evaluate = ["evaluate", files / "model.onnx", "--network", tmp_path / "n.safetensors"]
+    evaluate += ["--images", files / "images.npz", *read]
+    assert "600 images" in run(*evaluate).stdout
+    fails("expected a design without equalize", *evaluate, "--layers")
+
+
 def test_designs_in_python() -> None:
     with pytest.raises(DesignError, match=r"expected 2\.\.32"):
         Design.joint(1)

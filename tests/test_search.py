@@ -207,6 +207,11 @@ def test_bad_searches(tmp_path: Path) -> None:
         search(GRAPH, IMAGES, CALIBRATION, tmp_path / "run", binary_point={"scope": "layer"})
     with pytest.raises(DataError, match="the network takes"):
         search(GRAPH, networks.images(5, 0, (3, 9, 9)), CALIBRATION, tmp_path / "run")
+    for policy in ("codebook", "per-layer"):  # the policy that was asked for
+        with pytest.raises(DesignError, match=f"policy {policy} at 2 bits.*scope"):
+            search(
+                GRAPH, IMAGES, CALIBRATION, tmp_path / "run", policies=(policy,), binary_point={"scope": "x"}
+            )
     assert (tmp_path / "other" / "thesis.tex").read_text() == "precious"
     assert not (tmp_path / "run").exists() or not (tmp_path / "run" / "result.json").exists()
 

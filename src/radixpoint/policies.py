@@ -148,12 +148,14 @@ POLICIES: Mapping[str, Policy] = {
 def check_policy(policy: str, lengths: Sequence[int], bn: int, options: Options, graph: Graph) -> None:
     """See that a policy has a design at both ends of the word lengths.
 
+    Those by layer (:mod:`radixpoint.allocate`) start from the designs of ``separate``.
+
     Raises:
         DesignError: it has none there.
     """
     for word_length in (min(lengths), max(lengths)):
         try:
-            design = POLICIES[policy].design(word_length, bn, options, graph)
+            design = POLICIES.get(policy, POLICIES["separate"]).design(word_length, bn, options, graph)
             for layer in graph.layers:
                 if layer.op in ("conv", "fc"):
                     weight_grid(design, layer.name, layer.op)

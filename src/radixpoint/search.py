@@ -411,9 +411,8 @@ def search(
     if len(lengths) < 2 and set(policies) & set(LAYERED):
         raise DesignError(f"word lengths {lengths}: expected at least two for {' and '.join(LAYERED)}")
     # what is impossible is refused before any work
-    for policy in dict.fromkeys(("separate", *policies)):
-        if policy in POLICIES:
-            check_policy(policy, lengths, bn_start, options, graph)
+    for policy in dict.fromkeys((*policies, *(["separate"] if grid else []))):
+        check_policy(policy, lengths, bn_start, options, graph)
     if set(policies) & set(LAYERED):
         check_by_layer(Design.separate(lengths[0], bn_start, **options))
     for image_set in (images, calibration, *([] if held_out is None else [held_out])):
