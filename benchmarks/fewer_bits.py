@@ -1,13 +1,13 @@
-"""Fewer bits on a full-width ResNet-50: the rest of ``docs/results.md``.
+"""Fewer bits on a ResNet-50: the rest of ``docs/results.md``.
 
     python benchmarks/fewer_bits.py separate        --data DATA --runs RUNS
     python benchmarks/fewer_bits.py ablation        --data DATA --runs RUNS
     python benchmarks/fewer_bits.py representations --data DATA --runs RUNS
     python benchmarks/fewer_bits.py held-out        --data DATA --runs RUNS
-    python benchmarks/fewer_bits.py frontier        --data DATA --runs RUNS
+    python benchmarks/fewer_bits.py frontier        --data DATA --runs RUNS [--plots docs]
 
-DATA is described in ``resnet50.py``; RUNS keeps every evaluation, so that nothing is done twice. Prints
-Markdown tables, a line when it is known; ``frontier`` also draws ``docs/frontier.svg`` (needs matplotlib).
+DATA is described in ``resnet50.py``, or ``demo``; RUNS keeps every evaluation, so that nothing is done twice.
+Prints Markdown tables, a line when it is known. Plots need matplotlib.
 
 ``separate``: smallest word lengths with the best binary points, nearest rounding. ``ablation``: one technique
 after the other, a tensor and a channel to a binary point. ``representations``: every policy of two word
@@ -197,7 +197,7 @@ def held_out(data: Data, runs: Path) -> None:
                     break
 
 
-def frontier(data: Data, runs: Path) -> None:
+def frontier(data: Data, runs: Path, plots: Path | None) -> None:
     """Joint, separate, by layer: cost against drop. All are chosen on calibration images alone."""
     judge = data.judge(runs)
     curves: dict[str, list[tuple[float, float, float, float]]] = {}
@@ -226,7 +226,8 @@ def frontier(data: Data, runs: Path) -> None:
         if WORTH[0] <= bits <= WORTH[1]:
             better = msgspec.structs.replace(design, refine=COLUMNS)
             note("per-layer, refined", bits, better, text)
-    _plot(curves, Path(__file__).parent.parent / "docs" / "frontier.svg")
+    if plots is not None:
+        _plot(curves, plots / "frontier.svg")
 
 
 def _plot(curves: dict[str, list[tuple[float, float, float, float]]], path: Path) -> None:
@@ -264,14 +265,18 @@ def main() -> None:
         "ablation": ablation,
         "representations": representations,
         "held-out": held_out,
-        "frontier": frontier,
     }
-    parser.add_argument("table", choices=tables)
+    parser.add_argument("table", choices=(*tables, "frontier"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--images", type=int)
+    parser.add_argument("--plots", type=Path)
     arguments = parser.parse_args()
-    tables[arguments.table](Data(arguments.data, arguments.images), arguments.runs)
+    data = Data(arguments.data, arguments.images)
+    if arguments.table == "frontier":
+        frontier(data, arguments.runs, arguments.plots)
+    else:
+        tables[arguments.table](data, arguments.runs)
 
 
 if __name__ == "__main__":

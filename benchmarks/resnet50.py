@@ -1,7 +1,8 @@
-"""The full-width ResNet-50 that the benchmarks measure on, and what was found out about it before.
+"""The ResNet-50 that the benchmarks measure on, and what was found out about it before.
 
-A folder of data holds the network (``resnet50-tiny-imagenet.safetensors``, torchvision's names),
-``images-search.tar``, ``images-calibration.tar`` and ``wnids.txt``. A folder of runs keeps every result.
+A folder of data holds the network of full width (``resnet50-tiny-imagenet.safetensors``, torchvision's
+names), ``images-search.tar``, ``images-calibration.tar`` and ``wnids.txt``; ``demo`` in its place is the
+network of quarter width inside the package. A folder of runs keeps every result.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import radixpoint
+from radixpoint.demo import demo_images, demo_network
 from radixpoint.search import Judge, Watcher
 
 
@@ -32,10 +34,14 @@ class Data:
     """The network and its images; ``images`` of them to judge on, default all."""
 
     def __init__(self, folder: Path, images: int | None) -> None:
-        classes = radixpoint.read_classes(folder / "wnids.txt")
-        self.graph = radixpoint.load(folder / "resnet50-tiny-imagenet.safetensors", (3, 64, 64))
-        self.images = radixpoint.load_images(folder / "images-search.tar", classes=classes)
-        self.calibration = radixpoint.load_images(folder / "images-calibration.tar", classes=classes)
+        if folder == Path("demo"):
+            self.graph = demo_network()
+            self.images, self.calibration = demo_images("test"), demo_images("calibration")
+        else:
+            classes = radixpoint.read_classes(folder / "wnids.txt")
+            self.graph = radixpoint.load(folder / "resnet50-tiny-imagenet.safetensors", (3, 64, 64))
+            self.images = radixpoint.load_images(folder / "images-search.tar", classes=classes)
+            self.calibration = radixpoint.load_images(folder / "images-calibration.tar", classes=classes)
         if images is not None:
             self.images = self.images.first(images)
 

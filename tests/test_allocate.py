@@ -212,7 +212,8 @@ def test_search(tmp_path: Path, policy: str) -> None:
     )
     # points of a path are no word lengths; those of batch normalization are
     points, bns = ([line for line in lines if kind in line] for kind in (", point ", ", bn "))
-    assert points and not any(line.endswith(" bits") for line in points)
+    assert points
+    assert not any(line.endswith(" bits") for line in points)
     assert any(line.endswith(" bits") for line in bns)
     found = result["policies"][policy]
     assert found["drop"] <= 5.0
