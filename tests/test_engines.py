@@ -64,6 +64,7 @@ def test_forms_scopes_and_rules(name: str, form: str, scope: str, rule: str) -> 
 def test_choice_by_loss(form: str, scope: str, start: str) -> None:
     """Chosen by what the network loses: never worse on the sample than the rule it starts from."""
     from radixpoint.arith import dequantize
+    from radixpoint.quantize import divergence
 
     quantizer = QUANTIZERS["residual"]
     losses = []
@@ -74,7 +75,7 @@ def test_choice_by_loss(form: str, scope: str, start: str) -> None:
         agree(graph, INPUTS["residual"])
         stored = BlasEngine(graph).run(quantize_images(graph, quantizer.ranges.sample))[graph.output]
         logits = dequantize(stored, graph.logit_fraction_length())
-        losses.append(float(np.sum((logits - quantizer.ranges.logits) ** 2)))
+        losses.append(divergence(logits, quantizer.ranges.logits))
     assert losses[1] <= losses[0]
 
 

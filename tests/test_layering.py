@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "radixpoint"
 
 ORDER = [
     ["errors"],
-    ["formats"],
+    ["formats", "files"],
     ["arith"],
     ["ops"],
     ["ir"],

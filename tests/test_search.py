@@ -221,11 +221,28 @@ def test_summaries_compare_the_same_images() -> None:
     assert summarize(reference, reference.first(4)).images == 4
 
 
-KILLED = """
+def test_several_processes_share_a_cache(tmp_path: Path) -> None:
+    """Searches of the same network at the same time, from nothing: all end, and agree."""
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", SEARCH, str(Path(__file__).parent), str(folder), str(tmp_path / "cache")],
+            stderr=subprocess.PIPE,
+        )
+        for folder in folders
+    ]
+    assert [(one.communicate()[1], one.returncode) for one in running] == [(b"", 0)] * 3
+    results = [(folder / "result.json").read_bytes() for folder in folders]
+    assert results[0] == results[1] == results[2]
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+SEARCH = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import test_search as t
-t.search(t.GRAPH, t.IMAGES, t.CALIBRATION, sys.argv[2], t.Criterion(limit=1.0))
+cache = sys.argv[3] if len(sys.argv) > 3 else None
+t.search(t.GRAPH, t.IMAGES, t.CALIBRATION, sys.argv[2], t.Criterion(limit=1.0), cache=cache)
 """
 
 
@@ -234,7 +251,7 @@ def test_killed_at_ten_random_moments(tmp_path: Path) -> None:
     here = str(Path(__file__).parent)
 
     def start(folder: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", KILLED, here, str(folder)])
+        return subprocess.Popen([sys.executable, "-c", SEARCH, here, str(folder)])
 
     began = time.monotonic()
     assert start(tmp_path / "whole").wait() == 0

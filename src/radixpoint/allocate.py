@@ -1,9 +1,10 @@
 """Word lengths layer by layer: what each costs in accuracy, measured once, and the cheapest that may be lost.
 
-The loss of a network is the squared error of its logits on calibration images (no labels), relative to their
-power. Errors of different layers are nearly independent, so their squares add: the loss of a design is
-about the sum of the losses of its layers, each measured with all others at the longest word length. What
-that sum predicts is only ever used to propose designs; each is judged on images.
+The loss of a network is how far its class probabilities on calibration images (no labels) are from those of
+float (:func:`radixpoint.quantize.divergence`). Errors of different layers are nearly independent, so their
+squares add: the loss of a design is about the sum of the losses of its layers, each measured with all others
+at the longest word length. What that sum predicts is only ever used to propose designs; each is judged on
+images.
 """
 
 from __future__ import annotations
@@ -336,7 +337,7 @@ def frontier(
     """Cheapest allocations for ``points`` losses in geometric steps.
 
     The first loss is the smallest that the constraints allow, the last that of the cheapest allocation, or
-    the power of the logits: nothing is left of a network beyond.
+    one bit: nothing is left of a network beyond.
 
     Returns:
         Different allocations; ascending loss, descending cost.

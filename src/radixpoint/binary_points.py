@@ -159,7 +159,7 @@ def choose_formats(
         loss: error of the network under given formats; needed by rule ``loss``. Shared binary points start
             from ``mse`` and move one at a time while that lowers the error; where each tensor has its own,
             one share of activations that may not saturate is chosen for all, then ``max`` or ``mse`` for
-            parameters, or ``sqnr`` for weights.
+            parameters, or ``sqnr`` for weights; or ``sqnr`` for weights and what they multiply.
         patches: of the float network; needed by rule ``sqnr``, and by ``loss`` where each tensor has its own.
 
     Raises:
@@ -173,10 +173,11 @@ def choose_formats(
         raise ValueError(f"rule {rule!r} needs patches")
     if scope in ("tensor", "channel"):
         own = _own_formats(everything, design, design)
-        if rule == "sqnr" and patches is not None:
-            return _by_output(graph, everything, own, design, stored, patches(), operands=True)
-        if rule != "loss" or loss is None or patches is None:
+        if rule not in ("sqnr", "loss") or patches is None:
             return own
+        by_output = _by_output(graph, everything, own, design, stored, patches(), operands=True)
+        if rule == "sqnr" or loss is None:
+            return by_output
         plain = _ruled(design, "max")
         shares = {share: _ruled(design, "percentile", share) for share in _PERCENTILES}
         first = {share: _own_formats(everything, plain, one) for share, one in shares.items()}
@@ -185,6 +186,7 @@ def choose_formats(
             first[share],
             _own_formats(everything, _ruled(design, "mse"), shares[share]),
             _by_output(graph, everything, first[share], design, stored, patches(), operands=False),
+            by_output,
         ]
         return min(candidates, key=loss)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from radixpoint.data import ImageSet
 from radixpoint.engines.floating import FloatingEngine
 from radixpoint.errors import ModelError
+from radixpoint.files import write_whole
 from radixpoint.ir import Graph
 
 OCTAVES = (-22, 18)
@@ -103,14 +105,17 @@ class Ranges:
     digest: str
 
     def save(self, path: Path) -> None:
-        """Write to an ``.npz``, whole or not at all."""
+        """Write to an ``.npz``, whole or not at all.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
         arrays = {"sample": self.sample, "logits": self.logits, "digest": np.array(self.digest)}
         for name, s in self.tensors.items():
             arrays |= {f"low:{name}": s.low, f"high:{name}": s.high, f"counts:{name}": s.counts}
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as handle:
-            np.savez_compressed(handle, allow_pickle=False, **arrays)
-        partial.replace(path)
+        archive = io.BytesIO()
+        np.savez_compressed(archive, allow_pickle=False, **arrays)
+        write_whole(path, archive.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> Ranges:

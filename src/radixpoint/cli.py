@@ -108,8 +108,9 @@ Scope = Annotated[str, typer.Option(help="Who shares a binary point: network, cl
 Rule = Annotated[
     str,
     typer.Option(
-        help="How a binary point is chosen: max, percentile, mse; or loss (least error of the logits), the "
-        "default for the scopes network and class; tensor and channel default to max."
+        help="How a binary point is chosen: max, percentile, mse; sqnr (least error of each layer's output); "
+        "or loss (answers nearest to float's), the default for the scopes network and class; tensor and "
+        "channel default to max."
     ),
 ]
 Unsigned = Annotated[

@@ -61,7 +61,7 @@ class BinaryPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             not. ``mse``: least squared error, relative to each tensor's power where a scope holds several.
             ``sqnr``: least error of a layer's output, over the binary points of its weights and of what
             they multiply together; for scopes ``tensor`` and ``channel``.
-            ``loss``: least error of the logits on calibration images.
+            ``loss``: class probabilities nearest to those of float on calibration images.
         percentile: for that rule, in percent.
     """
 

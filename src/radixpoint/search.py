@@ -50,10 +50,11 @@ from radixpoint.evaluate import (
     integer_outcomes,
     summarize,
 )
+from radixpoint.files import write_whole
 from radixpoint.ir import Graph
 from radixpoint.policies import POLICIES, check_policy
 from radixpoint.quantize import Quantizer
-from radixpoint.storage import save_network, write_whole
+from radixpoint.storage import save_network
 
 RESULT_VERSION = 1
 LAYERED = ("greedy", "per-layer")

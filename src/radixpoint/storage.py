@@ -1,8 +1,7 @@
-"""An IntGraph as one file: safetensors, with the structure as JSON in its header. And files written whole."""
+"""An IntGraph as one file: safetensors, with the structure as JSON in its header."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from radixpoint.errors import FormatError, GraphError, ModelError, RunError
+from radixpoint.errors import FormatError, GraphError, ModelError
+from radixpoint.files import write_whole
 from radixpoint.ir import IntGraph, IntParameter, IntTensor, Step, TensorFormat, freeze, verify
 
 _KEY = "radixpoint_network"
@@ -49,23 +49,6 @@ class _Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps: list[_Step]
     parameters: dict[str, _Format]
     metadata: dict[str, Any]
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that after any interruption it is the old one or the new one, never a part.
-
-    Raises:
-        RunError: the folder cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _format(form: TensorFormat) -> _Format:
