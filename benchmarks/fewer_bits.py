@@ -95,7 +95,7 @@ def ablation(data: Data, runs: Path) -> None:
     judge = data.judge(runs)
     for scope in ("channel", "tensor"):
         print(f"\nA {scope} to a binary point:\n")
-        row("", "within 1.0", "within 0.5", "drop by word length of weights and activations")
+        row("", "within 1.0", "within 0.5", "by bits of weights and activations: drop, agrees with float")
         row(*["---"] * 4)
         for name, options, lengths in STEPS:
             point = {"scope": scope, "rule": options["rule"]}
@@ -116,7 +116,8 @@ def ablation(data: Data, runs: Path) -> None:
                     held = word
                 return f"> {max(found)}" if held is None else str(held)
 
-            row(name, smallest(1.0), smallest(0.5), "; ".join(f"{w}: {drop(e)}" for w, e in found.items()))
+            cells = (f"{w}: {drop(e)}, {e.agreement:.1f} %" for w, e in found.items())
+            row(name, smallest(1.0), smallest(0.5), "; ".join(cells))
 
 
 # ------------------------------------------------------------------------------------ representations
@@ -152,7 +153,7 @@ def representations(data: Data, runs: Path) -> None:
 # ------------------------------------------------------------------------------------------- frontier
 
 LENGTHS = (3, 4, 5, 6, 7)
-WORTH = (3.9, 5.2)
+WORTH = (3.4, 5.2)
 """Refined are the allocations whose multipliers have so many bits."""
 
 
