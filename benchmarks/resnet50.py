@@ -52,15 +52,14 @@ class Data:
         return Judge(self.graph, self.images if images is None else images, self.calibration, cache, Log())
 
     def search(self, runs: Path, name: str, metric: str, limit: float, **options: Any) -> dict[str, Any]:
-        """Run a search, or read what it found; ``images`` among the options stands for all."""
-        images = options.pop("images", self.images)
+        """Run a search, or read what it found."""
         started = time.time()
         finished = runs / name / "result.json"
         if not finished.exists():
             print(f"{name}:", flush=True)
             radixpoint.search(
                 self.graph,
-                images,
+                self.images,
                 self.calibration,
                 runs / name,
                 radixpoint.Criterion(metric, limit),
