@@ -5,6 +5,7 @@
     python benchmarks/fewer_bits.py representations --data DATA --runs RUNS
     python benchmarks/fewer_bits.py held-out        --data DATA --runs RUNS
     python benchmarks/fewer_bits.py frontier        --data DATA --runs RUNS [--plots docs]
+    python benchmarks/fewer_bits.py seconds         --data DATA --runs RUNS
 
 DATA is described in ``resnet50.py``, or ``demo``; RUNS keeps every evaluation, so that nothing is done twice.
 Prints Markdown tables, a line when it is known. Plots need matplotlib.
@@ -12,12 +13,14 @@ Prints Markdown tables, a line when it is known. Plots need matplotlib.
 ``separate``: smallest word lengths with the best binary points, nearest rounding. ``ablation``: one technique
 after the other, a tensor and a channel to a binary point. ``representations``: every policy of two word
 lengths at given ones. ``held-out``: chosen on half of the images, reported on the other half. ``frontier``:
-cost against drop, with word lengths by layer.
+cost against drop, with word lengths by layer. ``seconds``: what rounding search takes.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,14 +28,16 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from radixpoint.allocate import Losses, Sensitivity, allocated, averages, product_layers
+from radixpoint.allocate import Losses, Sensitivity, allocated, averages, greedy, product_layers
 from radixpoint.allocate import frontier as allocations
 from radixpoint.codes import operand_grid, weight_grid
 from radixpoint.design import Design
 from radixpoint.evaluate import Evaluation, Outcomes, summarize
 from radixpoint.formats import Rounding
 from radixpoint.policies import POLICIES
+from radixpoint.refine import IMAGES, Refiner
 from radixpoint.search import POINTS, Judge
+from radixpoint.sites import stored_parameters
 from resnet50 import Data, interval
 
 BEST = {"binary_point": {"scope": "channel", "rule": "loss"}, "unsigned": True}
@@ -76,14 +81,15 @@ STEPS: tuple[tuple[str, dict[str, Any], dict[str, tuple[int, ...]]], ...] = (
     ("rule `max`", {"rule": "max"}, {"channel": (12, 11, 10, 9), "tensor": (12, 11, 10)}),
     ("rule `sqnr`", {"rule": "sqnr"}, {"channel": (8, 7, 6, 5), "tensor": (7, 6, 5)}),
     ("rule `loss`", {"rule": "loss"}, {"channel": (8, 7, 6, 5), "tensor": (7, 6, 5)}),
-    ("+ unsigned", {"rule": "loss", "unsigned": True}, {"channel": (7, 6, 5, 4), "tensor": (8, 6, 5, 4)}),
+    ("+ unsigned", {"rule": "loss", "unsigned": True},
+     {"channel": (8, 7, 6, 5, 4), "tensor": (8, 7, 6, 5, 4)}),
     ("+ equalized (not kept)", {"rule": "loss", "unsigned": True, "equalize": True},
      {"channel": (6, 5), "tensor": (6, 5)}),
     ("+ offsets", {"rule": "loss", "unsigned": True, "refine": OFFSETS},
-     {"channel": (6, 5, 4), "tensor": (6, 5)}),
+     {"channel": (8, 7, 6, 5, 4), "tensor": (7, 6, 5)}),
     ("+ columns", {"rule": "loss", "unsigned": True, "refine": COLUMNS},
-     {"channel": (6, 5), "tensor": (6, 5)}),
-    ("+ units", {"rule": "loss", "unsigned": True, "refine": UNITS}, {"channel": (5,), "tensor": (5,)}),
+     {"channel": (7, 6, 5, 4), "tensor": (7, 6, 5)}),
+    ("+ units", {"rule": "loss", "unsigned": True, "refine": UNITS}, {"channel": (6, 5), "tensor": (6, 5)}),
 )  # fmt: skip
 """Each with what came before, but for what is not kept; and word lengths around the smallest that holds."""
 HOPELESS = 5.0
@@ -126,13 +132,14 @@ REPRESENTED = (8, 6, 5, 4)
 FEW = 1000
 """Images that judge what the native engine runs in part only: coded activations, stochastic rounding."""
 NATIVE = 16
-"""Bits of the longest operand of the native engine; codes whose values take more are left out."""
+"""Bits of the longest operand that the native engine multiplies itself."""
 
 
 def representations(data: Data, runs: Path) -> None:
     """Every policy of two word lengths, batch normalization at 16 bits; nothing is chosen by accuracy."""
     everything, few = data.judge(runs), data.judge(runs, data.images.first(FEW))
     few.quantizer = everything.quantizer
+    layers = product_layers(data.graph, unsigned=True)
     row("policy", *(f"{word} bits" for word in REPRESENTED))
     row(*["---"] * (1 + len(REPRESENTED)))
     for policy in sorted(POLICIES, key=lambda name: name == "stochastic"):
@@ -142,11 +149,15 @@ def representations(data: Data, runs: Path) -> None:
             options = {"binary_point": {"scope": scope, "rule": "loss"}, "unsigned": True}
             design = POLICIES[policy].design(word, BN, options, data.graph)
             grids = [weight_grid(design, "", "conv"), operand_grid(design, "", "conv", True)]
-            if any(grid is not None and grid.word_length > NATIVE for grid in grids):
-                cells.append("-")
-                continue
             slow = design.codes.activations is not None or design.rounding is Rounding.STOCHASTIC
-            cells.append(drop(whole(few if slow else everything, design, f"{policy}, {word}")))
+            slow = slow or any(grid is not None and grid.word_length > NATIVE for grid in grids)
+            cell = drop(whole(few if slow else everything, design, f"{policy}, {word}"))
+            if design.layers:
+                own = {name: design.layers[name] for name in layers}
+                pairs = {name: (one.weights or 0, one.activations or 0) for name, one in own.items()}
+                bits = averages(layers, pairs)
+                cell += f" ({bits['weight']:.1f}, {bits['operand']:.1f} bits)"
+            cells.append(cell)
         row(policy, *cells)
 
 
@@ -164,6 +175,19 @@ def allocated_designs(judge: Judge) -> Iterator[tuple[dict[str, float], Design]]
     sensitivity = judge.measured("sensitivity", start, LENGTHS, Sensitivity, Losses.measure)
     for allocation in allocations(sensitivity, layers, POINTS):
         yield averages(layers, allocation), allocated(start, allocation, judge.graph)
+
+
+def greedy_designs(judge: Judge) -> Iterator[tuple[dict[str, float], Design]]:
+    """Of the path of Judd et al., the designs at the cost of those worth refining: average bits, design."""
+    start = Design.separate(LENGTHS[-1], BN, **BEST)
+    layers = product_layers(judge.graph, unsigned=True)
+    path = judge.measured("greedy", start, LENGTHS, list[dict[str, tuple[int, int]]], greedy)
+    points = [(averages(layers, one), one) for one in path]
+    for average, _ in allocated_designs(judge):
+        bits = average["multiplier"]
+        if WORTH[0] <= bits <= WORTH[1]:
+            found, allocation = min(points, key=lambda point: abs(point[0]["multiplier"] - bits))
+            yield found, allocated(start, allocation, judge.graph)
 
 
 def held_out(data: Data, runs: Path) -> None:
@@ -227,6 +251,9 @@ def frontier(data: Data, runs: Path, plots: Path | None) -> None:
         if WORTH[0] <= bits <= WORTH[1]:
             better = msgspec.structs.replace(design, refine=COLUMNS)
             note("per-layer, refined", bits, better, text)
+    for average, design in greedy_designs(judge):
+        text = f"{average['weight']:.2f}, {average['operand']:.2f}"
+        note("greedy", average["multiplier"], design, text)
     if plots is not None:
         _plot(curves, plots / "frontier.svg")
 
@@ -247,7 +274,7 @@ def _plot(curves: dict[str, list[tuple[float, float, float, float]]], path: Path
         axis.fill_between(cost, low, high, color=colour, alpha=0.08, lw=0)
     axis.axhline(1.0, color="0.6", lw=0.8)
     axis.set(
-        xlabel="multiplier bits of all convolutions, relative to 16 x 16",
+        xlabel="multiplier bits of all convolutions and the fully connected layer, relative to 16 x 16",
         ylabel="top-1 drop, percentage points",
         xscale="log",
         ylim=(-1.5, 10),
@@ -259,6 +286,29 @@ def _plot(curves: dict[str, list[tuple[float, float, float, float]]], path: Path
     figure.savefig(path, metadata={"Date": None})
 
 
+# -------------------------------------------------------------------------------------------- seconds
+
+
+def seconds(data: Data, runs: Path) -> None:
+    """Of rounding search alone, the whole network at 6 bits, by the images it looks at."""
+    quantizer = data.judge(runs).quantizer
+    design = Design.separate(6, BN, **BEST)
+    network = quantizer.quantize(design)
+    weights = {
+        layer: one.values
+        for (layer, role), one in stored_parameters(data.graph, design).items()
+        if role == "weight"
+    }
+    row("", "images", "seconds", "peak memory, GiB")
+    row(*["---"] * 4)
+    everything = len(data.calibration)
+    for techniques, count in ((COLUMNS, IMAGES), (COLUMNS, everything), (UNITS, everything)):
+        started = time.time()
+        Refiner(data.graph, data.calibration, count).refine(network, weights, techniques)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        row("+".join(techniques), count, f"{time.time() - started:.0f}", f"{memory:.1f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     tables = {
@@ -266,6 +316,7 @@ def main() -> None:
         "ablation": ablation,
         "representations": representations,
         "held-out": held_out,
+        "seconds": seconds,
     }
     parser.add_argument("table", choices=(*tables, "frontier"))
     parser.add_argument("--data", type=Path, required=True)

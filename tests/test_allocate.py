@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -20,9 +21,10 @@ from radixpoint.allocate import (
     allocated,
     frontier,
     greedy,
+    other_parameters,
     product_layers,
 )
-from radixpoint.cost import cost, multiplier_cost
+from radixpoint.cost import cost, multiplier_cost, product_energy
 from radixpoint.design import Design
 from radixpoint.errors import DesignError, ExportError
 from radixpoint.quantize import Quantizer
@@ -46,16 +48,20 @@ def problem(seed: int) -> tuple[Sensitivity, dict[str, Products]]:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("objective", ["multipliers", "bops", "energy", "gates", "luts", "memory"])
-@pytest.mark.parametrize("limits", ["none", "equal", "one_width", "fixed", "memory"])
+@pytest.mark.parametrize("limits", ["none", "equal", "one_width", "fixed", "apart", "memory"])
 def test_against_all_allocations(seed: int, objective: str, limits: str) -> None:
     sensitivity, layers = problem(seed)
-    memory = sum(one.weights for one in layers.values()) * 4
+    # a layer fixed at a word length that the others do not have: 8 at the end, 3 to 5 inside
+    eight = {"a": {8: 0.05}}
+    sensitivity = sensitivity.joined(Sensitivity(0.01, eight, eight))
+    memory, others = sum(one.weights for one in layers.values()) * 4, 77
     constraints = {
         "none": Constraints(),
         "equal": Constraints(equal=True),
         "one_width": Constraints(one_width=True, fixed={"b": 5}),
         "fixed": Constraints(fixed={"a": 5, "c": 4}),
-        "memory": Constraints(memory=memory),
+        "apart": Constraints(fixed={"a": 8}, one_width=bool(seed % 2)),
+        "memory": Constraints(memory=memory + others),
     }[limits]
 
     def allowed(one: dict[str, tuple[int, int]]) -> bool:
@@ -71,10 +77,11 @@ def test_against_all_allocations(seed: int, objective: str, limits: str) -> None
     def price(one: dict[str, tuple[int, int]]) -> float:
         return sum(layers[name].cost(pair, objective) for name, pair in one.items())  # type: ignore[arg-type]
 
-    pairs = list(itertools.product(LENGTHS, LENGTHS))
-    everything = (dict(zip(layers, c, strict=True)) for c in itertools.product(pairs, repeat=3))
+    pairs = [*itertools.product(LENGTHS, LENGTHS), *([(8, 8)] if limits == "apart" else [])]
+    possible = (dict(zip(layers, c, strict=True)) for c in itertools.product(pairs, repeat=3))
+    everything = (one for one in possible if all(8 not in one[name] for name in "bc"))
     best = min((price(one) for one in everything if allowed(one)), default=None)
-    found = allocate(sensitivity, layers, 0.9, objective, constraints)  # type: ignore[arg-type]
+    found = allocate(sensitivity, layers, 0.9, objective, constraints, others)  # type: ignore[arg-type]
     if best is None:
         assert found is None
     else:
@@ -91,7 +98,7 @@ def test_frontier_descends() -> None:
     assert len(path) > 2
     assert losses == sorted(losses)
     assert costs == sorted(costs, reverse=True)
-    with pytest.raises(DesignError, match="1 bits for all weights"):
+    with pytest.raises(DesignError, match="1 bits for all parameters"):
         frontier(sensitivity, layers, 8, constraints=Constraints(memory=1))
     with pytest.raises(DesignError, match="'z' fixed at 4"):
         frontier(sensitivity, layers, 8, constraints=Constraints(fixed={"z": 4}))
@@ -131,6 +138,33 @@ def test_costs_are_those_of_the_network(quantizer: Quantizer) -> None:
     ):
         prices = [sum(layers[n].cost(p, objective) for n, p in one.items()) for one in whole]  # type: ignore[arg-type]
         assert prices[0] - prices[1] == pytest.approx(count(networks_[0]) - count(networks_[1]), abs=2)
+
+
+@pytest.mark.parametrize("form", ["affine", "staged", "folded"])
+def test_memory_counts_every_parameter(form: str) -> None:
+    """As ``cost`` counts the network, but for the divisors of average pooling, which are wired."""
+    for graph in (networks.balanced(), networks.mixed()):
+        ranges = networks.calibrated(graph)
+        design = Design.separate(6, 13, batch_norm=form)
+        network = Quantizer(graph, ranges).quantize(design)
+        divisors = sum(
+            p.data.size * p.format.word_length
+            for key, p in network.parameters.items()
+            if key.endswith("/divisor")
+        )
+        assert other_parameters(graph, design) == cost(network).parameter_bits - divisors
+
+
+def test_energy_by_hand(quantizer: Quantizer) -> None:
+    """Sums of 9 products of 4 by 5 bits reach 9 x 8 x 16 = 1152: 12 bits. A network's own are narrower."""
+    expected = 10 * (0.2 * 20 / 64 + 0.03 * 12 / 8)
+    assert Products(10, 9, 9).cost((4, 5), "energy") == pytest.approx(expected)
+    layers = product_layers(quantizer.graph)
+    network = quantizer.quantize(Design.separate(6, 14))
+    products = sum(one.cost((6, 6), "energy") for one in layers.values())
+    scalings = cost(network).scalings * product_energy(14, 14, 28)
+    assert cost(network).energy - scalings == pytest.approx(products, rel=0.1)
+    assert cost(network).energy - scalings <= products
 
 
 def test_area_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +209,25 @@ def test_an_area_that_cannot_be_told_is_refused_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
+class Table:
+    """Losses of two layers by hand: those of each layer, and more where both are short."""
+
+    lengths = (2, 3, 4)
+    layers: ClassVar = {"a": None, "b": None}
+    own: ClassVar = {"a": {4: 0, 3: 1, 2: 5}, "b": {4: 0, 3: 2, 2: 3}}
+
+    def loss(self, allocation: dict[str, tuple[int, int]]) -> float:
+        a, b = (allocation[name][0] for name in "ab")
+        return self.own["a"][a] + self.own["b"][b] + 10 * ((a, b) == (3, 2))
+
+
+def test_greedy_by_hand() -> None:
+    """a first (1 against 2); then b (3 against 5); then a, since b at 2 bits would now cost 14, not 4."""
+    path = greedy(Table())  # type: ignore[arg-type]
+    assert [(one["a"][0], one["b"][0]) for one in path] == [(4, 4), (3, 4), (3, 3), (2, 3), (2, 2)]
+    assert all(w == x for one in path for w, x in one.values())
+
+
 def test_greedy_takes_the_least_loss_each_time(quantizer: Quantizer) -> None:
     losses = Losses(quantizer, Design.separate(8, 14), (4, 6, 8))
     path = greedy(losses)
@@ -182,8 +235,9 @@ def test_greedy_takes_the_least_loss_each_time(quantizer: Quantizer) -> None:
     assert set(path[-1].values()) == {(4, 4)}
     for before, after in itertools.pairwise(path):
         assert sum(before[name] != after[name] for name in before) == 1
-    first = {n: losses.loss({**path[0], n: (6, 6)}) for n in losses.layers}
-    assert path[1][min(first, key=first.__getitem__)] == (6, 6)
+    for before, after in itertools.pairwise(path[:8]):
+        shorter = {n: losses.loss({**before, n: (w - 2,) * 2}) for n, (w, _) in before.items() if w > 4}
+        assert losses.loss(after) <= min(shorter.values()) * 1.25  # old measurements order the others
 
 
 @pytest.mark.parametrize("policy", ["per-layer", "greedy"])
@@ -207,7 +261,7 @@ def test_search(tmp_path: Path, policy: str) -> None:
         (3, 4, 5, 6, 8),
         held_out=held_out,
         objective="memory",
-        constraints=Constraints(equal=True),
+        constraints=Constraints(equal=True, fixed={graph.layers[0].name: 10}),  # the others cannot have it
         watcher=Lines(),
     )
     # points of a path are no word lengths; those of batch normalization are
@@ -229,6 +283,8 @@ def test_search(tmp_path: Path, policy: str) -> None:
     average = sum(sizes[n].weights * pair[0] for n, pair in found["layers"].items()) / weights
     assert found["average"]["weight"] == pytest.approx(average)
     if policy == "per-layer":
+        assert found["layers"][graph.layers[0].name] == [10, 10]
+        assert {w for name, pair in found["layers"].items() for w in pair} <= {3, 4, 5, 6, 8, 10}
         costs = [point["cost"] for point in found["frontier"]]
         assert costs == sorted(costs)
         assert all(point["images"] == 500 for point in found["frontier"])
@@ -281,8 +337,9 @@ def test_memory_is_kept_to_the_bit(short: int) -> None:
     ("policies", "options", "message"),
     [
         (["joint", "per-layer"], {"constraints": Constraints(fixed={"nosuch": 8})}, "'nosuch' fixed at 8"),
-        (["joint", "per-layer"], {"constraints": Constraints(memory=10)}, "10 bits for all weights"),
+        (["joint", "per-layer"], {"constraints": Constraints(memory=10)}, "10 bits for all parameters"),
         (["joint", "greedy"], {"binary_point": {"scope": "class"}}, "scope class"),
+        (["per-layer"], {"constraints": Constraints(fixed={"conv0": 1})}, "fixed at 1 bits"),
         (["per-layer"], {"codes": {"weights": {"kind": "log2"}}}, "fixed-point"),
         (["joint", "minifloat"], {"word_lengths": (4, 24)}, "policy minifloat at 24 bits"),
         (["joint", "log2"], {"bn_start": 20}, "policy log2 at 2 bits, batch normalization at 20"),
@@ -297,6 +354,14 @@ def test_the_impossible_is_refused_before_any_work(
     images = networks.labelled(graph, 60, 1)
     with pytest.raises(DesignError, match=message):
         search(graph, images, images, tmp_path / "run", policies=policies, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_to_equalize_is_refused_before_any_work(tmp_path: Path) -> None:
+    graph = networks.mixed()
+    images = networks.images(60, 1, graph.shapes["input"])
+    with pytest.raises(DesignError, match="equalize: expected"):
+        search(graph, images, images, tmp_path / "run", equalize=True)
     assert not (tmp_path / "run").exists()
 
 

@@ -128,8 +128,30 @@ def test_images_that_serve_twice_are_named(files: Path, tmp_path: Path) -> None:
     said = run("search", *given, "--out", tmp_path / "a", "--policy", "joint").stderr
     assert "calibration images too" not in said
     given[given.index(files / "calibration.npz")] = files / "images.npz"
-    said = run("search", *given, "--out", tmp_path / "b", "--policy", "joint").stderr
-    assert "600 of 600 images are calibration images too" in said
+    said = run("search", *given, "--out", tmp_path / "b", "--policy", "joint", "--json")
+    assert "600 of 600 images are calibration images too" in said.stderr
+    assert "chosen on these images" in said.stderr
+    assert json.loads(said.stdout)["overlap"] == {"images, calibration": 600}
+
+
+def test_held_out(files: Path, tmp_path: Path) -> None:
+    """A number takes images away from the search; a path that holds the searched images is named."""
+    given = [*sources(files), "--policy", "joint", "--limit", "5"]
+    result = run("search", *given, "--out", tmp_path / "a", "--held-out", "200", "--json")
+    document = json.loads(result.stdout)
+    assert (document["images"]["count"], document["held_out"]["count"]) == (400, 200)
+    assert document["policies"]["joint"]["held_out"]["images"] == 200
+    assert "chosen on these images" not in result.stderr
+    again = run("search", *given, "--out", tmp_path / "a", "--held-out", "200")
+    assert "on 200 images that took no part" in again.stdout
+    result = run("search", *given, "--out", tmp_path / "b", "--held-out", files / "images.npz")
+    assert "600 held-out images are searched images too: they are not held out" in result.stderr
+    assert "on 600 images, some of which took part" in result.stdout
+    given[given.index(files / "calibration.npz")] = files / "images.npz"
+    given[given.index(files / "images.npz")] = files / "calibration.npz"
+    result = run("search", *given, "--out", tmp_path / "c", "--held-out", files / "images.npz", "--json")
+    assert "600 held-out images are calibration images too" in result.stderr
+    assert json.loads(result.stdout)["overlap"]["held_out, calibration"] == 600
 
 
 def test_unreadable_images_are_named(files: Path, tmp_path: Path) -> None:

@@ -180,10 +180,10 @@ def test_saturating_accumulators_are_refused() -> None:
 
 
 def test_per_layer_word_lengths() -> None:
-    layers = {"conv0": {"weights": 5, "activations": 7}, "fc20": {"weights": 12}}
-    layers = {k: v for k, v in layers.items() if k in {x.name for x in GRAPHS["residual"].layers}}
+    layers = {"conv0": {"weights": 5, "activations": 7}, GRAPHS["residual"].output: {"weights": 12}}
     graph = QUANTIZERS["residual"].quantize(Design.joint(9, layers=layers))
     assert graph.parameters["conv0/weight"].format.word_length == 5
+    assert graph.parameters[f"{graph.output.split('/')[0]}/weight"].format.word_length == 12
     agree(graph, INPUTS["residual"])
 
 

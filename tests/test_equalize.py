@@ -13,7 +13,7 @@ import networks
 from radixpoint.calibrate import calibrate
 from radixpoint.design import Design
 from radixpoint.engines.floating import FloatingEngine
-from radixpoint.equalize import _pairs, equalized
+from radixpoint.equalize import equalized, pairs
 from radixpoint.errors import DesignError
 from radixpoint.ir import Graph
 from radixpoint.quantize import quantize
@@ -22,7 +22,7 @@ from radixpoint.quantize import quantize
 def spread(seed: int = 0) -> tuple[Graph, np.ndarray]:
     """The residual network with channels of a batch normalization 2**-6 .. 2**6 apart."""
     graph = networks.residual(seed)
-    bn, _, conv = _pairs(graph)[0]
+    bn, _, conv = pairs(graph)[0]
     factor = 2.0 ** np.random.default_rng(seed).integers(-6, 7, len(graph.parameter(bn, "gamma")))
     rows = factor.astype(np.float32)
     changed = {bn.parameters[role]: graph.parameter(bn, role) * rows for role in ("gamma", "beta")}
@@ -31,14 +31,42 @@ def spread(seed: int = 0) -> tuple[Graph, np.ndarray]:
     return replace(graph, parameters={**graph.parameters, **changed}), factor
 
 
+def merged() -> Graph:
+    """Without batch normalization: convolutions with biases, fully connected layers, all behind a ReLU."""
+    n = networks.Net(3)
+    x = n.simple("relu", n.conv("input", 6, bias=True))
+    x = n.simple("relu", n.conv(x, 4, strides=(2, 2)))
+    x = n.simple("relu", n.fc(n.simple("flatten", n.simple("relu", n.conv(x, 3, bias=True))), 108, 9))
+    return n.graph(n.fc(x, 9, 7))
+
+
+def test_which_layers_arepairs() -> None:
+    """In ``mixed`` a depthwise convolution, a sum, a clip stand between."""
+    ops = [(first.op, reader.op) for first, _, reader in pairs(merged())]
+    assert ops == [("conv", "conv"), ("conv", "conv"), ("fc", "fc")]
+    assert [(a.op, b.op) for a, _, b in pairs(networks.residual())] == [("batch_norm", "conv")]
+    graph = networks.mixed()
+    with pytest.raises(DesignError, match="this one has none"):
+        equalized(graph, networks.calibrated(graph))
+
+
+def test_shared_parameters_stay() -> None:
+    graph = merged()
+    first, _, reader = pairs(graph)[0]
+    own = replace(reader, parameters={"weight": first.parameters["weight"]})
+    layers = tuple(own if layer.name == reader.name else layer for layer in graph.layers)
+    assert len(pairs(replace(graph, layers=layers))) == 1
+
+
 def test_float_results_are_the_same_bits() -> None:
-    for graph in (networks.residual(), networks.mixed(), spread()[0]):
+    for graph in (networks.residual(), merged(), spread()[0]):
         images = networks.images(96, 0, graph.shapes["input"])  # type: ignore[arg-type]
         other = equalized(graph, calibrate(graph, images))
         inputs = images.inputs(0, 32)
         before = FloatingEngine(graph).run(inputs)[graph.output]
         after = FloatingEngine(other).run(inputs)[graph.output]
         assert np.array_equal(before, after)
+        assert other.digest != graph.digest
         assert other.shapes == graph.shapes
 
 
@@ -49,7 +77,7 @@ def test_channels_become_more_equal() -> None:
     other = equalized(graph, ranges)
     assert graph.digest != other.digest
     after = calibrate(other, images)
-    _, relu, _ = _pairs(graph)[0]
+    _, relu, _ = pairs(graph)[0]
     high = [r.tensors[relu.name].high for r in (ranges, after)]
     apart = [np.log2(h[h > 0].max() / h[h > 0].min()) for h in high]
     assert apart[1] < apart[0] - 3
@@ -85,7 +113,7 @@ def test_by_hand() -> None:
     x = n.bn(n.conv("input", 2))
     relu = n.simple("relu", x)
     graph = n.graph(n.fc(n.simple("flatten", n.conv(relu, 1)), 144, 7))
-    bn, _, conv = _pairs(graph)[0]
+    bn, _, conv = pairs(graph)[0]
     weight = np.ones_like(graph.parameter(conv, "weight"))
     graph = replace(graph, parameters={**graph.parameters, conv.parameters["weight"]: weight})
     ranges = calibrate(graph, networks.images(8, 0, graph.shapes["input"]))  # type: ignore[arg-type]

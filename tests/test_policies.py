@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
 import networks
-from radixpoint.arith import dequantize
 from radixpoint.calibrate import calibrate
+from radixpoint.engines import make_engine, quantize_images
 from radixpoint.ir import Graph
 from radixpoint.policies import POLICIES
 from radixpoint.quantize import quantize
@@ -70,16 +71,50 @@ BY_HAND: dict[str, tuple[list[int], int]] = {
 
 @pytest.mark.parametrize("policy", BY_HAND)
 def test_weights_by_hand(policy: str) -> None:
-    options = {"binary_point": {"scope": "tensor", "rule": "max"}}
+    # a binary point a channel is asked for; a policy that has none of its own must say so
+    options = {"binary_point": {"scope": "channel", "rule": "max"}}
     design = POLICIES[policy].design(4, 16, options, GRAPH)
     quantized = quantize(GRAPH, RANGES, design)
-    name = next(layer.name for layer in GRAPH.layers if layer.op == "conv")
-    parameter = quantized.parameters[f"{name}/weight"]
+    conv, fc = (next(layer.name for layer in GRAPH.layers if layer.op == op) for op in ("conv", "fc"))
+    parameter = quantized.parameters[f"{conv}/weight"]
     stored, fraction = BY_HAND[policy]
     assert parameter.data.ravel().tolist() == stored
     assert parameter.format.fraction_lengths == (fraction,)
-    real = [float(value) for value in np.ldexp(np.array(stored, float), -fraction)]
-    assert dequantize(parameter.data, fraction).ravel().tolist() == real
+    shared = policy in ("uniform", "dynamic")
+    assert len(quantized.parameters[f"{fc}/weight"].format.fraction_lengths) == (1 if shared else 3)
+    # what leaves a layer has the width of the other class, except in joint
+    result = quantized.tensors[quantized.output].format
+    assert result.word_length == (4 if policy == "joint" else 16)
+
+
+OPERANDS: dict[str, list[int]] = {
+    # 2 fits with F = 2: 4.4, -1.2, 7.6; fixed-point 2 fits with F = 1 only: 2.2, -0.6, 3.8
+    "separate": [2, -1, 4],
+    "float-weights": [2, -1, 4],
+    "codebook": [2, -1, 4],
+    # E2M1, up to 12 and all below 14: F = 2
+    "minifloat": [4, -1, 8],
+    # up to 64, all below 90.5: F = 5: 35.2, -9.6, 60.8; halves at 45.3, 11.3, 45.3
+    "log2": [32, -8, 64],
+    # up to 1024, all below 1218: F = 9: 563.2, -153.6, 972.8; halves at 609, 152.2, 861
+    "log-sqrt2": [512, -181, 1024],
+}
+
+
+@pytest.mark.parametrize("policy", OPERANDS)
+def test_operands_by_hand(policy: str) -> None:
+    """Three channels of 1.1, -0.3 and 1.9, in a tensor that reaches from -2 to 2."""
+    seen = replace(RANGES.tensors["input"], low=np.full(3, -2.0), high=np.full(3, 2.0))
+    ranges = replace(RANGES, tensors={**RANGES.tensors, "input": seen})
+    design = POLICIES[policy].design(4, 16, {"binary_point": {"scope": "tensor", "rule": "max"}}, GRAPH)
+    quantized = quantize(GRAPH, ranges, design)
+    image = np.broadcast_to(np.array([1.1, -0.3, 1.9], np.float32).reshape(1, 3, 1, 1), (1, 3, 2, 2))
+    conv = next(step for step in quantized.steps if step.op == "conv")
+    stored = quantize_images(quantized, np.ascontiguousarray(image))
+    tensors = make_engine(quantized, "reference").run(stored, [step.name for step in quantized.steps])
+    operand = {quantized.input: stored, **tensors}[conv.inputs[0]]
+    assert operand[0, :, 0, 0].tolist() == OPERANDS[policy]
+    assert (operand == operand[:, :, :1, :1]).all()
 
 
 def test_stochastic_by_hand() -> None:

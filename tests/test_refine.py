@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -23,7 +25,7 @@ from radixpoint.export import export_network, verify_export
 from radixpoint.ir import Graph, IntGraph, Step, verify
 from radixpoint.patches import patches
 from radixpoint.quantize import quantize
-from radixpoint.refine import TECHNIQUES, Moments, Refiner, _columns, _units
+from radixpoint.refine import TECHNIQUES, Refiner, _columns, _evening, _moment, _units
 from radixpoint.sites import stored_parameters
 
 
@@ -105,15 +107,29 @@ def test_patches_times_weights_are_the_convolution(groups: int) -> None:
     assert np.array_equal(got.transpose(0, 3, 1, 2), expected)
 
 
-def test_moments() -> None:
+def test_each_image_counts_the_same() -> None:
+    """Four images of 1, 2, 0.1 and 0: mean square 1.2525; the factor of the last two would exceed 8."""
+    x = np.ones((4, 2, 3, 3), np.float32) * np.array([1, 2, 0.1, 0], np.float32).reshape(4, 1, 1, 1)
+    root = 1.2525**0.5
+    assert _evening(x).ravel().tolist() == pytest.approx([root, root / 2, 8, 8])
+    assert _evening(np.zeros((2, 3), np.float32)).ravel().tolist() == [1, 1]
+    graph, images_ = networks.residual(), images(networks.residual())
+    refiner = Refiner(graph, images_)
+    refiner._random = np.random.default_rng(0)
+    real = refiner.inputs
+    even = np.arange(1, len(real) + 1, dtype=np.float32).reshape(-1, 1, 1, 1)
+    step = Step("c", "conv", ("x",), dict(networks.WINDOW), {})
+    q, x, factors = refiner._chosen_patches(step, (3, 3), real * even, np.ones_like(real) * even, even)
+    middle = x[0].reshape(len(factors), 3, 3, 3)[:, :, 1, 1]
+    assert (middle == factors[:, None]).all()  # each patch has the factor of its own image
+    assert len(np.unique(factors)) == len(real)
+    assert q.shape == x.shape
+
+
+def test_moment() -> None:
     random = np.random.default_rng(0)
     q, x = random.normal(1, 1, (50, 4)).astype(np.float32), random.normal(2, 1, (50, 4)).astype(np.float32)
-    found = Moments.of(q, x)
-    a, b = q.astype(float), x.astype(float)
-    assert np.allclose(found.second, a.T @ a / 50, atol=1e-5)
-    assert np.allclose(found.cross, b.T @ a / 50, atol=1e-5)
-    assert np.allclose(found.mean, a.mean(0))
-    assert np.allclose(found.float_mean, b.mean(0))
+    assert np.allclose(_moment(x, q), x.astype(float).T @ q.astype(float) / 50, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------ whole networks
@@ -172,21 +188,53 @@ def test_logits_are_nearer_on_other_images(techniques: tuple[str, ...]) -> None:
     assert better < 0.9 * plain
 
 
-def test_offsets_correct_the_mean() -> None:
-    """Of the first batch normalization's result, before it is rounded, on the calibration images."""
-    graph = networks.residual()
-    pair = refined(graph, ("offsets",))
+@pytest.mark.parametrize("form", ["affine", "staged", "folded", "bias"])
+def test_offsets_correct_the_median(form: str) -> None:
+    """Of the first offset's result, before it is rounded, on the calibration images: batch normalization's in
+    each form, and a convolution's own bias."""
+    graph = networks.mixed() if form == "bias" else networks.residual()
+    plain, better = refined(graph, ("offsets",), batch_norm="affine" if form == "bias" else form)
     x = images(graph).inputs(0, 64)
-    bn = next(layer for layer in graph.layers if layer.op == "batch_norm")
-    real = FloatingEngine(graph, [bn.name]).run(x)[bn.name].mean((0, 2, 3))
-    errors = []
-    for network in pair:
-        step = next(s for s in network.steps if s.op == "offset" and network.tensors[s.name].layer == bn.name)
+    conv, bn = graph.layers[0], graph.layers[1]
+    if form == "bias":
+        real = FloatingEngine(graph, [conv.name]).run(x)[conv.name]
+    elif form == "staged":
+        real = FloatingEngine(graph, [conv.name]).run(x)[conv.name]
+        real = real - graph.parameter(bn, "mean")[:, None, None]
+    else:
+        real = FloatingEngine(graph, [bn.name]).run(x)[bn.name]
+    left = []
+    for network in (plain, better):
+        step = next(s for s in network.steps if s.op == "offset")
+        assert network.tensors[step.name].layer in (conv.name, bn.name)
         stored = make_engine(network).run(quantize_images(network, x), [step.name])[step.name]
-        form = network.tensors[step.name].format
-        mean = dequantize(stored, form.fractions(3)).mean((0, 2, 3))
-        errors.append(np.abs(mean - real).max())
-    assert errors[1] < 0.2 * errors[0]
+        wrong = dequantize(stored, network.tensors[step.name].format.fractions(3)) - real
+        left.append(np.abs(np.median(wrong, (0, 2, 3))).max())
+    assert left[1] < 0.2 * left[0]
+
+
+def test_what_a_few_patches_lose_moves_no_offset() -> None:
+    """Inputs of a tenth, and one in fifty that the format cuts off: offsets stay as they were."""
+    n = networks.Net(0, (1, 8, 8))
+    x = n.conv("input", 3, 1, pads=(0, 0, 0, 0), bias=True)
+    n.arrays[f"{x}.weight"] = np.array([0.5, -1.0, 0.25], np.float32).reshape(3, 1, 1, 1)
+    graph = n.graph(n.fc(n.simple("flatten", x), 192, 7))
+    seen = images(graph)
+    pixels = np.full_like(seen.pixels, 160)  # 0.51
+    pixels[:, :, 0, 0] = 255  # 2.0, beyond the largest of 3 bits with F = 2
+    seen = dataclasses.replace(seen, pixels=pixels)
+    ranges = calibrate(graph, seen)
+    design = Design.separate(3, 16, binary_point={"rule": "percentile", "percentile": 95})
+    plain = quantize(graph, ranges, design)
+    better = quantize(graph, ranges, msgspec.structs.replace(design, refine=["offsets"]), seen)
+    assert plain.tensors["input"].format.fraction_lengths == (2,)
+    key = f"{x}/bias"
+    change = better.parameters[key].data - plain.parameters[key].data
+    # 0.51 is stored as 0.5: that, and nothing of the cut-off values
+    real = float(seen.inputs(0, 1)[0, 0, 1, 1])
+    one = np.ldexp((real - 0.5) * np.array([0.5, -1.0, 0.25]), plain.parameters[key].format.fraction_lengths)
+    assert change.ravel().tolist() == np.floor(one + 0.5).tolist()
+    assert change.any()
 
 
 def test_twice_gives_the_same() -> None:

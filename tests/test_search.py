@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -280,3 +281,19 @@ def test_killed_at_ten_random_moments(tmp_path: Path) -> None:
     assert (folder / "result.json").read_bytes() == (tmp_path / "whole" / "result.json").read_bytes()
     for name in ("joint/design.json", "separate/network.safetensors"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_images_that_serve_twice_are_warned_of(tmp_path: Path) -> None:
+    """In the result and, where nobody watches, by Python's warnings; not of sets that are apart."""
+    graph = networks.balanced()
+    images, other = networks.labelled(graph, 300, 1), networks.images(64, 2, graph.shapes["input"])
+    asked = {"policies": ["joint"], "word_lengths": (8, 9)}
+    with pytest.warns(UserWarning, match="300 of 300 images are calibration images too"):
+        result = search(graph, images, images, tmp_path / "a", **asked)
+    assert result["overlap"] == {"images, calibration": 300}
+    with pytest.warns(UserWarning, match="300 held-out images are searched images too"):
+        result = search(graph, images, other, tmp_path / "b", held_out=images, **asked)
+    assert result["overlap"]["held_out, images"] == 300
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search(graph, images, other, tmp_path / "c", **asked)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -22,13 +22,13 @@ import scipy.sparse
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from radixpoint.cost import add_energy, multiply_energy
+from radixpoint.cost import bit_operations, product_energy
 from radixpoint.design import Codes, Design, Widths
 from radixpoint.errors import DesignError
-from radixpoint.formats import FixedFormat, dot_format
+from radixpoint.formats import MAX_STORED, FixedFormat, dot_format
 from radixpoint.ir import Graph
 from radixpoint.quantize import Quantizer, at_length
-from radixpoint.sites import never_negative
+from radixpoint.sites import folded_batch_norm, never_negative, stored_parameters
 from radixpoint.synthesis import multiplier_area
 
 Objective = Literal["multipliers", "bops", "energy", "gates", "luts", "memory"]
@@ -56,7 +56,8 @@ class Products:
         """Of one image.
 
         ``multipliers``: partial-product bits. ``bops``: with the additions (see
-        :class:`radixpoint.cost.Cost`). ``energy``: pJ of multiplications and additions. ``gates``,
+        :class:`radixpoint.cost.Cost`). ``energy``: pJ of multiplications and additions, in the accumulator
+        that operands of any value need. ``gates``,
         ``luts``: area of a multiplier with its accumulator, in gate equivalents or look-up tables without
         DSPs, for each of the multiplications: what layers with multipliers of their own take together, if
         each has as many as it needs to keep pace. An unsigned activation takes a bit more of a multiplier
@@ -70,10 +71,10 @@ class Products:
             case "multipliers":
                 return self.macs * w * x
             case "bops":
-                return self.macs * (w * x + w + x + math.log2(self.terms))
+                return self.macs * bit_operations(x, w, self.terms)
             case "energy":
                 sums = dot_format(FixedFormat(True, w, 0), FixedFormat(True, x, 0), self.terms)
-                return self.macs * (multiply_energy(x, w) + add_energy(sums.word_length))
+                return self.macs * product_energy(x, w, sums.word_length)
             case "gates" | "luts":
                 return self.macs * multiplier_area(x + self.unsigned, w, objective)
             case "memory":
@@ -84,8 +85,8 @@ class Constraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an allocation must keep to.
 
     Attributes:
-        fixed: word length of both operands of single layers, by name.
-        memory: bits of all weights together, at most.
+        fixed: word length of both operands of single layers, by name; it need not be one of the candidates.
+        memory: bits of all parameters together, at most: weights, biases, batch normalization's.
         one_width: all layers that are not fixed share one word length for weights and activations.
         equal: weights and activations of a layer have one word length.
     """
@@ -123,6 +124,16 @@ def allocated(design: Design, allocation: Allocation, graph: Graph) -> Design:
     return replace(design, layers={**design.layers, **layers})
 
 
+def other_parameters(graph: Graph, design: Design) -> int:
+    """Bits of all stored parameters but the weights of ``product_layers``."""
+    folded = {bn.name for layer in graph.layers if (bn := folded_batch_norm(graph, layer, design))}
+    return sum(
+        one.values.size * design.width(name, "bn", "parameters")
+        for (name, role), one in stored_parameters(graph, design).items()
+        if role != "weight" and name not in folded
+    )
+
+
 def averages(layers: Mapping[str, Products], allocation: Allocation) -> dict[str, float]:
     """Bits of a ``weight``, of a product's ``operand``, and of a square ``multiplier`` of the same cost."""
     weights, macs = (sum(getattr(p, name) for p in layers.values()) for name in ("weights", "macs"))
@@ -156,14 +167,21 @@ class Losses:
         design = allocated(self.design, allocation, self.quantizer.graph)
         return self.quantizer.loss(design, self.quantizer.formats(design))
 
-    def measure(self, progress: Callable[[int, int], None] | None = None) -> Sensitivity:
+    def measure(
+        self, progress: Callable[[int, int], None] | None = None, only: Mapping[str, int] | None = None
+    ) -> Sensitivity:
         """The loss of each layer at each word length, above that at the longest; each operand apart.
 
-        ``progress`` is called with losses measured and losses to measure.
+        Args:
+            progress: called with losses measured and losses to measure.
+            only: single layers, each at one word length of its own.
         """
         longest = self.lengths[-1]
+        wanted = dict.fromkeys(self.layers, self.lengths)
+        if only is not None:
+            wanted = {name: (w,) for name, w in only.items()}
         base = self.loss({})
-        todo = [(name, kind, w) for name in self.layers for kind in (0, 1) for w in self.lengths[:-1]]
+        todo = [(n, kind, w) for n, own in wanted.items() for kind in (0, 1) for w in own if w != longest]
         found: dict[tuple[str, int, int], float] = {}
         for number, (name, kind, w) in enumerate(todo):
             pair = (w, longest) if kind == 0 else (longest, w)
@@ -172,10 +190,7 @@ class Losses:
                 progress(number + 1, len(todo))
 
         def table(kind: int) -> dict[str, dict[int, float]]:
-            return {
-                name: {w: 0.0 if w == longest else found[name, kind, w] for w in self.lengths}
-                for name in self.layers
-            }
+            return {name: {w: found.get((name, kind, w), 0.0) for w in own} for name, own in wanted.items()}
 
         return Sensitivity(base, table(0), table(1))
 
@@ -187,6 +202,16 @@ class Sensitivity(msgspec.Struct, frozen=True):
     weights: dict[str, dict[int, float]]
     activations: dict[str, dict[int, float]]
 
+    def joined(self, other: Sensitivity) -> Sensitivity:
+        """With the word lengths that ``other`` has measured in addition, of the same network."""
+
+        def both(a: dict[str, dict[int, float]], b: dict[str, dict[int, float]]) -> Any:
+            return {name: {**own, **b.get(name, {})} for name, own in a.items()}
+
+        return Sensitivity(
+            self.base, both(self.weights, other.weights), both(self.activations, other.activations)
+        )
+
     def loss(self, allocation: Allocation) -> float:
         """Predicted: the sum."""
         return self.base + sum(
@@ -195,25 +220,26 @@ class Sensitivity(msgspec.Struct, frozen=True):
 
 
 def check_constraints(
-    layers: Mapping[str, Products], lengths: Sequence[int], constraints: Constraints
+    layers: Mapping[str, Products], lengths: Sequence[int], constraints: Constraints, others: int = 0
 ) -> None:
-    """See that some allocation meets the constraints.
+    """See that some allocation meets the constraints. ``others``: bits of :func:`other_parameters`.
 
     Raises:
-        DesignError: a fixed layer that the network does not have, a word length that is not among
-            ``lengths``, a memory that the shortest do not fit.
+        DesignError: a fixed layer that the network does not have, an impossible word length, a memory that
+            the shortest do not fit.
     """
     for name, w in constraints.fixed.items():
-        if name not in layers or w not in lengths:
+        if name not in layers or not 2 <= w <= MAX_STORED:
             raise DesignError(
-                f"layer {name!r} fixed at {w} bits: expected a convolution or fully connected layer, and one "
-                f"of the word lengths {list(lengths)}"
+                f"layer {name!r} fixed at {w} bits: expected a convolution or fully connected layer, and 2 "
+                f"to {MAX_STORED} bits"
             )
     least = sum(one.weights * constraints.fixed.get(name, min(lengths)) for name, one in layers.items())
-    if constraints.memory is not None and constraints.memory < least:
+    if constraints.memory is not None and constraints.memory < least + others:
         raise DesignError(
-            f"{constraints.memory} bits for all weights: expected at least {least}, which the shortest of "
-            f"the word lengths {list(lengths)} take"
+            f"{constraints.memory} bits for all parameters: expected at least {least + others}, which the "
+            f"shortest of the word lengths {list(lengths)} take, with {others} of biases and batch "
+            "normalization"
         )
 
 
@@ -235,11 +261,12 @@ class _Program:
     """The integer program: one binary variable for each layer and pair of word lengths."""
 
     def __init__(
-        self, sensitivity: Sensitivity, layers: Mapping[str, Products], constraints: Constraints
+        self, sensitivity: Sensitivity, layers: Mapping[str, Products], constraints: Constraints, others: int
     ) -> None:
-        lengths = sorted(next(iter(sensitivity.weights.values())))
-        check_constraints(layers, lengths, constraints)
+        lengths = sorted(set.intersection(*(set(own) for own in sensitivity.weights.values())))
+        check_constraints(layers, lengths, constraints, others)
         self.layers, self.constraints, self.base = layers, constraints, sensitivity.base
+        self.memory = None if constraints.memory is None else constraints.memory - others
         free = [
             (w, x)
             for w, x in product(lengths, lengths)
@@ -257,15 +284,15 @@ class _Program:
 
     def solve(self, costs: Reals, budget: float) -> Allocation | None:
         """Least sum of ``costs`` at a predicted loss of at most ``budget``."""
-        memory = self.constraints.memory
+        memory = self.memory
         while True:
             found = self._solve(costs, budget, memory)
-            if found is None or memory is None or self.constraints.memory is None:
+            if found is None or memory is None or self.memory is None:
                 return found
             taken = sum(self.layers[name].weights * w for name, (w, _) in found.items())
-            if taken <= self.constraints.memory:
+            if taken <= self.memory:
                 return found
-            memory -= taken - self.constraints.memory  # the solver's tolerance let some bits through
+            memory -= taken - self.memory  # the solver's tolerance let some bits through
 
     def _solve(self, costs: Reals, budget: float, memory: int | None) -> Allocation | None:
         room = budget - self.base
@@ -312,10 +339,12 @@ def allocate(
     budget: float,
     objective: Objective = "multipliers",
     constraints: Constraints | None = None,
+    others: int = 0,
 ) -> Allocation | None:
     """The cheapest word lengths whose predicted loss is at most ``budget``: an integer program.
 
-    The solution is proven optimal by HiGHS, up to its tolerances.
+    The solution is proven optimal by HiGHS, up to its tolerances. ``others``: bits of
+    :func:`other_parameters`, which count for the memory.
 
     Returns:
         The word lengths, or None if none stays within the budget.
@@ -323,7 +352,7 @@ def allocate(
     Raises:
         DesignError: constraints that nothing meets; the solver could not prove an optimum.
     """
-    program = _Program(sensitivity, layers, constraints or Constraints())
+    program = _Program(sensitivity, layers, constraints or Constraints(), others)
     return program.solve(program.costs(objective), budget)
 
 
@@ -333,11 +362,12 @@ def frontier(
     points: int,
     objective: Objective = "multipliers",
     constraints: Constraints | None = None,
+    others: int = 0,
 ) -> list[Allocation]:
     """Cheapest allocations for ``points`` losses in geometric steps.
 
     The first loss is the smallest that the constraints allow, the last that of the cheapest allocation, or
-    one bit: nothing is left of a network beyond.
+    one bit: nothing is left of a network beyond. ``others`` as in :func:`allocate`.
 
     Returns:
         Different allocations; ascending loss, descending cost.
@@ -345,7 +375,7 @@ def frontier(
     Raises:
         DesignError: nothing meets the constraints.
     """
-    program = _Program(sensitivity, layers, constraints or Constraints())
+    program = _Program(sensitivity, layers, constraints or Constraints(), others)
     costs = program.costs(objective)
     safest, cheapest = program.solve(program.losses, math.inf), program.solve(costs, math.inf)
     if safest is None or cheapest is None:

@@ -169,6 +169,9 @@ class _Bars(Watcher):
             soft_wrap=True,
         )
 
+    def warned(self, text: str) -> None:
+        self.bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
 
 def _progress() -> Progress:
     return Progress(
@@ -540,22 +543,17 @@ def _report(result: dict[str, Any], out: Path) -> None:
             "" if relative is None else f"{relative:.2f}",
         )
     _out.print(table)
+    apart = not any(both for kind, both in result["overlap"].items() if kind.startswith("held_out"))
     for name, policy in result["policies"].items():
         if policy["held_out"] is not None:
             low, high = policy["held_out"]["drop_interval"]
             _out.print(
                 f"{name}, held out: {policy['held_out']['drop']:+.2f} [{low:+.2f}, {high:+.2f}] on "
-                f"{policy['held_out']['images']} images that took no part",
+                f"{policy['held_out']['images']} images"
+                + (" that took no part" if apart else ", some of which took part"),
                 highlight=False,
                 markup=False,
             )
-    if result["held_out"] is None:
-        _out.print(
-            "the designs were chosen on these images, so their drops are a little too "
-            "good: --held-out reports "
-            "on others",
-            highlight=False,
-        )
     for name, policy in result["policies"].items():
         if not policy["monotone"]:
             _out.print(f"{name}: not monotone: a longer word length fails; see result.json", highlight=False)
@@ -578,25 +576,15 @@ def _search(
     graph: Graph, images: ImageSet, calibration: ImageSet, out: Path, as_json: bool, **arguments: Any
 ) -> None:
     _note_the_engine()
-    shared = images.shared_with(calibration)
-    if shared:
+    with _progress() as bars:
+        result = search(graph, images, calibration, out, watcher=_Bars(bars), **arguments)
+    if result["held_out"] is None:
         _errors.print(
-            f"{shared} of {len(images)} images are calibration images too: what is chosen on them is "
-            "judged on them, and its drop is too good to be true",
+            "the designs were chosen on these images, so their drops are a little too good: --held-out "
+            "reports on others",
             highlight=False,
             soft_wrap=True,
         )
-    held_out: ImageSet | None = arguments.get("held_out")
-    for other, what in ((images, "searched"), (calibration, "calibration")):
-        both = 0 if held_out is None else held_out.shared_with(other)
-        if both:
-            _errors.print(
-                f"{both} held-out images are {what} images too: they are not held out",
-                highlight=False,
-                soft_wrap=True,
-            )
-    with _progress() as bars:
-        result = search(graph, images, calibration, out, watcher=_Bars(bars), **arguments)
     _emit(result) if as_json else _report(result, out)
 
 
@@ -637,7 +625,11 @@ def search_command(
         typer.Option(help="For per-layer, LAYER=BITS: this layer's word length; repeatable."),
     ] = None,
     memory: Annotated[
-        int | None, typer.Option(help="For per-layer: bits that all weights together may take.")
+        int | None,
+        typer.Option(
+            help="For per-layer: bits that all parameters together may take, biases and batch "
+            "normalization's at --bn-start."
+        ),
     ] = None,
     one_width: Annotated[
         bool, typer.Option(help="For per-layer: one word length for all layers that are not fixed.")
@@ -655,8 +647,8 @@ def search_command(
     equalize: Annotated[
         bool,
         typer.Option(
-            help="First move powers of two between the channels of a batch normalization and of the "
-            "convolution behind its ReLU; the float network computes the same."
+            help="First move powers of two between the channels of a layer and of the next one behind its "
+            "ReLU; the float network computes the same."
         ),
     ] = False,
     word_lengths: Annotated[

@@ -81,8 +81,8 @@ def grid(code: Code, word_length: int, signed: bool) -> Grid:
     minifloat of Gysel et al., "Ristretto", 2018, which has no gradual underflow). Hardware multiplies
     significands and shifts by the exponents. ``log2``, ``log_sqrt2``: sign and logarithm, rounded in the
     logarithm; one code word is zero (Miyashita et al., "Convolutional Neural Networks using Logarithmic Data
-    Representation", 2016, equation 3). Hardware adds exponents and shifts, for base sqrt 2 one of two
-    constants.
+    Representation", 2016, equation 3). Hardware adds exponents and shifts; for base sqrt 2 it keeps a sum for
+    each number of odd exponents in a product, 0, 1 or 2, and multiplies by that power of 181/128 at the end.
 
     Raises:
         DesignError: no such code: too few bits, or values beyond 32 bits.

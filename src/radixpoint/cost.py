@@ -41,6 +41,14 @@ def multiplier_cost(graph: IntGraph) -> int:
     )
 
 
+def bit_operations(x: int, w: int, terms: int) -> float:
+    """BOPs of one of ``terms`` products of ``x`` by ``w`` bits, with its share of their additions.
+
+    Baskin et al., UNIQ, 2018: ab + a + b + log2 n.
+    """
+    return x * w + x + w + math.log2(terms)
+
+
 # --------------------------------------------------------------------------------------------- energy
 
 SRAM: Mapping[int, float] = {8 << 10: 10.0, 32 << 10: 20.0, 1 << 20: 100.0}
@@ -61,6 +69,11 @@ def multiply_energy(a: int, b: int) -> float:
 def add_energy(bits: int) -> float:
     """pJ of an integer addition: 0.03 at 8 bits, in proportion (0.12 at 32 bits, where 0.1 is published)."""
     return 0.03 * bits / 8
+
+
+def product_energy(x: int, w: int, accumulator: int) -> float:
+    """pJ of a product of ``x`` by ``w`` bits and of its addition to ``accumulator`` bits."""
+    return multiply_energy(x, w) + add_energy(accumulator)
 
 
 def memory_energy(size_bits: int, bits: int) -> float:
@@ -103,7 +116,7 @@ class Cost:
         scalings: multiplications of batch normalization and pooling.
         conv_bits, scale_bits: largest operand word lengths of each: (activation, parameter).
         multiplier_cost: see :func:`multiplier_cost`.
-        bit_operations: BOPs with additions: of n products of a by b bits, n (ab + a + b + log2 n) an output.
+        bit_operations: BOPs with additions, see :func:`bit_operations`.
         weight_bits, parameter_bits: stored weights, and all other parameters.
         activation_bits: memory of the activations that live at the same time, at their word lengths.
         energy: pJ of the arithmetic, see :func:`multiply_energy` and :func:`add_energy`.
@@ -163,9 +176,8 @@ def cost(graph: IntGraph) -> Cost:
             continue
         products, (x, w) = _products(graph, step), operand_widths(graph, step)
         terms = 1 if step.op == "scale" else math.prod(graph.arrays(step)["weight"].shape[1:])
-        operations += round(products * (x * w + x + w + math.log2(terms)))
-        accumulator = graph.tensors[step.name].format.word_length
-        energy += products * (multiply_energy(x, w) + add_energy(accumulator))
+        operations += round(products * bit_operations(x, w, terms))
+        energy += products * product_energy(x, w, graph.tensors[step.name].format.word_length)
         if step.op == "scale":
             scalings += products
         else:

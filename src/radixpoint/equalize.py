@@ -1,36 +1,56 @@
 """Cross-layer equalization by powers of two: the same float network, with channels of more equal range.
 
-Between a batch normalization and the convolution behind its ReLU, a channel may be divided by any
-positive number in the one and multiplied in the other (Nagel et al., "Data-Free Quantization Through Weight
-Equalization and Bias Correction", 2019, section 4.1). By a power of two nothing is rounded: the logits of
-the float network stay what they were, bit for bit.
+Between a batch normalization, a convolution or a fully connected layer and the next one behind its ReLU, a
+channel may be divided by any positive number in the one and multiplied in the other (Nagel et al.,
+"Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, section 4.1). By a power of
+two nothing is rounded: the logits of the float network stay what they were, bit for bit.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 
 from radixpoint.calibrate import Ranges
+from radixpoint.errors import DesignError
 from radixpoint.ir import Graph, Layer, verify_graph
 
 MOST = 8
 """Largest magnitude of an exponent: a channel beyond is all but dead."""
 
 
-def _pairs(graph: Graph) -> list[tuple[Layer, Layer, Layer]]:
-    """(batch normalization, ReLU, convolution) in which each is the only reader of the one before."""
+_ROLES = {"batch_norm": ("gamma", "beta"), "conv": ("weight", "bias"), "fc": ("weight", "bias")}
+"""Parameters that a channel of the result is in proportion to."""
+
+
+def pairs(graph: Graph) -> list[tuple[Layer, Layer, Layer]]:
+    """(first layer, its ReLU, the layer that multiplies what it passes), each alone reading the one before.
+
+    Layers that share parameters with others are left alone.
+
+    Raises:
+        DesignError: there are none: nothing can be moved.
+    """
+    users = Counter(key for layer in graph.layers for key in layer.parameters.values())
     found = []
-    for bn in graph.layers:
-        relu = graph.consumers(bn.name)
-        if bn.op != "batch_norm" or [layer.op for layer in relu] != ["relu"]:
+    for first in graph.layers:
+        relu = graph.consumers(first.name)
+        if first.op not in _ROLES or [layer.op for layer in relu] != ["relu"]:
             continue
-        conv = graph.consumers(relu[0].name)
-        if [layer.op for layer in conv] != ["conv"] or graph.output in (bn.name, relu[0].name):
+        readers = graph.consumers(relu[0].name)
+        if len(readers) != 1 or graph.output in (first.name, relu[0].name):
             continue
-        if conv[0].attributes["groups"] == 1:
-            found.append((bn, relu[0], conv[0]))
+        alone = all(users[key] == 1 for one in (first, *readers) for key in one.parameters.values())
+        whole = readers[0].op == "fc" or (readers[0].op == "conv" and readers[0].attributes["groups"] == 1)
+        if alone and whole:
+            found.append((first, relu[0], readers[0]))
+    if not found:
+        raise DesignError(
+            "equalize: expected a network with a convolution or fully connected layer that alone reads a "
+            "ReLU behind another or a batch normalization; this one has none"
+        )
     return found
 
 
@@ -47,12 +67,15 @@ def equalized(graph: Graph, ranges: Ranges) -> Graph:
 
     Returns:
         A network with the same results in float, exactly.
+
+    Raises:
+        DesignError: it has no two layers to move anything between.
     """
     parameters = dict(graph.parameters)
-    for bn, relu, conv in _pairs(graph):
-        weight = parameters[conv.parameters["weight"]]
+    for first, relu, reader in pairs(graph):
+        weight = parameters[reader.parameters["weight"]]
         activations = np.maximum(ranges.tensors[relu.name].high, 0.0)
-        weights = np.abs(weight).max((0, 2, 3)).astype(np.float64)
+        weights = np.abs(weight).reshape(*weight.shape[:2], -1).max((0, 2)).astype(np.float64)
         alive = (activations > 0) & (weights > 0)
         if not alive.any():
             continue
@@ -60,10 +83,12 @@ def equalized(graph: Graph, ranges: Ranges) -> Graph:
         half[alive] = np.log2(activations[alive] / weights[alive]) / 2
         k = np.where(alive, np.rint(half - np.median(half[alive])), 0).astype(np.int32)
         k = np.clip(k, -MOST, MOST)
-        for role in ("gamma", "beta"):
-            key = bn.parameters[role]
-            parameters[key] = np.ldexp(parameters[key], -k)
-        parameters[conv.parameters["weight"]] = np.ldexp(weight, k[None, :, None, None])
+        for role in _ROLES[first.op]:
+            if role in first.parameters:
+                key = first.parameters[role]
+                rows = -k.reshape(-1, *[1] * (parameters[key].ndim - 1))
+                parameters[key] = np.ldexp(parameters[key], rows)
+        parameters[reader.parameters["weight"]] = np.ldexp(weight, k.reshape(-1, *[1] * (weight.ndim - 2)))
     result = replace(graph, parameters=parameters)
     verify_graph(result)
     return result

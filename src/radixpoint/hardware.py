@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from radixpoint.cost import DRAM, add_energy, memory_energy, multiply_energy, products_per_dsp
+from radixpoint.cost import DRAM, memory_energy, product_energy, products_per_dsp
 from radixpoint.cost import cost as network_cost
 from radixpoint.export.machine import LANES, Machine
 from radixpoint.ir import IntGraph
@@ -96,10 +96,9 @@ def accelerator_cost(network: IntGraph, lanes: int = LANES) -> AcceleratorCost:
         narrow += vectors * lanes * sizes["X"] * (f["WRITES"] >> 1)
         fetched += lanes * lane_bits * (vectors if f["PARAMETERS_PLACE"] else f["TILES"])
     energy = {
-        "multiply-accumulate": counted.macs
-        * (multiply_energy(sizes["X"], sizes["W"]) + add_energy(sizes["ACC"])),
+        "multiply-accumulate": counted.macs * product_energy(sizes["X"], sizes["W"], sizes["ACC"]),
         "batch normalization": counted.scalings
-        * (multiply_energy(sizes["MUL"], sizes["FACTOR"]) + add_energy(sizes["PATH"])),
+        * product_energy(sizes["MUL"], sizes["FACTOR"], sizes["PATH"]),
         "narrow memory": memory_energy(memories["narrow"], narrow),
         "wide memory": memory_energy(memories["wide"], wide),
         "weight buffer": memory_energy(memories["weight buffer"], buffer),

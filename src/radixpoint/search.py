@@ -7,7 +7,9 @@ search that was killed goes on where it was.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -20,16 +22,19 @@ import numpy as np
 from msgspec.structs import replace
 
 from radixpoint.allocate import (
+    Allocation,
     Constraints,
     Losses,
     Objective,
     Sensitivity,
+    allocate,
     allocated,
     averages,
     check_by_layer,
     check_constraints,
     frontier,
     greedy,
+    other_parameters,
     product_layers,
 )
 from radixpoint.calibrate import Ranges, calibrate
@@ -37,6 +42,7 @@ from radixpoint.cost import multiplier_cost
 from radixpoint.data import ImageSet
 from radixpoint.design import Codes, Design, Widths
 from radixpoint.engines import make_engine
+from radixpoint.equalize import pairs
 from radixpoint.errors import DesignError, RunError
 from radixpoint.evaluate import (
     BATCH,
@@ -61,6 +67,8 @@ LAYERED = ("greedy", "per-layer")
 """Policies with a word length for each layer."""
 POINTS = 12
 """Designs on the frontier of accuracy and cost."""
+HALVINGS = 3
+"""More designs between the cheapest that holds and the next cheaper one."""
 FEWEST = 500
 """An evaluation is not stopped before this many images."""
 Z_STOP = 3.2905267314919255
@@ -99,7 +107,7 @@ class _Record(msgspec.Struct, frozen=True):
 
 
 class Watcher:
-    """Told how a search goes on; this one keeps quiet."""
+    """Told how a search goes on; this one keeps quiet, but for warnings."""
 
     def stage(self, text: str, images: int, images_left: int) -> None:
         """A stage begins: of ``images`` images, with at most ``images_left`` after it."""
@@ -109,6 +117,10 @@ class Watcher:
 
     def judged(self, text: str, evaluation: Evaluation, verdict: Verdict, cached: bool) -> None:
         """A design was judged."""
+
+    def warned(self, text: str) -> None:
+        """Something makes the result worth less than it looks."""
+        warnings.warn(text, stacklevel=4)
 
 
 def _run_folder(path: Path) -> Path:
@@ -257,10 +269,15 @@ class Judge:
         self.watcher.judged(text, evaluation, verdict, cached)
         return evaluation, verdict
 
-    def measured(self, what: str, design: Design, lengths: Sequence[int], kind: Any, make: Any) -> Any:
-        """What ``make`` measures of the network under ``design``, of type ``kind``, kept in a file."""
+    def measured(
+        self, what: str, design: Design, lengths: Sequence[int], kind: Any, make: Any, about: str = ""
+    ) -> Any:
+        """What ``make`` measures of the network under ``design``, of type ``kind``, kept in a file.
+
+        ``about``: what else the measurement depends on.
+        """
         parts = (self._version, self.graph.digest, self.calibration.digest)
-        name = _key(*parts, design.to_json().decode(), str(list(lengths)))
+        name = _key(*parts, design.to_json().decode(), str(list(lengths)), about)
         path = self.cache / f"{what}-{name}.json"
         if not path.exists():
             total = 0
@@ -414,22 +431,34 @@ def search(
     # what is impossible is refused before any work
     for policy in dict.fromkeys((*policies, *(["separate"] if grid else []))):
         check_policy(policy, lengths, bn_start, options, graph)
+    if options.get("equalize"):
+        pairs(graph)
     if set(policies) & set(LAYERED):
         check_by_layer(Design.separate(lengths[0], bn_start, **options))
     for image_set in (images, calibration, *([] if held_out is None else [held_out])):
         image_set.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
     layers = product_layers(graph, bool(options.get("unsigned")))
+    limits, others = constraints or Constraints(), 0
     if "per-layer" in policies:
-        check_constraints(layers, lengths, constraints or Constraints())
-        for one, *pair in product(layers.values(), lengths, lengths):
-            one.cost((pair[0], pair[1]), objective)
+        others = other_parameters(graph, Design.separate(lengths[-1], bn_start, **options))
+        check_constraints(layers, lengths, limits, others)
+        for name, one in layers.items():
+            fixed = limits.fixed.get(name)
+            for pair in product(lengths, lengths) if fixed is None else [(fixed, fixed)]:
+                one.cost(pair, objective)
+    overlap = _overlap(images, calibration, held_out, watcher or Watcher())
     run = _run_folder(Path(folder))
     kept = _cache_folder(run / "cache" if cache is None else Path(cache))
     judge = Judge(graph, images, calibration, kept, watcher or Watcher(), criterion, threads=threads)
     # Upper bound on evaluations, for the estimate of the time left: a bisection, its ends, its neighbour.
     steps = len(lengths).bit_length() + 2
-    rounds = 2 * len(policies) - ("joint" in policies)
-    judge.images_left = len(images) * (rounds * steps + (len(lengths) ** 2 if grid else 0))
+    first = {
+        "joint": 0,
+        "per-layer": POINTS + HALVINGS,
+        "greedy": (len(layers) * len(lengths)).bit_length() + 2,
+    }
+    most = sum(first.get(policy, steps) + steps for policy in policies)
+    judge.images_left = len(images) * (most + (len(lengths) ** 2 if grid else 0))
 
     def along(
         text: str, design: Callable[[int], Design], candidates: Sequence[int] = lengths, unit: str = " bits"
@@ -466,6 +495,41 @@ def search(
         chosen = conv.word_length or 0
         return with_bn(f"{policy}, conv {chosen}", conv, lambda w: make(chosen, w, options, graph))
 
+    def price(one: Allocation) -> float:
+        return sum(layers[name].cost(pair, objective) for name, pair in one.items())
+
+    def along_frontier(start: Design, plain: Design) -> tuple[Sensitivity, list[Allocation], Found]:
+        """Losses, allocations with the cheapest first, and which of them holds."""
+        sensitivity = judge.measured("sensitivity", plain, lengths, Sensitivity, Losses.measure)
+        apart = {name: w for name, w in limits.fixed.items() if w not in lengths}
+        if apart:
+            more = judge.measured(
+                *("sensitivity", plain, lengths, Sensitivity),
+                lambda losses, progress: losses.measure(progress, apart),
+                str(sorted(apart.items())),
+            )
+            sensitivity = sensitivity.joined(more)
+
+        def judged(one: Allocation) -> tuple[Evaluation, Verdict]:
+            judge.images_left -= len(images)
+            return judge.judge(
+                f"per-layer, point of cost {price(one):.6g}", allocated(start, one, graph), whole=True
+            )
+
+        path = frontier(sensitivity, layers, POINTS, objective, limits, others)[::-1]
+        verdicts = [judged(one) for one in path]
+        for _ in range(HALVINGS):
+            place = cheapest(verdicts).word_length
+            if not place:  # none holds, or the cheapest of all does
+                break
+            budget = math.sqrt(sensitivity.loss(path[place]) * sensitivity.loss(path[place - 1]))
+            one = allocate(sensitivity, layers, budget, objective, limits, others)
+            if one is None or any(dict(one) == dict(other) for other in path):
+                break
+            path.insert(place, one)
+            verdicts.insert(place, judged(one))
+        return sensitivity, path, cheapest(verdicts)
+
     def layered(policy: str) -> tuple[dict[str, Any], Design | None]:
         start = Design.separate(lengths[-1], bn_start, **options)
         plain = replace(start, refine=[])
@@ -476,16 +540,12 @@ def search(
             designs = [allocated(start, one, graph) for one in path]
             found = along(f"{policy}, bn {bn_start}, point", lambda i: designs[i], range(len(path)), "")
         else:
-            sensitivity = judge.measured("sensitivity", plain, lengths, Sensitivity, Losses.measure)
-            path = frontier(sensitivity, layers, POINTS, objective, constraints)[::-1]
+            sensitivity, path, found = along_frontier(start, plain)
             designs = [allocated(start, one, graph) for one in path]
-            found = cheapest(
-                [judge.judge(f"{policy}, point {i}", one, whole=True) for i, one in enumerate(designs)]
-            )
             extra["frontier"] = [
                 {
                     "predicted_loss": sensitivity.loss(one),
-                    "cost": sum(layers[name].cost(pair, objective) for name, pair in one.items()),
+                    "cost": price(one),
                     "average": averages(layers, one),
                     "layers": one,
                     **msgspec.to_builtins(found.tried[i][0]),
@@ -543,13 +603,14 @@ def search(
         "criterion": msgspec.to_builtins(criterion),
         "options": msgspec.to_builtins(options),
         "objective": objective,
-        "constraints": msgspec.to_builtins(constraints or Constraints()),
+        "constraints": msgspec.to_builtins(limits),
         "word_lengths": lengths,
         "bn_start": bn_start,
         "network": graph.digest,
         "images": _about(images),
         "calibration": _about(calibration),
         "held_out": None if held_out is None else _about(held_out),
+        "overlap": overlap,
         "preprocessing": msgspec.to_builtins(images.preprocessing),
         "float": {"top1": judge.float_evaluation.top1, "top5": judge.float_evaluation.top5},
         "policies": found,
@@ -575,6 +636,25 @@ def search(
     document = msgspec.json.format(msgspec.json.encode(result)) + b"\n"
     write_whole(run / "result.json", document)
     return dict(msgspec.json.decode(document))
+
+
+def _overlap(
+    images: ImageSet, calibration: ImageSet, held_out: ImageSet | None, watcher: Watcher
+) -> dict[str, int]:
+    """How many images serve twice; each kind is warned of."""
+    found = {"images, calibration": images.shared_with(calibration)}
+    if found["images, calibration"]:
+        watcher.warned(
+            f"{found['images, calibration']} of {len(images)} images are calibration images too: what is "
+            "chosen on them is judged on them, and its drop is too good to be true"
+        )
+    if held_out is not None:
+        for what, other in (("images", images), ("calibration", calibration)):
+            both = found[f"held_out, {what}"] = held_out.shared_with(other)
+            if both:
+                kind = "searched" if what == "images" else what
+                watcher.warned(f"{both} held-out images are {kind} images too: they are not held out")
+    return found
 
 
 def _about(images: ImageSet) -> dict[str, Any]:
