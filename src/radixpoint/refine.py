@@ -107,9 +107,9 @@ def _evening(real: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(even, np.float32)
 
 
-def _moment(patches: NDArray[np.float32], others: NDArray[np.float32]) -> Reals:
-    """E[x q'] of patches x and q, each (count, inputs)."""
-    return (patches.T @ others).astype(np.float64) / len(patches)
+def _second_moments(q: NDArray[np.float32]) -> Reals:
+    """E[q q'] of patches (count, inputs)."""
+    return (q.T @ q).astype(np.float64) / len(q)
 
 
 def _triangular_inverse(upper: Reals) -> Reals:
@@ -195,18 +195,22 @@ def _searched(
     stored: Reals,
     weight: Reals,
     q: NDArray[np.float32],
-    x: NDArray[np.float32],
+    outputs: NDArray[np.float32],
     scale: Reals,
     limits: tuple[int, int],
     techniques: Collection[Technique],
 ) -> Reals:
-    """Better integers for the weights (rows, inputs) of one group, from its patches (count, inputs)."""
-    second = _moment(q, q)
+    """Better integers for the weights (rows, inputs) of one group.
+
+    ``q``: patches of the quantized network, (count, inputs). ``outputs``: w x of the float one, (rows,
+    count).
+    """
+    second = _second_moments(q)
     damping = _DAMPING * float(np.mean(np.diag(second)))
     if damping == 0:
         return stored  # the operand is zero everywhere
     second += damping * np.eye(len(second))
-    aim = weight @ _moment(x, q) + damping * weight
+    aim = (outputs @ q).astype(np.float64) / len(q) + damping * weight
     factor = _inverse_factor(second)
     target: Reals = (aim @ factor.T) @ factor
     if "columns" in techniques:
@@ -349,14 +353,15 @@ class Refiner:
         errors = np.zeros(len(flat))
         for group in range(len(q)):
             rows = slice(group * each, (group + 1) * each)
+            outputs = flat[rows].astype(np.float32) @ x[group].T
             if "columns" in techniques or "units" in techniques:
                 limits = (parameter.format.min + symmetric, parameter.format.max)
                 stored[rows] = _searched(
-                    stored[rows], flat[rows], q[group], x[group], scale[rows], limits, techniques
+                    stored[rows], flat[rows], q[group], outputs, scale[rows], limits, techniques
                 )
             if behind is not None:
-                w, v = (one.astype(np.float32) for one in (flat[rows], stored[rows] / scale[rows]))
-                errors[rows] = np.median((w @ x[group].T - v @ q[group].T) / factors, 1)
+                outputs -= (stored[rows] / scale[rows]).astype(np.float32) @ q[group].T
+                errors[rows] = np.median(outputs / factors, 1)
         data = freeze(stored.astype(np.int64).reshape(parameter.data.shape))
         changed = {key: IntParameter(data, parameter.format)}
         if behind is not None:
