@@ -82,14 +82,14 @@ STEPS: tuple[tuple[str, dict[str, Any], dict[str, tuple[int, ...]]], ...] = (
     ("rule `sqnr`", {"rule": "sqnr"}, {"channel": (8, 7, 6, 5), "tensor": (7, 6, 5)}),
     ("rule `loss`", {"rule": "loss"}, {"channel": (8, 7, 6, 5), "tensor": (7, 6, 5)}),
     ("+ unsigned", {"rule": "loss", "unsigned": True},
-     {"channel": (8, 7, 6, 5, 4), "tensor": (8, 7, 6, 5, 4)}),
+     {"channel": (8, 7, 6, 5, 4), "tensor": (8, 6, 5, 4)}),
     ("+ equalized (not kept)", {"rule": "loss", "unsigned": True, "equalize": True},
      {"channel": (6, 5), "tensor": (6, 5)}),
     ("+ offsets", {"rule": "loss", "unsigned": True, "refine": OFFSETS},
-     {"channel": (8, 7, 6, 5, 4), "tensor": (7, 6, 5)}),
+     {"channel": (6, 5, 4), "tensor": (6, 5)}),
     ("+ columns", {"rule": "loss", "unsigned": True, "refine": COLUMNS},
-     {"channel": (7, 6, 5, 4), "tensor": (7, 6, 5)}),
-    ("+ units", {"rule": "loss", "unsigned": True, "refine": UNITS}, {"channel": (6, 5), "tensor": (6, 5)}),
+     {"channel": (7, 6, 5), "tensor": (6, 5)}),
+    ("+ units", {"rule": "loss", "unsigned": True, "refine": UNITS}, {"channel": (5,), "tensor": (5,)}),
 )  # fmt: skip
 """Each with what came before, but for what is not kept; and word lengths around the smallest that holds."""
 HOPELESS = 5.0
