@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
-from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -13,8 +12,10 @@ import pytest
 
 import networks
 from radixpoint.allocate import (
+    Allocation,
     Constraints,
     Losses,
+    Objective,
     Products,
     Sensitivity,
     allocate,
@@ -49,7 +50,7 @@ def problem(seed: int) -> tuple[Sensitivity, dict[str, Products]]:
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("objective", ["multipliers", "bops", "energy", "gates", "luts", "memory"])
 @pytest.mark.parametrize("limits", ["none", "equal", "one_width", "fixed", "apart", "memory"])
-def test_against_all_allocations(seed: int, objective: str, limits: str) -> None:
+def test_against_all_allocations(seed: int, objective: Objective, limits: str) -> None:
     sensitivity, layers = problem(seed)
     # a layer fixed at a word length that the others do not have: 8 at the end, 3 to 5 inside
     eight = {"a": {8: 0.05}}
@@ -75,13 +76,13 @@ def test_against_all_allocations(seed: int, objective: str, limits: str) -> None
         )
 
     def price(one: dict[str, tuple[int, int]]) -> float:
-        return sum(layers[name].cost(pair, objective) for name, pair in one.items())  # type: ignore[arg-type]
+        return sum(layers[name].cost(pair, objective) for name, pair in one.items())
 
     pairs = [*itertools.product(LENGTHS, LENGTHS), *([(8, 8)] if limits == "apart" else [])]
     possible = (dict(zip(layers, c, strict=True)) for c in itertools.product(pairs, repeat=3))
     everything = (one for one in possible if all(8 not in one[name] for name in "bc"))
     best = min((price(one) for one in everything if allowed(one)), default=None)
-    found = allocate(sensitivity, layers, 0.9, objective, constraints, others)  # type: ignore[arg-type]
+    found = allocate(sensitivity, layers, 0.9, objective, constraints, others)
     if best is None:
         assert found is None
     else:
@@ -209,21 +210,22 @@ def test_an_area_that_cannot_be_told_is_refused_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
-class Table:
+class Table(Losses):
     """Losses of two layers by hand: those of each layer, and more where both are short."""
 
-    lengths = (2, 3, 4)
-    layers: ClassVar = {"a": None, "b": None}
-    own: ClassVar = {"a": {4: 0, 3: 1, 2: 5}, "b": {4: 0, 3: 2, 2: 3}}
+    def __init__(self) -> None:
+        self.lengths = (2, 3, 4)
+        self.layers = dict.fromkeys("ab", Products(1, 1, 1))
+        self.own = {"a": {4: 0, 3: 1, 2: 5}, "b": {4: 0, 3: 2, 2: 3}}
 
-    def loss(self, allocation: dict[str, tuple[int, int]]) -> float:
+    def loss(self, allocation: Allocation) -> float:
         a, b = (allocation[name][0] for name in "ab")
         return self.own["a"][a] + self.own["b"][b] + 10 * ((a, b) == (3, 2))
 
 
 def test_greedy_by_hand() -> None:
     """a first (1 against 2); then b (3 against 5); then a, since b at 2 bits would now cost 14, not 4."""
-    path = greedy(Table())  # type: ignore[arg-type]
+    path = greedy(Table())
     assert [(one["a"][0], one["b"][0]) for one in path] == [(4, 4), (3, 4), (3, 3), (2, 3), (2, 2)]
     assert all(w == x for one in path for w, x in one.values())
 

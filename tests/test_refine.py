@@ -213,7 +213,7 @@ def test_offsets_correct_the_median(form: str) -> None:
 
 
 def test_what_a_few_patches_lose_moves_no_offset() -> None:
-    """Inputs of a tenth, and one in fifty that the format cuts off: offsets stay as they were."""
+    """Inputs of 0.51, one in 64 cut off by the format: offsets make up for the rounding of 0.51 alone."""
     n = networks.Net(0, (1, 8, 8))
     x = n.conv("input", 3, 1, pads=(0, 0, 0, 0), bias=True)
     n.arrays[f"{x}.weight"] = np.array([0.5, -1.0, 0.25], np.float32).reshape(3, 1, 1, 1)
