@@ -37,7 +37,7 @@ from radixpoint.formats import Rounding
 from radixpoint.policies import POLICIES
 from radixpoint.refine import IMAGES, Refiner
 from radixpoint.search import POINTS, Judge
-from radixpoint.sites import stored_parameters
+from radixpoint.sites import real_weights
 from resnet50 import Data, interval
 
 BEST = {"binary_point": {"scope": "channel", "rule": "loss"}, "unsigned": True}
@@ -294,11 +294,7 @@ def seconds(data: Data, runs: Path) -> None:
     quantizer = data.judge(runs).quantizer
     design = Design.separate(6, BN, **BEST)
     network = quantizer.quantize(design)
-    weights = {
-        layer: one.values
-        for (layer, role), one in stored_parameters(data.graph, design).items()
-        if role == "weight"
-    }
+    weights = real_weights(data.graph, design)
     row("", "images", "seconds", "peak memory, GiB")
     row(*["---"] * 4)
     everything = len(data.calibration)

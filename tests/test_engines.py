@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -128,6 +129,50 @@ def test_unsigned_operands_have_one_more_bit_of_magnitude() -> None:
     ]
     assert finer
     assert set(finer) == {1}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize(
+    ("form", "scope"), [("affine", "channel"), ("staged", "tensor"), ("folded", "channel")]
+)
+def test_everything_at_once(name: str, form: str, scope: str) -> None:
+    """By layer, rule loss, unsigned operands, refined by every technique; equalized, where it can be."""
+    graph = GRAPHS[name]
+    layers = product_layers(graph)
+    pairs = np.random.default_rng(3).choice([3, 5, 8], (len(layers), 2)).tolist()
+    even = name == "residual"
+    best = {"unsigned": True, "equalize": even, "binary_point": {"scope": scope, "rule": "loss"}}
+    design = Design.separate(8, 12, batch_norm=form, **best, refine=["offsets", "columns", "units"])
+    design = allocated(design, {n: (w, x) for n, (w, x) in zip(layers, pairs, strict=True)}, graph)
+    calibration = networks.images(shape=graph.shapes["input"])  # type: ignore[arg-type]
+    quantizer = Quantizer(graph, networks.calibrated(graph), calibration)
+    quantized = quantizer.quantize(design)
+    for left_out in ({"refine": []}, {"layers": {}}, {"unsigned": False}, *[{"equalize": False}] * even):
+        other = quantizer.quantize(msgspec.structs.replace(design, **left_out))
+        assert other.digest != quantized.digest, left_out
+    agree(quantized, INPUTS[name])
+
+
+def test_scale_bits_in_the_binary_point() -> None:
+    """Factors of 0.75 and 96 in 4 bits are both 6 where each channel has a binary point of its own."""
+    n = networks.Net(0, (1, 4, 4))
+    conv = n.conv("input", 2)
+    factors, none = np.array([0.75, 96.0]), np.zeros(2)
+    bn = n._add(
+        "batch_norm", [conv], 2, {"epsilon": 0.25}, gamma=factors, beta=none, mean=none, variance=none + 0.75
+    )
+    graph = n.graph(n.fc(n.simple("flatten", bn), 32, 7))
+    quantizer = Quantizer(graph, networks.calibrated(graph))
+    found = {}
+    for scope in ("channel", "tensor"):
+        design = Design.separate(8, 4, binary_point={"scope": scope, "rule": "max"})
+        quantized = quantizer.quantize(design)
+        (scale,) = (step for step in quantized.steps if step.op == "scale")
+        factor = quantized.parameters[scale.parameters["factor"]]
+        found[scope] = factor.data.ravel().tolist(), factor.format.fraction_lengths
+        agree(quantized, networks.images(3, 1, (1, 4, 4)).inputs(0, 3))
+    # 96 = 6 * 2^4; with its binary point 0.75 is 0.05 units, which rounds to nothing
+    assert found == {"channel": ([6, 6], (3, -4)), "tensor": ([0, 6], (-4,))}
 
 
 @pytest.mark.parametrize("name", GRAPHS)

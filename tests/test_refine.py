@@ -26,7 +26,7 @@ from radixpoint.ir import Graph, IntGraph, Step, verify
 from radixpoint.patches import patches
 from radixpoint.quantize import quantize
 from radixpoint.refine import TECHNIQUES, Refiner, _columns, _evening, _second_moments, _units
-from radixpoint.sites import stored_parameters
+from radixpoint.sites import real_weights
 
 
 def images(graph: Graph, count: int = 64, seed: int = 0) -> ImageSet:
@@ -280,7 +280,7 @@ def test_one_refiner_for_many_designs() -> None:
     ranges, refiner = calibrate(graph, seen), Refiner(graph, seen)
     for bits in (3, 5):
         design = Design.separate(bits, 12)
-        weights = {k[0]: v.values for k, v in stored_parameters(graph, design).items() if k[1] == "weight"}
+        weights = real_weights(graph, design)
         plain = quantize(graph, ranges, design)
         again = quantize(graph, ranges, Design.separate(bits, 12, refine=["columns"]), seen)
         assert refiner.refine(plain, weights, ["columns"]).digest == again.digest

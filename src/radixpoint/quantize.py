@@ -13,7 +13,7 @@ from radixpoint.arith import dequantize
 from radixpoint.binary_points import choose_formats
 from radixpoint.calibrate import Ranges, calibrate
 from radixpoint.data import ImageSet
-from radixpoint.design import Codes, Design, Widths
+from radixpoint.design import Design, Widths
 from radixpoint.engines import make_engine, quantize_images
 from radixpoint.equalize import equalized
 from radixpoint.errors import DesignError
@@ -22,7 +22,7 @@ from radixpoint.ir import Graph, IntGraph
 from radixpoint.lower import ParameterCache, lower
 from radixpoint.patches import Patches, sampled_patches
 from radixpoint.refine import Refiner
-from radixpoint.sites import Formats, Key, Stored, stored_parameters
+from radixpoint.sites import Formats, Key, Stored, real_weights, stored_parameters
 
 
 def at_length(design: Design, word_length: int) -> Design:
@@ -164,9 +164,7 @@ class Quantizer:
         if design.refine and self.calibration is not None:
             refiner = Refiner(self.graph, self.calibration)
             symmetric = design.overflow is Overflow.SAT_SYM
-            real = stored_parameters(self.graph, replace(design, codes=Codes()))
-            weights = {layer: one.values for (layer, role), one in real.items() if role == "weight"}
-            result = refiner.refine(result, weights, design.refine, symmetric)
+            result = refiner.refine(result, real_weights(self.graph, design), design.refine, symmetric)
         return result
 
     def quantize(self, design: Design) -> IntGraph:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from radixpoint.calibrate import Ranges, Statistics, normalized_name
 from radixpoint.codes import ENTRY_BITS, Grid, codebook, operand_grid, weight_grid
-from radixpoint.design import Design, Kind
+from radixpoint.design import Codes, Design, Kind
 from radixpoint.formats import MAX_FRACTION
 from radixpoint.ir import Graph, Layer, TensorFormat
 
@@ -124,6 +125,13 @@ def _parameters(graph: Graph, layer: Layer, design: Design) -> dict[str, NDArray
         }
     scale, offset = affine_parameters(graph, layer)
     return {"scale": scale, "offset": offset}
+
+
+def real_weights(graph: Graph, design: Design) -> dict[str, NDArray[np.float64]]:
+    """The weights of convolutions and fully connected layers before any code, folded if the design folds."""
+    uncoded = replace(design, codes=Codes())
+    products = (layer for layer in graph.layers if layer.op in ("conv", "fc"))
+    return {layer.name: _parameters(graph, layer, uncoded)["weight"] for layer in products}
 
 
 def seen_by_reader(graph: Graph, tensor: str) -> str:
