@@ -22,6 +22,7 @@ import argparse
 import resource
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,14 @@ def whole(judge: Judge, design: Design, text: str = "") -> Evaluation:
 
 def separate(data: Data, runs: Path) -> None:
     """Two limits, then by the convolutions' word length."""
-    row("limit, points of top-1", "conv / bn, bits", "top-1", "drop")
-    row(*["---"] * 4)
-    for limit in (0.5, 1.0):
-        found = data.search(runs, f"separate-{limit}", "top1", limit, policies=["separate"], **BEST)
+    row("a binary point for each", "limit, points of top-1", "conv / bn, bits", "top-1", "drop")
+    row(*["---"] * 5)
+    for scope, limit in product(("channel", "tensor"), (0.5, 1.0)):
+        options = {"binary_point": {"scope": scope, "rule": "loss"}, "unsigned": True}
+        name = f"separate-{scope}-{limit}"
+        found = data.search(runs, name, "top1", limit, policies=["separate"], **options)
         best = found["policies"]["separate"]
-        row(limit, f"{best['conv']} / {best['bn']}", f"{best['top1']:.2f} %", interval(best))
+        row(scope, limit, f"{best['conv']} / {best['bn']}", f"{best['top1']:.2f} %", interval(best))
     row("conv, bits", "drop", "agrees with float")
     row(*["---"] * 3)
     judge = data.judge(runs)
@@ -82,14 +85,14 @@ STEPS: tuple[tuple[str, dict[str, Any], dict[str, tuple[int, ...]]], ...] = (
     ("rule `sqnr`", {"rule": "sqnr"}, {"channel": (8, 7, 6, 5), "tensor": (7, 6, 5)}),
     ("rule `loss`", {"rule": "loss"}, {"channel": (8, 7, 6, 5), "tensor": (7, 6, 5)}),
     ("+ unsigned", {"rule": "loss", "unsigned": True},
-     {"channel": (8, 7, 6, 5, 4), "tensor": (8, 6, 5, 4)}),
+     {"channel": (8, 7, 6, 5, 4), "tensor": (8, 7, 6, 5, 4)}),
     ("+ equalized (not kept)", {"rule": "loss", "unsigned": True, "equalize": True},
-     {"channel": (6, 5), "tensor": (6, 5)}),
+     {"channel": (6, 5), "tensor": (8, 7, 6, 5)}),
     ("+ offsets", {"rule": "loss", "unsigned": True, "refine": OFFSETS},
-     {"channel": (6, 5, 4), "tensor": (6, 5)}),
+     {"channel": (6, 5, 4), "tensor": (7, 6, 5)}),
     ("+ columns", {"rule": "loss", "unsigned": True, "refine": COLUMNS},
-     {"channel": (7, 6, 5), "tensor": (6, 5)}),
-    ("+ units", {"rule": "loss", "unsigned": True, "refine": UNITS}, {"channel": (5,), "tensor": (5,)}),
+     {"channel": (7, 6, 5), "tensor": (7, 6, 5)}),
+    ("+ units", {"rule": "loss", "unsigned": True, "refine": UNITS}, {"channel": (6, 5), "tensor": (6, 5)}),
 )  # fmt: skip
 """Each with what came before, but for what is not kept; and word lengths around the smallest that holds."""
 HOPELESS = 5.0
