@@ -298,7 +298,7 @@ def seconds(data: Data, runs: Path) -> None:
     design = Design.separate(6, BN, **BEST)
     network = quantizer.quantize(design)
     weights = real_weights(data.graph, design)
-    row("", "images", "seconds", "peak memory, GiB")
+    row("techniques", "images", "seconds", "peak memory, GiB")
     row(*["---"] * 4)
     everything = len(data.calibration)
     for techniques, count in ((COLUMNS, IMAGES), (COLUMNS, everything), (UNITS, everything)):

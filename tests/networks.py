@@ -100,7 +100,7 @@ def mixed(seed: int = 0) -> Graph:
 
 
 def images(
-    count: int = 96, seed: int = 0, shape: tuple[int, int, int] = (3, 12, 12), classes: int = 7
+    count: int = 96, seed: int = 0, shape: tuple[int, ...] = (3, 12, 12), classes: int = 7
 ) -> ImageSet:
     random = np.random.default_rng(seed)
     channels = {"mean": (0.5,) * shape[0], "std": (0.25,) * shape[0]}
@@ -117,13 +117,13 @@ def images(
 
 
 def calibrated(graph: Graph) -> Ranges:
-    return calibrate(graph, images(shape=graph.shapes["input"]))  # type: ignore[arg-type]
+    return calibrate(graph, images(shape=graph.shapes["input"]))
 
 
 def balanced() -> Graph:
     """The residual network with its mean logits taken out, so that it names many classes."""
     graph = residual()
-    inputs = images(200, 9, graph.shapes["input"]).inputs(0, 200)  # type: ignore[arg-type]
+    inputs = images(200, 9, graph.shapes["input"]).inputs(0, 200)
     logits = FloatingEngine(graph).run(inputs)[graph.output]
     key = f"{graph.output}.bias"
     bias = graph.parameters[key] - logits.mean(0)
@@ -132,6 +132,6 @@ def balanced() -> Graph:
 
 def labelled(graph: Graph, count: int, seed: int) -> ImageSet:
     """Images labelled by the network itself, so that its accuracy starts at 100 %."""
-    plain = images(count, seed, graph.shapes["input"], classes=10)  # type: ignore[arg-type]
+    plain = images(count, seed, graph.shapes["input"], classes=10)
     labels = FloatingEngine(graph).run(plain.inputs(0, count))[graph.output].argmax(1)
     return ImageSet("random", plain.pixels, labels, plain.classes, plain.preprocessing)

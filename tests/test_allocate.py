@@ -256,7 +256,7 @@ def test_search(tmp_path: Path, policy: str) -> None:
     result = search(
         graph,
         images,
-        networks.images(64, 2, graph.shapes["input"]),  # type: ignore[arg-type]
+        networks.images(64, 2, graph.shapes["input"]),
         tmp_path,
         Criterion("top1", 5.0),
         [policy],

@@ -144,7 +144,7 @@ def test_everything_at_once(name: str, form: str, scope: str) -> None:
     best = {"unsigned": True, "equalize": even, "binary_point": {"scope": scope, "rule": "loss"}}
     design = Design.separate(8, 12, batch_norm=form, **best, refine=["offsets", "columns", "units"])
     design = allocated(design, {n: (w, x) for n, (w, x) in zip(layers, pairs, strict=True)}, graph)
-    calibration = networks.images(shape=graph.shapes["input"])  # type: ignore[arg-type]
+    calibration = networks.images(shape=graph.shapes["input"])
     quantizer = Quantizer(graph, networks.calibrated(graph), calibration)
     quantized = quantizer.quantize(design)
     for left_out in ({"refine": []}, {"layers": {}}, {"unsigned": False}, *[{"equalize": False}] * even):
@@ -156,11 +156,9 @@ def test_everything_at_once(name: str, form: str, scope: str) -> None:
 def test_scale_bits_in_the_binary_point() -> None:
     """Factors of 0.75 and 96 in 4 bits are both 6 where each channel has a binary point of its own."""
     n = networks.Net(0, (1, 4, 4))
-    conv = n.conv("input", 2)
-    factors, none = np.array([0.75, 96.0]), np.zeros(2)
-    bn = n._add(
-        "batch_norm", [conv], 2, {"epsilon": 0.25}, gamma=factors, beta=none, mean=none, variance=none + 0.75
-    )
+    bn = n.bn(n.conv("input", 2))
+    values = {"gamma": (0.75, 96), "beta": (0, 0), "mean": (0, 0), "variance": (1, 1)}
+    n.arrays |= {f"{bn}.{role}": np.array(pair, np.float32) for role, pair in values.items()}
     graph = n.graph(n.fc(n.simple("flatten", bn), 32, 7))
     quantizer = Quantizer(graph, networks.calibrated(graph))
     found = {}

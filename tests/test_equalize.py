@@ -60,7 +60,7 @@ def test_shared_parameters_stay() -> None:
 
 def test_float_results_are_the_same_bits() -> None:
     for graph in (networks.residual(), merged(), spread()[0]):
-        images = networks.images(96, 0, graph.shapes["input"])  # type: ignore[arg-type]
+        images = networks.images(96, 0, graph.shapes["input"])
         other = equalized(graph, calibrate(graph, images))
         inputs = images.inputs(0, 32)
         before = FloatingEngine(graph).run(inputs)[graph.output]
@@ -116,7 +116,7 @@ def test_by_hand() -> None:
     bn, _, conv = pairs(graph)[0]
     weight = np.ones_like(graph.parameter(conv, "weight"))
     graph = replace(graph, parameters={**graph.parameters, conv.parameters["weight"]: weight})
-    ranges = calibrate(graph, networks.images(8, 0, graph.shapes["input"]))  # type: ignore[arg-type]
+    ranges = calibrate(graph, networks.images(8, 0, graph.shapes["input"]))
     seen = replace(ranges.tensors[relu], high=np.array([16.0, 1.0]))
     ranges = replace(ranges, tensors={**ranges.tensors, relu: seen})
     other = equalized(graph, ranges)

@@ -26,11 +26,11 @@ from radixpoint.ir import Graph, IntGraph, Step, verify
 from radixpoint.patches import patches
 from radixpoint.quantize import quantize
 from radixpoint.refine import TECHNIQUES, Refiner, _columns, _evening, _second_moments, _units
-from radixpoint.sites import real_weights
+from radixpoint.sites import stored_parameters
 
 
 def images(graph: Graph, count: int = 64, seed: int = 0) -> ImageSet:
-    return networks.images(count, seed, graph.shapes["input"])  # type: ignore[arg-type]
+    return networks.images(count, seed, graph.shapes["input"])
 
 
 def error(stored: np.ndarray, target: np.ndarray, second: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -280,7 +280,7 @@ def test_one_refiner_for_many_designs() -> None:
     ranges, refiner = calibrate(graph, seen), Refiner(graph, seen)
     for bits in (3, 5):
         design = Design.separate(bits, 12)
-        weights = real_weights(graph, design)
+        weights = {k[0]: v.values for k, v in stored_parameters(graph, design).items() if k[1] == "weight"}
         plain = quantize(graph, ranges, design)
         again = quantize(graph, ranges, Design.separate(bits, 12, refine=["columns"]), seen)
         assert refiner.refine(plain, weights, ["columns"]).digest == again.digest
