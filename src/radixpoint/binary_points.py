@@ -29,7 +29,7 @@ _VALUES = bin_values()
 
 @lru_cache(maxsize=4096)
 def _bin_errors(fraction: int, levels: int | Grid) -> NDArray[np.float64]:
-    """Mean squared error of rounding and saturating the values of each bin."""
+    """Mean squared error of rounding and saturating the values of each bin, in its unit."""
     scaled = np.ldexp(_VALUES, fraction)
     if isinstance(levels, Grid):
         stored = levels.round(scaled).astype(np.float64)
@@ -40,12 +40,12 @@ def _bin_errors(fraction: int, levels: int | Grid) -> NDArray[np.float64]:
 
 
 def _quantiles(s: Statistics, percentile: float) -> NDArray[np.float64]:
-    """Magnitude that this share of each channel's values does not exceed (upper edge of its bin)."""
+    """Magnitude that this share of each channel's values does not exceed (upper end of its bin)."""
     half = s.counts.shape[1] // 2
     magnitudes = s.counts[:, :half] + s.counts[:, half:]
     share = np.cumsum(magnitudes, 1) / magnitudes.sum(1, keepdims=True)
     index = np.argmax(share >= percentile / 100, 1)
-    return np.asarray(_VALUES[half + index, -1])
+    return np.asarray(np.ldexp(_VALUES[half + index, -1], s.unit))
 
 
 def choose(s: Statistics, levels: int | Grid, design: Design) -> NDArray[np.int64]:
@@ -60,7 +60,7 @@ def choose(s: Statistics, levels: int | Grid, design: Design) -> NDArray[np.int6
             return np.maximum(start, clipped)
         case _:  # mse; by the other rules, whatever they do not choose themselves
             candidates = np.arange(start.min(), start.max() + _CANDIDATES)
-            errors = s.counts @ np.stack([_bin_errors(int(f), levels) for f in candidates], 1)
+            errors = s.counts @ np.stack([_bin_errors(int(f) + s.unit, levels) for f in candidates], 1)
             near = (candidates >= start[:, None]) & (candidates < start[:, None] + _CANDIDATES)
             return np.asarray(candidates[np.argmin(np.where(near, errors, np.inf), 1)])
 
@@ -78,7 +78,8 @@ def _choose_group(members: Sequence[Site], design: Design) -> int:
 
     def relative_error(fraction: int) -> float:
         return sum(
-            float(s.counts[0] @ _bin_errors(fraction, w)) / (float(s.counts[0] @ (_VALUES**2).mean(1)) or 1.0)
+            float(s.counts[0] @ _bin_errors(fraction + s.unit, w))
+            / (float(s.counts[0] @ (_VALUES**2).mean(1)) or 1.0)
             for s, w in pooled
         )
 

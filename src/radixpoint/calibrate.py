@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,11 @@ from radixpoint.files import write_whole
 from radixpoint.ir import Graph
 
 OCTAVES = (-22, 18)
-"""Magnitudes 2**-22 .. 2**18 are told apart; smaller ones count as zero, larger ones as the last bin."""
+"""Magnitudes 2**-22 .. 2**18 times a tensor's unit are told apart; smaller ones count as zero."""
+_USUAL = (-14, 18)
+"""Octaves of the largest magnitude for which the unit is 1."""
+_SMALLEST = -126 - OCTAVES[0]
+"""Exponent of the smallest unit, where all that is told apart is a normal number of binary32."""
 PER_OCTAVE = 8
 _SIDE = (OCTAVES[1] - OCTAVES[0]) * PER_OCTAVE
 BINS = 2 * _SIDE
@@ -46,46 +49,71 @@ class Statistics:
 
     Attributes:
         low, high: float64 (channels,), the exact extremes.
-        counts: integers (channels, BINS), a histogram over magnitudes with eight bins an octave.
+        counts: unsigned integers (channels, BINS), a histogram over magnitudes with eight bins an octave.
+        unit: magnitudes of the bins are in units of two to this power.
     """
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
-    counts: NDArray[Any]
+    counts: NDArray[np.unsignedinteger]
+    unit: int = 0
 
     @classmethod
     def of(cls, values: NDArray[np.float32]) -> Statistics:
         """Of an array whose axis 0 is the channel."""
         rows = np.ascontiguousarray(values, np.float32).reshape(len(values), -1)
+        low, high = rows.min(1).astype(np.float64), rows.max(1).astype(np.float64)
+        unit = _unit(max(-low.min(), high.max()))
         bits = rows.view(np.uint32)
         index = ((bits & 0x7FFFFFFF) >> _SHIFT).astype(np.int32)
-        np.clip(index - _BASE, 0, _SIDE - 1, out=index)
+        np.clip(index - _BASE - unit * PER_OCTAVE, 0, _SIDE - 1, out=index)
         index += np.where(bits >> 31, 0, _SIDE).astype(np.int32)
         index += np.arange(len(rows), dtype=np.int32)[:, None] * BINS
         counts = np.bincount(index.ravel(), minlength=len(rows) * BINS).reshape(len(rows), BINS)
-        return cls(rows.min(1).astype(np.float64), rows.max(1).astype(np.float64), counts)
+        return cls(low, high, counts.astype(np.uint32), unit)
+
+    def joined(self, other: Statistics) -> Statistics:
+        """Of the values of both, which have the same channels."""
+        unit = max(self.unit, other.unit)
+        return Statistics(
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+            self._in(unit) + other._in(unit),
+            unit,
+        )
+
+    def _in(self, unit: int) -> NDArray[np.unsignedinteger]:
+        """The counts in a larger unit: what is too small for it counts as zero."""
+        places = min((unit - self.unit) * PER_OCTAVE, _SIDE - 1)
+        if places == 0:
+            return self.counts
+        sides = self.counts.reshape(-1, 2, _SIDE)
+        moved = np.zeros_like(sides)
+        moved[..., : _SIDE - places] = sides[..., places:]
+        moved[..., 0] += sides[..., :places].sum(-1, dtype=sides.dtype)
+        return moved.reshape(self.counts.shape)
 
     @cached_property
     def pooled(self) -> Statistics:
         """All channels as one."""
         return Statistics(
-            self.low.min(keepdims=True), self.high.max(keepdims=True), self.counts.sum(0, keepdims=True)
+            self.low.min(keepdims=True),
+            self.high.max(keepdims=True),
+            self.counts.sum(0, keepdims=True, dtype=np.uint64),
+            self.unit,
         )
 
 
-class _Running:
-    """Statistics under construction: ``counts`` in uint32 to halve the memory."""
+def _unit(largest: float) -> int:
+    """Exponent of the unit in which a tensor with this largest magnitude is looked at.
 
-    def __init__(self, first: Statistics) -> None:
-        self.low, self.high, self.counts = first.low, first.high, first.counts.astype(np.uint32)
-
-    def add(self, more: Statistics) -> None:
-        self.low = np.minimum(self.low, more.low)
-        self.high = np.maximum(self.high, more.high)
-        self.counts += more.counts.astype(np.uint32)
-
-    def done(self) -> Statistics:
-        return Statistics(self.low, self.high, self.counts)
+    It is 0 for the magnitudes that networks have; beyond, it follows the largest one, so that this is told
+    apart from others. It never falls as values are added.
+    """
+    if largest == 0:
+        return _SMALLEST
+    octave = int(np.frexp(largest)[1])
+    return 0 if _USUAL[0] <= octave <= _USUAL[1] else max(octave - OCTAVES[1], _SMALLEST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +141,7 @@ class Ranges:
         arrays = {"sample": self.sample, "logits": self.logits, "digest": np.array(self.digest)}
         for name, s in self.tensors.items():
             arrays |= {f"low:{name}": s.low, f"high:{name}": s.high, f"counts:{name}": s.counts}
+            arrays[f"unit:{name}"] = np.array(s.unit)
         archive = io.BytesIO()
         np.savez_compressed(archive, allow_pickle=False, **arrays)
         write_whole(path, archive.getvalue())
@@ -123,7 +152,12 @@ class Ranges:
         with np.load(path, allow_pickle=False) as archive:
             names = [key.removeprefix("low:") for key in archive.files if key.startswith("low:")]
             tensors = {
-                name: Statistics(*(archive[f"{part}:{name}"] for part in ("low", "high", "counts")))
+                name: Statistics(
+                    archive[f"low:{name}"],
+                    archive[f"high:{name}"],
+                    archive[f"counts:{name}"],
+                    int(archive[f"unit:{name}"]),
+                )
                 for name in names
             }
             return cls(tensors, archive["sample"], archive["logits"], str(archive["digest"]))
@@ -149,16 +183,13 @@ def calibrate(graph: Graph, images: ImageSet, progress: Callable[[int, int], Non
     images.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
     names = [layer.name for layer in graph.layers]
     engine = FloatingEngine(graph, names)
-    running: dict[str, _Running] = {}
+    seen: dict[str, Statistics] = {}
 
     def note(name: str, values: NDArray[np.float32]) -> None:
-        seen = Statistics.of(np.moveaxis(values, 1, 0))
-        if not (np.isfinite(seen.low).all() and np.isfinite(seen.high).all()):
+        more = Statistics.of(np.moveaxis(values, 1, 0))
+        if not (np.isfinite(more.low).all() and np.isfinite(more.high).all()):
             raise ModelError(f"{graph.source}: tensor {name!r} is NaN or infinite for calibration images")
-        if name in running:
-            running[name].add(seen)
-        else:
-            running[name] = _Running(seen)
+        seen[name] = seen[name].joined(more) if name in seen else more
 
     done = 0
     for batch in images.batches(_BATCH):
@@ -179,4 +210,4 @@ def calibrate(graph: Graph, images: ImageSet, progress: Callable[[int, int], Non
     sample = images.first(SAMPLES).inputs(0, SAMPLES)
     logits = FloatingEngine(graph).run(sample)[graph.output]
     digest = f"{graph.digest} {images.digest}"
-    return Ranges({name: r.done() for name, r in running.items()}, sample, logits, digest)
+    return Ranges(seen, sample, logits, digest)
