@@ -17,7 +17,7 @@ from torch import nn
 
 import networks
 from radixpoint.engines.floating import FloatingEngine, to_onnx
-from radixpoint.errors import ModelError, UnsupportedError
+from radixpoint.errors import ModelError, RadixpointError, UnsupportedError
 from radixpoint.importers import load
 from resnet import ResNet
 
@@ -181,6 +181,27 @@ def test_matmul_with_bias_is_one_layer(tmp_path: Path) -> None:
     x = random.normal(size=(2, 3, 8, 8)).astype(np.float32)
     got = FloatingEngine(graph).run(x)[graph.output]
     np.testing.assert_allclose(got, x.mean((2, 3)) @ weights["w"] + weights["b"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("output", ["s", "m"])
+def test_a_matmul_used_with_and_without_its_bias_is_refused(tmp_path: Path, output: str) -> None:
+    """One layer cannot be both."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["m"]),
+        helper.make_node("Add", ["m", "b"], ["z"]),
+        helper.make_node("Relu", ["z"], ["r"]),
+        helper.make_node("Add", ["m", "r"], ["s"]),
+    ]
+    nodes = [node for node in nodes if output == "s" or node.output[0] != "s"]
+    for node in nodes:
+        node.output[0] = "y" if node.output[0] == output else node.output[0]
+        node.input[:] = ["y" if name == output else name for name in node.input]
+    weights = {"w": np.ones((3, 4), np.float32), "b": np.arange(4, dtype=np.float32)}
+    onnx.save(small_onnx(nodes, weights), tmp_path / "m.onnx")
+    with pytest.raises(RadixpointError, match="the result of a MatMul both with and without the constant"):
+        load(tmp_path / "m.onnx")
 
 
 def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ class _Importer:
         self.shapes: dict[str, Shape] = {"input": shape}
         self.tensors: dict[str, str] = {self._image().name: "input"}  # ONNX name -> ours
         self.lost: set[str] = set()  # results of operators that are not supported
+        self.merged: set[str] = set()  # sums before the constant that their layer adds
         self.layers: list[Layer] = []
         self.parameters: dict[str, NDArray[np.float32]] = {}
         self.refused: list[tuple[str, str, str]] = []
@@ -113,6 +114,11 @@ class _Importer:
         if self.refused:
             raise UnsupportedError(self.source, self.refused)
         output = self.model.graph.output[0].name
+        if output in self.merged:
+            raise ModelError(
+                f"{self.source}: output {output!r} is the result of a MatMul both with and without the "
+                "constant added to it"
+            )
         if output not in self.tensors:
             raise ModelError(f"{self.source}: output {output!r} does not depend on the image")
         return build_graph(
@@ -126,6 +132,8 @@ class _Importer:
                 self.refuse(node, "no layer of that kind")
             return
         try:
+            if any(name in self.merged for name in node.inputs):
+                raise _Refused("the result of a MatMul both with and without the constant added to it")
             if node.op == "Shape" and node.inputs[0] in self.tensors:
                 shape = (self.batch, *self.shapes[self.tensors[node.inputs[0]]])
                 start, end = node.get("start", 0), node.get("end", len(shape))
@@ -281,6 +289,9 @@ def _add(to: _Importer, node: _Node) -> None:
     to.layers[-1] = Layer(
         previous.name, "fc", previous.inputs, previous.attributes, {**previous.parameters, "bias": key}
     )
+    for name in [name for name, ours in to.tensors.items() if ours == previous.name]:
+        del to.tensors[name]
+        to.merged.add(name)
     to.tensors[node.outputs[0]] = previous.name
 
 
