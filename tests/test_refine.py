@@ -47,7 +47,7 @@ def problem(seed: int, rows: int = 5, columns: int = 6) -> tuple[np.ndarray, np.
 
 @pytest.mark.parametrize("seed", range(10))
 def test_searches_against_brute_force(seed: int) -> None:
-    """Never better than the best of all integers nearby, never worse than nearest rounding (units)."""
+    """Nearer than nearest rounding to the best of all integers."""
     target, second, scale = problem(seed)
     low, high = -4, 3
     nearest = np.clip(np.floor(target * scale + 0.5), low, high)
@@ -64,6 +64,8 @@ def test_searches_against_brute_force(seed: int) -> None:
         assert found.min() >= low
         assert found.max() <= high
         assert (error(found, target, second, scale) >= best - 1e-9).all()
+        assert error(found, target, second, scale).sum() < error(nearest, target, second, scale).sum()
+        assert error(found, target, second, scale).sum() < 9 * best.sum()
     assert (np.abs(by_units - np.clip(target * scale, low, high)) <= 1).all()  # one of the two around it
     assert (error(by_units, target, second, scale) <= error(nearest, target, second, scale) + 1e-9).all()
     after = _units(by_columns, target, second, scale, low, high)

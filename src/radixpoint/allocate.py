@@ -115,13 +115,13 @@ def product_layers(graph: Graph, unsigned: bool = False) -> dict[str, Products]:
 
 def allocated(design: Design, allocation: Allocation, graph: Graph) -> Design:
     """The design with these word lengths in single layers; an image has that of the widest that reads it."""
-    layers = {name: Widths(weights=w, activations=x) for name, (w, x) in allocation.items()}
-    readers = [
-        allocation[layer.name][1] for layer in graph.consumers(graph.input) if layer.name in allocation
-    ]
-    if readers and design.codes.activations is None:
-        layers[graph.input] = Widths(activations=max(readers))
-    return replace(design, layers={**design.layers, **layers})
+    own = {name: Widths(weights=w, activations=x) for name, (w, x) in allocation.items()}
+    result = replace(design, layers={**design.layers, **own})
+    readers = [layer for layer in graph.consumers(graph.input) if layer.op in ("conv", "fc")]
+    if design.codes.activations is None and any(layer.name in allocation for layer in readers):
+        widest = max(result.width(layer.name, layer.op, "activations") for layer in readers)
+        result = replace(result, layers={**result.layers, graph.input: Widths(activations=widest)})
+    return result
 
 
 def other_parameters(graph: Graph, design: Design) -> int:
