@@ -388,6 +388,65 @@ def test_no_answer_leaves_no_network(tmp_path: Path) -> None:
         assert (tmp_path / "joint" / "network.safetensors").exists() == there
 
 
+@pytest.mark.parametrize(
+    ("form", "name", "widths", "kind"),
+    [
+        ("folded", "batch_norm1", {"activations": 4}, "activations"),
+        ("folded", "batch_norm1", {"parameters": 4}, "parameters"),
+        ("affine", "batch_norm1", {"weights": 4, "parameters": 8}, "weights"),
+        ("affine", "conv0", {"weights": 4, "parameters": 8}, "parameters"),
+        ("affine", "input", {"weights": 4}, "weights"),
+        ("affine", "add11", {"parameters": 4}, "parameters"),
+        ("affine", "average_pool13", {"parameters": 4}, "parameters"),
+    ],
+)
+def test_a_word_length_that_would_change_nothing_is_refused(
+    quantizer: Quantizer, form: str, name: str, widths: dict[str, int], kind: str
+) -> None:
+    for rule in ("max", "loss"):
+        design = Design.separate(
+            8, 12, batch_norm=form, layers={name: widths}, binary_point={"rule": rule, "scope": "tensor"}
+        )
+        with pytest.raises(
+            DesignError, match=f"layer '{name}': a word length for its {kind}, but it has none"
+        ):
+            quantizer.quantize(design)
+
+
+def test_word_lengths_of_single_layers_take_effect(quantizer: Quantizer) -> None:
+    """The same places, where the form has them."""
+    for form, name, widths in (
+        ("affine", "batch_norm1", {"activations": 4, "parameters": 5}),
+        ("folded", "conv0", {"weights": 4, "parameters": 5}),
+        ("affine", "average_pool13", {"parameters": 4}),
+        ("affine", "average_pool13", {"activations": 4}),
+    ):
+        options = {"batch_norm": form, "average_pool": "reciprocal"}
+        plain = quantizer.quantize(Design.separate(8, 12, **options))
+        assert (
+            quantizer.quantize(Design.separate(8, 12, **options, layers={name: widths})).digest
+            != plain.digest
+        )
+
+
+def test_an_image_is_as_wide_as_its_widest_reader() -> None:
+    """Whether an allocation names it or not."""
+    n = networks.Net(0)
+    first, second = n.conv("input", 4), n.conv("input", 4)
+    x = n.simple("flatten", n.simple("relu", n.bn(n.add(first, second))))
+    graph = n.graph(n.fc(x, 4 * 144, 7))
+    design = Design.separate(8, 12)
+    for allocation, expected in (
+        ({first: (8, 3)}, 8),
+        ({first: (8, 3), second: (8, 5)}, 5),
+        ({first: (3, 9)}, 9),
+    ):
+        assert allocated(design, allocation, graph).layers["input"].activations == expected
+    quantizer = Quantizer(graph, networks.calibrated(graph))
+    losses = Losses(quantizer, design, [3, 8])
+    assert losses.loss({first: (8, 3)}) == losses.loss({first: (8, 3), second: (8, 8)})
+
+
 def test_overrides_of_any_layer_count_under_rule_loss() -> None:
     graph = networks.residual()
     quantizer = Quantizer(graph, networks.calibrated(graph))

@@ -17,6 +17,7 @@ import networks
 import oracle
 from radixpoint.allocate import allocated, product_layers
 from radixpoint.arith import quantize as quantize_values
+from radixpoint.calibrate import calibrate
 from radixpoint.design import Design
 from radixpoint.engines import (
     ENGINES,
@@ -114,6 +115,28 @@ def test_unsigned_operands(scope: str, form: str, conv: int) -> None:
         for tensor in operands:
             assert tensor.format.signed or tensor.low >= 0
         agree(network, INPUTS[name])
+
+
+@pytest.mark.parametrize("word", [8, 16])
+def test_wrapping_keeps_negative_values_behind_which_a_relu_stands(word: int) -> None:
+    """-1.5 x 1.92 wraps to a positive value in a format that only has room for 1.92."""
+    n = networks.Net(0, (1, 2, 2))
+    x = n.conv("input", 2, 1, pads=(0, 0, 0, 0))
+    n.arrays[f"{x}.weight"] = np.array([1, -1.5], np.float32).reshape(2, 1, 1, 1)
+    relu = n.simple("relu", x)
+    graph = n.graph(n.fc(n.simple("flatten", relu), 8, 7, bias=False))
+    bright = networks.images(8, shape=(1, 2, 2))
+    bright = replace(bright, pixels=np.full_like(bright.pixels, 250))
+    quantizer = Quantizer(graph, calibrate(graph, bright))
+    results = {}
+    for overflow in ("SAT", "WRAP"):
+        network = quantizer.quantize(Design.joint(word, overflow=overflow))
+        step = next(step.name for step in network.steps if step.op == "clamp")
+        inputs = quantize_images(network, bright.inputs(0, 1))
+        stored = ReferenceEngine(network).run(inputs, [step])[step]
+        results[overflow] = np.ldexp(stored, -network.tensors[step].format.fractions(3)).reshape(2, -1)[:, 0]
+        assert results[overflow][1] == 0
+        assert abs(results[overflow][0] - (250 / 255 - 0.5) / 0.25) < 2 ** (3 - word)
 
 
 def test_unsigned_operands_have_one_more_bit_of_magnitude() -> None:

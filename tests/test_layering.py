@@ -33,6 +33,7 @@ ORDER = [
     ["sites"],
     ["output_error"],
     ["binary_points"],
+    ["sums"],
     ["lower"],
     ["arena"],
     ["engines.reference", "engines.blas"],

@@ -6,7 +6,7 @@ The file format is described in ``docs/design-file.md``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -21,6 +21,7 @@ CLASSES = ("conv", "bn", "fc", "add", "pool", "input")
 _FALLBACK = {"fc": "conv", "input": "conv", "add": "bn", "pool": "bn"}
 
 Kind = Literal["weights", "activations", "parameters"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Scope = Literal["network", "class", "tensor", "channel"]
 Rule = Literal["max", "percentile", "mse", "sqnr", "loss"]
 BatchNorm = Literal["affine", "staged", "folded"]

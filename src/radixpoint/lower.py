@@ -29,9 +29,12 @@ from radixpoint.ir import (
 )
 from radixpoint.ops import LAYERS, STEPS, Attributes, pool_counts
 from radixpoint.sites import Formats, Key, Stored, folded_batch_norm
+from radixpoint.sums import settled
 
 MAX_TABLE = 1 << 16
 """Entries of a lookup table, at most."""
+PARAMETER_STREAMS = 1 << 32
+"""Where the numbers of the parameters' stochastic roundings begin, beyond those of any network's casts."""
 
 
 class ParameterCache:
@@ -227,12 +230,18 @@ class _Lowerer:
                 result = self._write("cast", [result], {}, self._conversion(Overflow.WRAP), to)
         return result
 
+    def _quantized(
+        self, key: Key, values: NDArray[np.float64], to: TensorFormat, grid: Grid | None = None
+    ) -> IntParameter:
+        stream = PARAMETER_STREAMS + len(self.parameters)
+        return self.cache.quantize(key, values, to, self.design, stream, grid)
+
     def parameter(self, role: str) -> str:
         key = (self.layer.name, role)
         name = f"{self.layer.name}/{role}"
         values = self.stored[key].values
         grid = weight_grid(self.design, self.layer.name, self.layer.op) if role == "weight" else None
-        stored = self.cache.quantize(key, values, self.formats[key], self.design, len(self.parameters), grid)
+        stored = self._quantized(key, values, self.formats[key], grid)
         rank = len(self.graph.shapes[self.layer.name])
         if role != "weight" and rank > 1:
             shaped = stored.data.reshape(-1, *[1] * (rank - 1))
@@ -282,7 +291,7 @@ class _Lowerer:
                 fraction -= 1  # 1/min must not saturate
                 form = TensorFormat(True, width, (fraction,))
             name = f"{self.layer.name}/reciprocal"
-            self.parameters[name] = IntParameter(freeze(quantize(1 / counts, form.channel(0))), form)
+            self.parameters[name] = self._quantized((self.layer.name, "reciprocal"), 1 / counts, form)
             return self.cast(self.step("scale", [tensor], {"factor": name}), "result")
         bits = int(counts.max()).bit_length() + 1
         name = f"{self.layer.name}/divisor"
@@ -314,6 +323,7 @@ def lower(
     Raises:
         DesignError: an exact result would need more than 64 bits, or a layer cannot take its formats.
     """
+    formats = settled(graph, formats, stored, design)
     result = _Lowerer(graph, formats, stored, design, cache or ParameterCache()).run()
     verify(result)
     return result

@@ -22,7 +22,7 @@ from radixpoint.ir import Graph, IntGraph
 from radixpoint.lower import ParameterCache, lower
 from radixpoint.patches import Patches, sampled_patches
 from radixpoint.refine import Refiner
-from radixpoint.sites import Formats, Key, Stored, real_weights, stored_parameters
+from radixpoint.sites import Formats, Key, Stored, check_layers, real_weights, sites, stored_parameters
 
 
 def at_length(design: Design, word_length: int) -> Design:
@@ -116,6 +116,8 @@ class Quantizer:
         if design.equalize:
             return self._even.formats(replace(design, equalize=False))
         design.check(self.graph)
+        if design.layers:
+            check_layers(self.graph, design, sites(self.graph, self.ranges, design, self._parameters(design)))
         point = design.binary_point
         if point.rule != "loss" or point.scope not in ("tensor", "channel"):
             return self._chosen(design)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from radixpoint.calibrate import Ranges, Statistics, normalized_name
 from radixpoint.codes import ENTRY_BITS, Grid, codebook, operand_grid, weight_grid
-from radixpoint.design import Codes, Design, Kind
-from radixpoint.formats import MAX_FRACTION
+from radixpoint.design import KINDS, Codes, Design, Kind
+from radixpoint.errors import DesignError
+from radixpoint.formats import MAX_FRACTION, Overflow
 from radixpoint.ir import Graph, Layer, TensorFormat
 
 Key = tuple[str, str]
@@ -179,7 +180,10 @@ def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Sto
         if layer.name in folded:
             continue
         bn = folded_batch_norm(graph, layer, design)
-        result = ranges.tensors[seen_by_reader(graph, layer.name if bn is None else bn.name)]
+        seen = layer.name if bn is None else bn.name
+        if design.overflow is not Overflow.WRAP:  # which would make large values of negative ones
+            seen = seen_by_reader(graph, seen)
+        result = ranges.tensors[seen]
         if layer.op in ("conv", "fc"):
             signed = layer.inputs[0] not in unsigned
             grid = operand_grid(design, layer.name, layer.op, signed)
@@ -217,6 +221,24 @@ def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Sto
             cls = "pool" if layer.op == "average_pool" else "add"
             width = design.width(layer.name, cls, "activations")
             yield Site((layer.name, "result"), cls, "activations", width, result, False)
+
+
+def check_layers(graph: Graph, design: Design, everything: Iterable[Site]) -> None:
+    """Check that every word length of a single layer has a place that takes it.
+
+    Raises:
+        DesignError: one that would change nothing.
+    """
+    taken = {(site.key[0], site.kind) for site in everything}
+    if design.average_pool == "reciprocal":
+        taken |= {(layer.name, "parameters") for layer in graph.layers if layer.op == "average_pool"}
+    for name, widths in design.layers.items():
+        for kind in KINDS:
+            if getattr(widths, kind) is not None and (name, kind) not in taken:
+                raise DesignError(
+                    f"layer {name!r}: a word length for its {kind}, but it has none of its own with batch "
+                    f"normalization {design.batch_norm} and average pooling by {design.average_pool}"
+                )
 
 
 def largest_fractions(
