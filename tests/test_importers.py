@@ -204,6 +204,20 @@ def test_a_matmul_used_with_and_without_its_bias_is_refused(tmp_path: Path, outp
         load(tmp_path / "m.onnx")
 
 
+def test_the_shape_of_a_matmul_may_be_asked_for(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["m"]),
+        helper.make_node("Add", ["m", "b"], ["z"]),
+        helper.make_node("Shape", ["m"], ["s"]),
+        helper.make_node("Reshape", ["z", "s"], ["y"]),
+    ]
+    weights = {"w": np.ones((3, 4), np.float32), "b": np.arange(4, dtype=np.float32)}
+    onnx.save(small_onnx(nodes, weights), tmp_path / "m.onnx")
+    assert "bias" in load(tmp_path / "m.onnx").layers[-1].parameters
+
+
 def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Sigmoid", ["x"], ["a"], name="first"),

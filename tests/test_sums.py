@@ -85,6 +85,60 @@ def test_a_branch_that_counts_for_nothing() -> None:
         assert error(tiny, Design.separate(12, 16)) < 0.01
 
 
+def preactivated(pooled: bool = False) -> Graph:
+    """Batch normalizations that nothing folds: on the image, behind an addition, behind and before a pool."""
+    n = networks.Net(3)
+    x = n.conv(n.simple("relu", n.bn("input")), 4)
+    x = n.bn(n.add(x, n.conv(n.simple("relu", n.bn(x)), 4)))
+    window = {"kernel": (4, 4), "strides": (4, 4), "pads": (0,) * 4, "count_include_pad": False}
+    y = n.simple("average_pool", x, **window)
+    if pooled:
+        y = n.add(y, n.conv(x, 4, 4, strides=(4, 4), pads=(0,) * 4))
+    y = n.simple("flatten", n.simple("relu", n.bn(y)))
+    return n.graph(n.fc(y, 36, 7))
+
+
+@pytest.mark.parametrize("scope", ["network", "class", "tensor", "channel"])
+@pytest.mark.parametrize("form", ["affine", "staged", "folded"])
+def test_batch_normalizations_anywhere(form: str, scope: str) -> None:
+    graph = preactivated()
+    design = Design.separate(12, 16, batch_norm=form, binary_point={"scope": scope, "rule": "max"})
+    for layer in graph.layers:
+        if layer.op == "batch_norm":
+            for factor in (1.0, 1e-20):
+                error(changed(graph, f"{layer.name}.gamma", factor, slice(1)), design)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("form", ["affine", "staged"])
+def test_what_moves_can_still_be_divided(form: str, pooled: bool) -> None:
+    """A tensor of 1e-20 that an average pooling reads, before an addition or a batch normalization."""
+    graph = preactivated(pooled)
+    names = [layer.name for layer in graph.layers if layer.op == "batch_norm"]
+    for factor in (1e-20, 1e-30):
+        tiny = graph
+        for role in ("gamma", "beta"):
+            tiny = changed(tiny, f"{names[2]}.{role}", factor, slice(None))
+        for word in (2, 8, 16, 24):
+            for scope in ("tensor", "channel"):
+                error(tiny, Design.separate(8, word, batch_norm=form, binary_point={"scope": scope}))
+
+
+@pytest.mark.parametrize(
+    ("word", "scope"),
+    [(16, "channel"), (28, "channel"), (28, "tensor"), (30, "tensor"), (30, "class"), (32, "network")],
+)
+def test_nothing_moves_where_sums_fit(word: int, scope: str) -> None:
+    """Long words, whose sums are nearly as long as they may be."""
+    graph = networks.residual()
+    quantizer = Quantizer(graph, networks.calibrated(graph))
+    design = Design.separate(8, word, batch_norm="staged", binary_point={"scope": scope, "rule": "max"})
+    network, formats = quantizer.quantize(design), quantizer.formats(design)
+    for (layer, role), form in formats.items():
+        if f"{layer}/{role}" in network.parameters:
+            assert network.parameters[f"{layer}/{role}"].format == form
+
+
 def test_all_else_stays() -> None:
     """Nothing moves in a network of ordinary values; and where something must, it alone."""
     ordinary = networks.residual()

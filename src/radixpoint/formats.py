@@ -17,6 +17,10 @@ MAX_STORED = 32
 """Widest stored tensor, in bits."""
 MAX_ACCUMULATOR = 64
 """Widest exact intermediate result, in bits."""
+MAX_DIVIDE_SHIFT = 31
+"""Most places, either way, by which a division moves the binary point."""
+MAX_DIVIDEND = 60
+"""Bits of the largest magnitude that is divided, moved to its quotient's binary point."""
 MAX_FRACTION = 512
 """Largest magnitude of a fraction length; beyond any binary32 value, and of any sum of two."""
 

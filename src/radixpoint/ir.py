@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from radixpoint.arith import cast, divide, limit
 from radixpoint.errors import FormatError, GraphError, ModelError
 from radixpoint.formats import (
+    MAX_DIVIDE_SHIFT,
+    MAX_DIVIDEND,
     MAX_STORED,
     FixedFormat,
     Overflow,
@@ -482,7 +484,8 @@ def rounded_tensor(
         if divisor.min() < 1 or divisor.max() >= 1 << 31:
             raise GraphError(f"divide: divisors {divisor.min()}..{divisor.max()}, expected 1..2**31-1")
         shift = source.format.fraction_lengths[0] - to.fraction_lengths[0]
-        if not -31 <= shift <= 31 or max(-source.low, source.high) << max(-shift, 0) >= 1 << 60:
+        largest = max(-source.low, source.high) << max(-shift, 0)
+        if abs(shift) > MAX_DIVIDE_SHIFT or largest >= 1 << MAX_DIVIDEND:
             raise GraphError(f"divide: {source.format} to {to} leaves 62 bits")
         both = np.array([int(divisor.min()), int(divisor.max())])
         results = divide(ends, both, shift, to.channel(0), rounding, overflow)

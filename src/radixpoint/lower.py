@@ -310,6 +310,9 @@ def lower(
 ) -> IntGraph:
     """Write a network as stored integers and casts.
 
+    Where a sum of two terms that are far apart does not fit 64 bits, binary points move
+    (:mod:`radixpoint.sums`).
+
     Args:
         graph: the network.
         formats: of every quantized place.
@@ -323,7 +326,13 @@ def lower(
     Raises:
         DesignError: an exact result would need more than 64 bits, or a layer cannot take its formats.
     """
-    formats = settled(graph, formats, stored, design)
-    result = _Lowerer(graph, formats, stored, design, cache or ParameterCache()).run()
+    cache = cache or ParameterCache()
+    try:
+        result = _Lowerer(graph, formats, stored, design, cache).run()
+    except DesignError:
+        moved = settled(graph, formats, stored, design)
+        if moved == formats:
+            raise
+        result = _Lowerer(graph, moved, stored, design, cache).run()
     verify(result)
     return result

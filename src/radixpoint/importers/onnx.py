@@ -132,8 +132,6 @@ class _Importer:
                 self.refuse(node, "no layer of that kind")
             return
         try:
-            if any(name in self.merged for name in node.inputs):
-                raise _Refused("the result of a MatMul both with and without the constant added to it")
             if node.op == "Shape" and node.inputs[0] in self.tensors:
                 shape = (self.batch, *self.shapes[self.tensors[node.inputs[0]]])
                 start, end = node.get("start", 0), node.get("end", len(shape))
@@ -144,6 +142,8 @@ class _Importer:
                 self.constants[node.outputs[0]] = self.constants[node.inputs[0]].astype(like.dtype)
             elif all(name in self.constants for name in node.inputs if name):
                 self.fold(node)
+            elif any(name in self.merged for name in node.inputs):
+                raise _Refused("the result of a MatMul both with and without the constant added to it")
             elif node.op in _RULES:
                 _RULES[node.op](self, node)
             else:
@@ -289,9 +289,7 @@ def _add(to: _Importer, node: _Node) -> None:
     to.layers[-1] = Layer(
         previous.name, "fc", previous.inputs, previous.attributes, {**previous.parameters, "bias": key}
     )
-    for name in [name for name, ours in to.tensors.items() if ours == previous.name]:
-        del to.tensors[name]
-        to.merged.add(name)
+    to.merged.update(name for name, ours in to.tensors.items() if ours == previous.name)
     to.tensors[node.outputs[0]] = previous.name
 
 
