@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,18 @@ def random_network(seed: int) -> Graph:
 
 def quantized(graph: Graph, conv: int = 7, bn: int = 11, **options: Any) -> IntGraph:
     return quantize(graph, networks.calibrated(graph), Design.separate(conv=conv, bn=bn, **options))
+
+
+def switched_off(scope: str) -> IntGraph:
+    """Channels and a whole branch that training has all but switched off; casts by more places than bits."""
+    graph = networks.residual()
+    parameters = {key: value.copy() for key, value in graph.parameters.items()}
+    parameters["batch_norm1.gamma"][0] *= np.float32(1e-20)
+    parameters["conv0.weight"][1] *= np.float32(1e-25)
+    for role in ("gamma", "beta"):
+        parameters[f"batch_norm8.{role}"] *= np.float32(1e-20)
+    graph = replace(graph, parameters=parameters)
+    return quantized(graph, 8, 16, binary_point={"scope": scope, "rule": "max"})
 
 
 def verified(network: IntGraph, target: str, folder: Path, **options: Any) -> Verification:

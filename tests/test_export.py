@@ -118,6 +118,21 @@ def test_unsigned_operands(target: str, scope: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", RUN)
+@pytest.mark.parametrize("scope", ["tensor", "channel"])
+def test_what_training_switched_off(target: str, scope: str, tmp_path: Path) -> None:
+    network = exports.switched_off(scope)
+    places = [
+        max(network.tensors[s.inputs[0]].format.fraction_lengths)
+        - min(network.tensors[s.name].format.fraction_lengths)
+        - network.tensors[s.inputs[0]].format.word_length
+        for s in network.steps
+        if s.op == "cast"
+    ]
+    assert max(places) > 0
+    check(network, target, tmp_path, "(float64 holds 53 bits|computes scales)" if target == "qonnx" else None)
+
+
+@pytest.mark.parametrize("target", RUN)
 def test_narrow_accumulators_wrap(target: str, tmp_path: Path) -> None:
     network = exports.quantized(networks.mixed(), accumulator={"word_length": 12, "overflow": "WRAP"})
     assert any(s.op == "cast" and s.attributes["overflow"] == "WRAP" for s in network.steps)

@@ -53,6 +53,12 @@ def test_unsigned_operands(scope: str, tmp_path: Path) -> None:
     assert exports.verified(network, "verilog", tmp_path, options=OPTIONS).mismatch is None
 
 
+@pytest.mark.parametrize("scope", ["tensor", "channel"])
+def test_what_training_switched_off(scope: str, tmp_path: Path) -> None:
+    network = exports.switched_off(scope)
+    assert exports.verified(network, "verilog", tmp_path, options=OPTIONS).mismatch is None
+
+
 def test_narrow_accumulators_wrap(tmp_path: Path) -> None:
     network = exports.quantized(networks.mixed(), accumulator={"word_length": 12, "overflow": "WRAP"})
     assert exports.verified(network, "verilog", tmp_path, options=OPTIONS).mismatch is None

@@ -303,11 +303,13 @@ class _Source:
 
     def _cast(self, step: Step, value: str) -> str:
         form, source = self.form(step.name), self.form(step.inputs[0])
-        if not form.per_channel and not source.per_channel:
-            return value
         shifts = self.plan.cast_shifts(step)
         most, spread = int(shifts.max()), int(shifts.max() - shifts.min())
-        width = source.word_length + spread
+        # the types look at the bits that are cut off, and must have them
+        width = max(source.word_length + spread, most + 1)
+        if not form.per_channel and not source.per_channel:
+            whole = width - source.fraction_lengths[0]
+            return value if width == source.word_length else f"{_type(source.signed, width, whole)}({value})"
         wide = _type(source.signed, width, width)
         moved = f"{wide}(rx::reinterpret<{_integer(source)} >({value}))"
         if spread:

@@ -91,13 +91,13 @@ class _RealValues(ModelBuilder):
         kind = onnx.TensorProto.DOUBLE if carrier == np.float64 else onnx.TensorProto.FLOAT
         return self.node("Cast", [value], to=kind)
 
-    def _units(self, form: TensorFormat, rank: int) -> NDArray[np.float64]:
-        """2^-F, with a batch axis in front if there is one a channel."""
-        fractions = form.fractions(rank)
+    def _units(self, step: Step) -> NDArray[np.float64]:
+        """2^-F of a step's result, with a batch axis in front if there is one a channel."""
+        tensor = self.network.tensors[step.name]
+        form, fractions = tensor.format, tensor.format.fractions(len(tensor.shape))
         if int(np.abs(fractions).max()) > FARTHEST_BINARY_POINT:
-            raise ExportError(
-                f"{form}: QONNX computes scales in float32: expected at most {FARTHEST_BINARY_POINT} "
-                "fraction bits"
+            self._refuse(
+                step, f"{form}: it computes scales in float32: at most {FARTHEST_BINARY_POINT} fraction bits"
             )
         return np.ldexp(1.0, -(fractions[None] if form.per_channel else fractions.reshape(())))
 
@@ -169,8 +169,7 @@ class _RealValues(ModelBuilder):
 
     def _clamp(self, step: Step, name: str) -> None:
         (source,) = self._operands(step)
-        tensor = self.network.tensors[step.name]
-        units, kind = self._units(tensor.format, len(tensor.shape)), self._carrier[step.name]
+        units, kind = self._units(step), self._carrier[step.name]
         ends = [self.constant(units * step.attributes[end], kind) for end in ("low", "high")]
         self.node("Min", [self.node("Max", [source, ends[0]]), ends[1]], name)
 
@@ -226,7 +225,7 @@ class _RealValues(ModelBuilder):
                 step, f"{form.word_length} bits: Quant computes in float32, which holds {FLOAT_BITS}"
             )
         mode, halves = _NAMES[rounding] if rounds else ("FLOOR", 0)
-        units = self._units(form, len(tensor.shape))
+        units = self._units(step)
         if halves:
             x = self._moved(step, x, 0.5 * halves * units)
         self._carrier[step.name] = np.float32
