@@ -166,14 +166,19 @@ def small_onnx(nodes, weights=None, dims=("n", 3, 8, 8)) -> onnx.ModelProto:  # 
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def test_matmul_with_bias_is_one_layer(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    nodes = [
+def biased_matmul(result: str) -> list[onnx.NodeProto]:
+    """``m`` is the product of the image's means and ``w``, and the result ``m`` + ``b``."""
+    return [
         helper.make_node("GlobalAveragePool", ["x"], ["p"]),
         helper.make_node("Flatten", ["p"], ["f"]),
         helper.make_node("MatMul", ["f", "w"], ["m"]),
-        helper.make_node("Add", ["m", "b"], ["y"]),
+        helper.make_node("Add", ["m", "b"], [result]),
     ]
+
+
+def test_matmul_with_bias_is_one_layer(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    nodes = biased_matmul("y")
     weights = {"w": random.normal(size=(3, 4)).astype(np.float32), "b": np.arange(4, dtype=np.float32)}
     onnx.save(small_onnx(nodes, weights), tmp_path / "m.onnx")
     graph = load(tmp_path / "m.onnx")
@@ -187,10 +192,7 @@ def test_matmul_with_bias_is_one_layer(tmp_path: Path) -> None:
 def test_a_matmul_used_with_and_without_its_bias_is_refused(tmp_path: Path, output: str) -> None:
     """One layer cannot be both."""
     nodes = [
-        helper.make_node("GlobalAveragePool", ["x"], ["p"]),
-        helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("MatMul", ["f", "w"], ["m"]),
-        helper.make_node("Add", ["m", "b"], ["z"]),
+        *biased_matmul("z"),
         helper.make_node("Relu", ["z"], ["r"]),
         helper.make_node("Add", ["m", "r"], ["s"]),
     ]
@@ -206,10 +208,7 @@ def test_a_matmul_used_with_and_without_its_bias_is_refused(tmp_path: Path, outp
 
 def test_the_shape_of_a_matmul_may_be_asked_for(tmp_path: Path) -> None:
     nodes = [
-        helper.make_node("GlobalAveragePool", ["x"], ["p"]),
-        helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("MatMul", ["f", "w"], ["m"]),
-        helper.make_node("Add", ["m", "b"], ["z"]),
+        *biased_matmul("z"),
         helper.make_node("Shape", ["m"], ["s"]),
         helper.make_node("Reshape", ["z", "s"], ["y"]),
     ]

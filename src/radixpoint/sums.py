@@ -42,7 +42,7 @@ class _Term:
 class _Settler:
     def __init__(self, graph: Graph, formats: Formats, stored: Mapping[Key, Stored], design: Design) -> None:
         self.graph, self.stored, self.design = graph, stored, design
-        self.formats, self.settling = dict(formats), False
+        self.formats, self.first = dict(formats), True
         self.places: dict[str, Key] = {graph.input: (graph.input, "result")}  # of tensors that are stored
 
     def _fractions(self, place: Key) -> NDArray[np.int64]:
@@ -90,7 +90,7 @@ class _Settler:
 
     def _meet(self, first: _Term, second: _Term, bits: int = MAX_ACCUMULATOR) -> None:
         rooms = [max(bits - 2 - term.bits, 0) for term in (first, second)]  # each may be aligned by so much
-        if not self.settling:  # what costs nothing comes first, and but once
+        if self.first:  # what costs nothing comes first, and but once
             self._raise(first, second, rooms[0])
             self._raise(second, first, rooms[1])
         self._lower(first, second, rooms[1])
@@ -126,7 +126,7 @@ class _Settler:
         while before != self.formats:  # what a layer moves may be another's too
             before = dict(self.formats)
             self._once()
-            self.settling = True
+            self.first = False
         return self.formats
 
     def _once(self) -> None:
