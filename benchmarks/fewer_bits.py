@@ -33,12 +33,15 @@ from radixpoint.allocate import Losses, Sensitivity, allocated, averages, greedy
 from radixpoint.allocate import frontier as allocations
 from radixpoint.codes import operand_grid, weight_grid
 from radixpoint.design import Design
-from radixpoint.evaluate import Evaluation, Outcomes, summarize
+from radixpoint.evaluate import Evaluation, summarize
 from radixpoint.formats import Rounding
+from radixpoint.outcomes import Outcomes
 from radixpoint.policies import POLICIES
 from radixpoint.refine import IMAGES, Refiner
-from radixpoint.search import POINTS, Judge
+from radixpoint.searching.judge import Judge
+from radixpoint.searching.strategies import POINTS
 from radixpoint.sites import real_weights
+from radixpoint.stand_in import stand_in
 from resnet50 import Data, interval
 
 BEST = {"binary_point": {"scope": "channel", "rule": "loss"}, "unsigned": True}
@@ -303,7 +306,8 @@ def seconds(data: Data, runs: Path) -> None:
     everything = len(data.calibration)
     for techniques, count in ((COLUMNS, IMAGES), (COLUMNS, everything), (UNITS, everything)):
         started = time.time()
-        Refiner(data.graph, data.calibration, count).refine(network, weights, techniques)
+        operands = stand_in(data.graph, quantizer.ranges)
+        Refiner(data.graph, data.calibration, operands, count).refine(network, weights, techniques)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         row("+".join(techniques), count, f"{time.time() - started:.0f}", f"{memory:.1f}")
 

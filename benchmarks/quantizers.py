@@ -31,7 +31,8 @@ import onnxruntime
 import radixpoint
 from radixpoint.engines import make_engine, quantize_images
 from radixpoint.engines.floating import FloatingEngine, to_onnx
-from radixpoint.evaluate import BATCH, NO_OUTCOMES, Outcomes, outcomes, summarize
+from radixpoint.evaluate import summarize
+from radixpoint.outcomes import BATCH, NO_OUTCOMES, Outcomes, outcomes
 from resnet50 import Data
 
 CALIBRATION = 500

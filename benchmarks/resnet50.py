@@ -15,7 +15,8 @@ from typing import Any
 
 import radixpoint
 from radixpoint.demo import demo_images, demo_network
-from radixpoint.search import Judge, Watcher
+from radixpoint.searching import Watcher, open_judges
+from radixpoint.searching.judge import Judge
 
 
 class Log(Watcher):
@@ -47,9 +48,9 @@ class Data:
 
     def judge(self, runs: Path, images: radixpoint.ImageSet | None = None) -> Judge:
         """Of designs on these images, default all; what it finds out is kept."""
-        cache = runs / "cache"
-        cache.mkdir(parents=True, exist_ok=True)
-        return Judge(self.graph, self.images if images is None else images, self.calibration, cache, Log())
+        judged = self.images if images is None else images
+        (judge,) = open_judges(self.graph, [judged], self.calibration, runs / "judged", runs / "cache", Log())
+        return judge
 
     def search(self, runs: Path, name: str, metric: str, limit: float, **options: Any) -> dict[str, Any]:
         """Run a search, or read what it found."""

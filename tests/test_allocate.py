@@ -29,7 +29,8 @@ from radixpoint.cost import cost, multiplier_cost, product_energy
 from radixpoint.design import Design
 from radixpoint.errors import DesignError, ExportError
 from radixpoint.quantize import Quantizer
-from radixpoint.search import Criterion, Watcher, cheapest, search
+from radixpoint.searching import Criterion, Watcher, search
+from radixpoint.searching.line import cheapest
 
 LENGTHS = (3, 4, 5)
 
@@ -383,7 +384,9 @@ def test_no_answer_leaves_no_network(tmp_path: Path) -> None:
     graph = networks.balanced()
     images = networks.labelled(graph, 300, 1)
     for lengths, there in (((8, 16), True), ((2,), False)):
-        result = search(graph, images, images, tmp_path, Criterion("top1", 1.0), ["joint"], lengths)
+        result = search(
+            graph, images, images, tmp_path, Criterion("top1", 1.0), ["joint"], lengths, replaces=True
+        )
         assert (result["policies"]["joint"]["word_length"] is not None) == there
         assert (tmp_path / "joint" / "network.safetensors").exists() == there
 

@@ -162,6 +162,7 @@ def test_unreadable_images_are_named(files: Path, tmp_path: Path) -> None:
         (tmp_path / "set" / str(label)).mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / "set" / str(label) / f"{i}.png")
     (tmp_path / "set" / "0" / "broken.png").write_bytes(b"\x89PNG")
+    (tmp_path / "classes.txt").write_text("\n".join(map(str, range(10))))
     result = run(
         "search",
         files / "model.onnx",
@@ -177,6 +178,9 @@ def test_unreadable_images_are_named(files: Path, tmp_path: Path) -> None:
         "joint",
         "--word-lengths",
         "10:11",
+        "--classes",
+        tmp_path / "classes.txt",
+        "--at-chance",
         "--json",
     )
     assert "broken.png" in result.stderr

@@ -61,7 +61,7 @@ def test_shared_parameters_stay() -> None:
 def test_float_results_are_the_same_bits() -> None:
     for graph in (networks.residual(), merged(), spread()[0]):
         images = networks.images(96, 0, graph.shapes["input"])
-        other = equalized(graph, calibrate(graph, images))
+        other, _ = equalized(graph, calibrate(graph, images))
         inputs = images.inputs(0, 32)
         before = FloatingEngine(graph).run(inputs)[graph.output]
         after = FloatingEngine(other).run(inputs)[graph.output]
@@ -74,7 +74,7 @@ def test_channels_become_more_equal() -> None:
     graph, _ = spread()
     images = networks.images(96, 0, graph.shapes["input"])
     ranges = calibrate(graph, images)
-    other = equalized(graph, ranges)
+    other, _ = equalized(graph, ranges)
     assert graph.digest != other.digest
     after = calibrate(other, images)
     _, relu, _ = pairs(graph)[0]
@@ -91,7 +91,7 @@ def test_designs_that_equalize() -> None:
     point = {"scope": "channel", "rule": "loss"}
     design = Design.separate(5, 12, binary_point=point, equalize=True, refine=["offsets"])
     found = quantize(graph, ranges, design, images)
-    other = equalized(graph, ranges)
+    other, _ = equalized(graph, ranges)
     plain = Design.separate(5, 12, binary_point=point, refine=["offsets"])
     expected = quantize(other, calibrate(other, images), plain, images)
     assert found.parameters.keys() == expected.parameters.keys()
@@ -103,8 +103,17 @@ def test_designs_that_equalize() -> None:
     assert any(
         not np.array_equal(one.data, found.parameters[key].data) for key, one in without.parameters.items()
     )
-    with pytest.raises(DesignError, match="equalizes needs the calibration images"):
-        quantize(graph, ranges, replace_fields(design, refine=[]))
+    assert quantize(graph, ranges, replace_fields(design, refine=[])).metadata["network"] == graph.digest
+
+
+def test_ranges_move_along() -> None:
+    """What is known of the network gives what calibrating the other one would see, value for value."""
+    for graph in (networks.residual(), merged(), spread()[0]):
+        images = networks.images(96, 0, graph.shapes["input"])
+        other, moved = equalized(graph, calibrate(graph, images))
+        seen = calibrate(other, images)
+        assert moved.content == seen.content
+        assert moved.network == seen.network != graph.digest
 
 
 def test_by_hand() -> None:
@@ -119,7 +128,7 @@ def test_by_hand() -> None:
     ranges = calibrate(graph, networks.images(8, 0, graph.shapes["input"]))
     seen = replace(ranges.tensors[relu], high=np.array([16.0, 1.0]))
     ranges = replace(ranges, tensors={**ranges.tensors, relu: seen})
-    other = equalized(graph, ranges)
+    other, _ = equalized(graph, ranges)
     expected = graph.parameter(bn, "gamma") * np.array([0.5, 2.0], np.float32)
     assert np.array_equal(other.parameter(bn, "gamma"), expected)
     assert np.unique(other.parameter(conv, "weight")[:, 0]).tolist() == [2.0]

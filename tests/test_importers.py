@@ -263,7 +263,7 @@ def put(key: str, value: float):  # type: ignore[no-untyped-def]
     [
         (put("conv1.weight", np.nan), r"layer 'conv1'.*1 of 294 values of weight are NaN"),
         (put("layer2.0.conv1.weight", np.inf), r"layer 'layer2.0.conv1'.*infinite"),
-        (put("layer1.0.bn2.running_var", 0.0), r"layer 'layer1.0.bn2': variance 0 of channel 0"),
+        (put("layer1.0.bn2.running_var", -1e-5), r"layer 'layer1.0.bn2': variance -1e-05 of channel 0"),
         (put("layer1.0.bn2.running_var", -0.5), r"variance -0.5"),
         (lambda s: s.pop("layer3.2.conv2.weight"), r"no 'layer3.2.conv2.weight'"),
         (lambda s: s.update(extra=np.zeros(3)), r"1 arrays that no torchvision ResNet has.*extra"),

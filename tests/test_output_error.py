@@ -113,7 +113,14 @@ def test_errors_count_by_the_factor_behind() -> None:
 def test_patches_are_those_of_the_network() -> None:
     graph = networks.mixed()
     images = networks.images(6, 1, graph.shapes["input"]).inputs(0, 6)
-    found = sampled_patches(graph, images, count=60)
+    multiplied = {x.name: x.inputs[0] for x in graph.layers if x.op in ("conv", "fc")}
+    engine = FloatingEngine(graph, sorted(set(multiplied.values()) - {graph.input}))
+
+    def operands(batch: np.ndarray) -> dict[str, np.ndarray]:
+        tensors = {graph.input: batch, **engine.run(batch)}
+        return {layer: tensors[name] for layer, name in multiplied.items()}
+
+    found = sampled_patches(graph, images, operands, count=60)
     names = [layer.name for layer in graph.layers if layer.op in ("conv", "fc")]
     assert list(found) == names
     results = FloatingEngine(graph, names).run(images)

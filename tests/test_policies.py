@@ -14,7 +14,7 @@ from radixpoint.engines import make_engine, quantize_images
 from radixpoint.ir import Graph
 from radixpoint.policies import POLICIES
 from radixpoint.quantize import quantize
-from radixpoint.search import LAYERED
+from radixpoint.searching.strategies import LAYERED
 
 
 def network() -> Graph:

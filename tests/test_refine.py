@@ -27,6 +27,7 @@ from radixpoint.patches import patches
 from radixpoint.quantize import quantize
 from radixpoint.refine import TECHNIQUES, Refiner, _columns, _evening, _second_moments, _units
 from radixpoint.sites import stored_parameters
+from radixpoint.stand_in import stand_in
 
 
 def images(graph: Graph, count: int = 64, seed: int = 0) -> ImageSet:
@@ -116,7 +117,7 @@ def test_each_image_counts_the_same() -> None:
     assert _evening(x).ravel().tolist() == pytest.approx([root, root / 2, 8, 8])
     assert _evening(np.zeros((2, 3), np.float32)).ravel().tolist() == [1, 1]
     graph, images_ = networks.residual(), images(networks.residual())
-    refiner = Refiner(graph, images_)
+    refiner = Refiner(graph, images_, stand_in(graph, calibrate(graph, images_)))
     refiner._random = np.random.default_rng(0)
     real = refiner.inputs
     even = np.arange(1, len(real) + 1, dtype=np.float32).reshape(-1, 1, 1, 1)
@@ -279,7 +280,8 @@ def test_unknown_technique_on_the_command_line(
 def test_one_refiner_for_many_designs() -> None:
     graph = networks.residual()
     seen = images(graph)
-    ranges, refiner = calibrate(graph, seen), Refiner(graph, seen)
+    ranges = calibrate(graph, seen)
+    refiner = Refiner(graph, seen, stand_in(graph, ranges))
     for bits in (3, 5):
         design = Design.separate(bits, 12)
         weights = {k[0]: v.values for k, v in stored_parameters(graph, design).items() if k[1] == "weight"}

@@ -21,8 +21,11 @@ import networks
 from radixpoint.data import ImageSet
 from radixpoint.design import Design
 from radixpoint.errors import DataError, DesignError, RunError
-from radixpoint.evaluate import drop, drop_interval, outcomes, summarize
-from radixpoint.search import Criterion, Watcher, search, smallest
+from radixpoint.evaluate import summarize
+from radixpoint.intervals import drop, drop_interval
+from radixpoint.outcomes import outcomes
+from radixpoint.searching import Criterion, Watcher, search
+from radixpoint.searching.line import smallest
 
 
 def test_outcomes_by_hand() -> None:

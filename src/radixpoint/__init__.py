@@ -21,7 +21,7 @@ from radixpoint.formats import FixedFormat, Overflow, Rounding
 from radixpoint.importers import load
 from radixpoint.ir import Graph, IntGraph
 from radixpoint.quantize import quantize
-from radixpoint.search import Criterion, search
+from radixpoint.searching import Criterion, search
 from radixpoint.storage import load_network, save_network
 
 __all__ = [

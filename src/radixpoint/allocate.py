@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from radixpoint.cost import bit_operations, product_energy
 from radixpoint.design import Codes, Design, Widths
+from radixpoint.elementary import exp, log2
 from radixpoint.errors import DesignError
 from radixpoint.formats import MAX_STORED, FixedFormat, dot_format
 from radixpoint.ir import Graph
@@ -140,7 +141,7 @@ def averages(layers: Mapping[str, Products], allocation: Allocation) -> dict[str
     return {
         "weight": sum(layers[n].weights * w for n, (w, _) in allocation.items()) / weights,
         "operand": sum(layers[n].macs * (w + x) for n, (w, x) in allocation.items()) / (2 * macs),
-        "multiplier": (sum(layers[n].macs * w * x for n, (w, x) in allocation.items()) / macs) ** 0.5,
+        "multiplier": math.sqrt(sum(layers[n].macs * w * x for n, (w, x) in allocation.items()) / macs),
     }
 
 
@@ -386,7 +387,10 @@ def frontier(
     second = max(begin * 1.25, end * 1e-4)
     budgets = [begin]
     if second > 0:
-        budgets += np.geomspace(second, max(second, end), points - 1).tolist()
+        ends = np.array([second, max(second, end)])
+        lowest, highest = log2(ends)
+        steps = lowest + (highest - lowest) * np.arange(points - 1) / max(points - 2, 1)
+        budgets += exp(steps * math.log(2)).tolist()
     found: list[Allocation] = []
     for budget in budgets:
         one = program.solve(costs, budget * (1 + 1e-9))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
+
+Name = TypeVar("Name", str, str | int)
 
 
-def arena_layout(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+def arena_layout(sizes: Mapping[Name, int], lives: Mapping[Name, tuple[int, int]]) -> dict[Name, int]:
     """Offsets in an arena such that tensors which live at the same time do not overlap; largest first.
 
     Args:
         sizes: of each tensor, in any unit; the offsets are in the same one.
         lives: first and last moment of each tensor, inclusive.
     """
-    placed: dict[str, int] = {}
+    placed: dict[Name, int] = {}
     for name in sorted(sizes, key=lambda n: (-sizes[n], lives[n])):
         first, last = lives[name]
         taken = sorted(

@@ -60,7 +60,10 @@ def choose(s: Statistics, levels: int | Grid, design: Design) -> NDArray[np.int6
             return np.maximum(start, clipped)
         case _:  # mse; by the other rules, whatever they do not choose themselves
             candidates = np.arange(start.min(), start.max() + _CANDIDATES)
-            errors = s.counts @ np.stack([_bin_errors(int(f) + s.unit, levels) for f in candidates], 1)
+            # sums in one order, whatever the machine: a matrix product would have its own on each
+            errors = np.stack(
+                [(s.counts * _bin_errors(int(f) + s.unit, levels)).sum(1) for f in candidates], 1
+            )
             near = (candidates >= start[:, None]) & (candidates < start[:, None] + _CANDIDATES)
             return np.asarray(candidates[np.argmin(np.where(near, errors, np.inf), 1)])
 
@@ -78,8 +81,8 @@ def _choose_group(members: Sequence[Site], design: Design) -> int:
 
     def relative_error(fraction: int) -> float:
         return sum(
-            float(s.counts[0] @ _bin_errors(fraction + s.unit, w))
-            / (float(s.counts[0] @ (_VALUES**2).mean(1)) or 1.0)
+            float((s.counts[0] * _bin_errors(fraction + s.unit, w)).sum())
+            / (float((s.counts[0] * (_VALUES**2).mean(1)).sum()) or 1.0)
             for s, w in pooled
         )
 

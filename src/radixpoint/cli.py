@@ -1,10 +1,12 @@
-"""The command line: inspect, search, quantize, evaluate, export, verify, cost, demo."""
+"""The command line: inspect, calibrate, search, quantize, evaluate, export, verify, cost, demo."""
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 import tempfile
+import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -26,12 +29,12 @@ from rich.table import Table
 
 from radixpoint import formats
 from radixpoint.allocate import Constraints, Objective
-from radixpoint.calibrate import calibrate
+from radixpoint.calibrate import Ranges, calibrate
 from radixpoint.cost import Cost, cost
 from radixpoint.data import ImageSet, Preprocessing, load_images, read_classes
 from radixpoint.demo import demo_images, demo_network
 from radixpoint.design import BatchNorm as BatchNormForm
-from radixpoint.design import Design
+from radixpoint.design import Codes, Design
 from radixpoint.design import Rule as BinaryPointRule
 from radixpoint.design import Scope as BinaryPointScope
 from radixpoint.engines import (
@@ -41,18 +44,20 @@ from radixpoint.engines import (
     instruction_sets,
     quantize_images,
 )
-from radixpoint.errors import DesignError, ModelError, RadixpointError, RunError, UnsupportedError
+from radixpoint.errors import DataError, DesignError, ModelError, RadixpointError, RunError, UnsupportedError
 from radixpoint.evaluate import Evaluation, evaluate, layer_sqnr
-from radixpoint.export import TARGETS, Verification, export_network, target_named, verify_export
+from radixpoint.export import TARGETS, TIME_LIMIT, Verification, export_network, target_named, verify_export
 from radixpoint.export.folder import check_replaceable
 from radixpoint.export.machine import LANES
+from radixpoint.files import shown
 from radixpoint.hardware import AcceleratorCost, Area, accelerator_area, accelerator_cost
 from radixpoint.importers import load
 from radixpoint.ir import Graph, IntGraph
+from radixpoint.outcomes import check_metric
 from radixpoint.policies import POLICIES
 from radixpoint.quantize import quantize
 from radixpoint.refine import TECHNIQUES
-from radixpoint.search import Criterion, Verdict, Watcher, search
+from radixpoint.searching import Criterion, Verdict, Watcher, search
 from radixpoint.storage import load_network, save_network
 from radixpoint.synthesis import module_table, synthesize
 
@@ -65,6 +70,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+SECONDS_A_LINE = 10.0
 _errors = Console(stderr=True)
 _out = Console()
 
@@ -130,6 +136,20 @@ Rounding = Annotated[
 ]
 OverflowMode = Annotated[str, typer.Option("--overflow", help="Of casts: SAT, SAT_SYM, WRAP.")]
 Metric = Annotated[str, typer.Option(help="What must not drop: top1 or top5.")]
+Confidence = Annotated[
+    float | None,
+    typer.Option(
+        help="Such as 0.95: what is said holds, with at least this probability, on images that nobody looked "
+        "at, and not only on --images."
+    ),
+]
+RangesFile = Annotated[
+    str | None,
+    typer.Option(
+        help="What was measured of the float network: from 'calibrate', or ranges.npz of a run folder. From "
+        "the same file every machine gets the same result. Default: measured here."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 MaxImages = Annotated[
     int | None, typer.Option(help="Use a fixed random choice of so many images, for a quick look.")
@@ -173,7 +193,36 @@ class _Bars(Watcher):
         self.bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+class _Lines(Progress):
+    """Progress where output is no terminal: a line when a stage begins and every ten seconds."""
+
+    def __init__(self) -> None:
+        super().__init__(console=_errors, disable=True)
+        self._said = 0.0
+
+    def update(self, task_id: TaskID, **fields: Any) -> None:
+        super().update(task_id, **fields)
+        if time.monotonic() - self._said > SECONDS_A_LINE:
+            self._say(task_id)
+
+    def reset(self, task_id: TaskID, **fields: Any) -> None:
+        super().reset(task_id, **fields)
+        self._say(task_id)
+
+    def _say(self, task_id: TaskID) -> None:
+        task = self._tasks[task_id]
+        if not task.description:
+            return
+        self._said = time.monotonic()
+        of = "" if task.total is None else f" of {task.total:,.0f}"
+        _errors.print(
+            f"{task.description}: {task.completed:,.0f}{of}", markup=False, highlight=False, soft_wrap=True
+        )
+
+
 def _progress() -> Progress:
+    if not _errors.is_terminal:
+        return _Lines()
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -233,11 +282,7 @@ def _options(batch_norm: str, scope: str, rule: str, rounding: str, overflow: st
     ):
         if given not in known:
             raise DesignError(f"{option} {given!r}: expected one of {', '.join(known)}")
-    point = {"scope": scope}
-    if rule != "default":
-        point["rule"] = rule
-    elif scope in ("network", "class"):
-        point["rule"] = "loss"
+    point = {"scope": scope} if rule == "default" else {"scope": scope, "rule": rule}
     options = {
         "batch_norm": batch_norm,
         "binary_point": point,
@@ -282,7 +327,7 @@ def _constraints(fix: list[str], memory: int | None, one_width: bool, equal: boo
 
 
 def _emit(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
 
 
 def _writable(path: Path) -> Path:
@@ -383,15 +428,63 @@ def inspect(
         )
 
 
+def _ranges(path: str | None, graph: Graph, calibration: ImageSet) -> Ranges | None:
+    if path is None:
+        return None
+    found = Ranges.load(path)
+    try:
+        found.check(graph, calibration)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    return found
+
+
+@app.command("calibrate")
+def calibrate_command(
+    model: Model,
+    calibration: Calibration,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file of ranges to write (.npz).")],
+    images: Annotated[
+        list[str] | None,
+        typer.Option(help="Images that a search will judge on, and those held out; repeatable."),
+    ] = None,
+    input_shape: InputShape = None,
+    classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
+    max_images: MaxImages = None,
+) -> None:
+    """Measure the float network once, for searches on any machine: ranges, and what it makes of images.
+
+    Example: radixpoint calibrate resnet50.onnx --calibration calib/ --images val/ -o ranges.npz
+    """
+    _writable(out)
+    calibration_set = _images(calibration, classes, preprocessing)
+    judged = [_images(path, classes, preprocessing, max_images) for path in images or []]
+    graph = _load(model, input_shape, calibration_set)
+    with _progress() as bars:
+        task = bars.add_task("calibration", total=None)
+        found = calibrate(
+            graph, calibration_set, lambda done, total: bars.update(task, completed=done, total=total), judged
+        )
+    found.save(out)
+    _out.print(
+        f"{out}: {len(found.tensors)} tensors on {len(calibration_set)} images, outcomes of "
+        f"{sum(map(len, judged))} images",
+        markup=False,
+        highlight=False,
+    )
+
+
 @app.command("quantize")
 def quantize_command(
     model: Model,
     design: Annotated[str, typer.Option(help="The design file (docs/design-file.md).")],
     calibration: Calibration,
-    out: Annotated[Path, typer.Option(help="The quantized network to write (.safetensors).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The quantized network to write (.safetensors).")],
     input_shape: InputShape = None,
     classes: Classes = None,
     preprocessing: PreprocessingFile = None,
+    ranges: RangesFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Quantize a network by a design and write it as stored integers and casts."""
@@ -400,7 +493,7 @@ def quantize_command(
     images = _images(calibration, classes, preprocessing)
     graph = _load(model, input_shape, images)
     chosen.check(graph)
-    network = quantize(graph, calibrate(graph, images), chosen, images)
+    network = quantize(graph, _ranges(ranges, graph, images) or calibrate(graph, images), chosen, images)
     save_network(network, out)
     widest = max(
         (network.tensors[s.name].format.word_length for s in network.steps if s.op in ("conv", "dense")),
@@ -441,18 +534,20 @@ def evaluate_command(
     layers: Annotated[
         bool, typer.Option(help="Also print each layer's SQNR on the first 64 images.")
     ] = False,
+    confidence: Confidence = None,
     max_images: MaxImages = None,
     as_json: AsJson = False,
 ) -> None:
     """Accuracy of a quantized network against the float network, on the same images."""
     check_engine(engine, threads)
-    criterion = _criterion(metric, 0.0)
+    criterion = _criterion(metric, 0.0, confidence)
     image_set = _images(images, classes, preprocessing, max_images)
     graph = _load(model, input_shape, image_set)
     quantized = load_network(network)
     if quantized.metadata.get("network") != graph.digest:
         raise ModelError(f"{network}: was not quantized from {model}: their digests differ")
-    if layers and json.loads(quantized.metadata.get("design", "{}")).get("equalize"):
+    design = Design.recorded(quantized)
+    if layers and design is not None and design.equalize:
         raise DesignError(
             f"--layers: the design of {network} moves powers of two between channels, so its tensors are not "
             f"those of {model}: expected a design without equalize"
@@ -469,6 +564,7 @@ def evaluate_command(
             engine,
             lambda done, _: bars.update(task, completed=done),
             threads,
+            confidence,
         )
     sqnr = layer_sqnr(graph, quantized, image_set.inputs(0, 64)) if layers else {}
     if as_json:
@@ -495,13 +591,19 @@ def evaluate_command(
         highlight=False,
         markup=False,
     )
+    if confidence is not None:
+        _out.print(
+            f"with {100 * confidence:g} % confidence the drop is at most {result.drop_bound:+.2f} points",
+            highlight=False,
+        )
 
 
-def _criterion(metric: str, limit: float) -> Criterion:
+def _criterion(metric: str, limit: float, confidence: float | None = None) -> Criterion:
     try:
-        return msgspec.convert({"metric": metric, "limit": limit}, Criterion)
-    except msgspec.ValidationError as error:
-        raise DesignError(f"--metric {metric!r}, --limit {limit}: {error}") from None
+        return Criterion(check_metric(metric), limit, confidence)
+    except DesignError as error:
+        sure = "" if confidence is None else f", --confidence {confidence}"
+        raise DesignError(f"--metric {metric!r}, --limit {limit}{sure}: {error}") from None
 
 
 def _report(result: dict[str, Any], out: Path) -> None:
@@ -512,12 +614,14 @@ def _report(result: dict[str, Any], out: Path) -> None:
         f"{result['images']['count']} images",
         highlight=False,
     )
+    confidence = result["criterion"]["confidence"]
     table = Table(
         "policy",
         "word lengths, bits",
         "top-1, %",
         f"{metric} drop, points",
         "95 % interval",
+        *([] if confidence is None else [f"at most, {100 * confidence:g} % sure"]),
         "multipliers, relative to joint",
     )
     for name, policy in result["policies"].items():
@@ -530,7 +634,7 @@ def _report(result: dict[str, Any], out: Path) -> None:
             words = f"conv {policy['conv']}, bn {policy['bn']}"
         if "multiplier_cost" not in policy:
             longest = result["word_lengths"][-1]
-            table.add_row(name, f"none up to {longest} holds", "", "", "", "")
+            table.add_row(name, f"none up to {longest} holds")
             continue
         low, high = policy["drop_interval"]
         relative = policy["relative_cost"]
@@ -540,6 +644,7 @@ def _report(result: dict[str, Any], out: Path) -> None:
             f"{policy['top1']:.2f}",
             f"{policy['drop']:+.2f}",
             f"{low:+.2f} .. {high:+.2f}",
+            *([] if confidence is None else [f"{policy['drop_bound']:+.2f}"]),
             "" if relative is None else f"{relative:.2f}",
         )
     _out.print(table)
@@ -555,6 +660,10 @@ def _report(result: dict[str, Any], out: Path) -> None:
                 markup=False,
             )
     for name, policy in result["policies"].items():
+        if policy["adopted"]:
+            _out.print(
+                f"{name}: its own path missed this design, which another policy's found", highlight=False
+            )
         if not policy["monotone"]:
             _out.print(f"{name}: not monotone: a longer word length fails; see result.json", highlight=False)
     _out.print(
@@ -576,8 +685,17 @@ def _search(
     graph: Graph, images: ImageSet, calibration: ImageSet, out: Path, as_json: bool, **arguments: Any
 ) -> None:
     _note_the_engine()
-    with _progress() as bars:
-        result = search(graph, images, calibration, out, watcher=_Bars(bars), **arguments)
+    try:
+        with _progress() as bars:
+            result = search(graph, images, calibration, out, watcher=_Bars(bars), **arguments)
+    except KeyboardInterrupt:
+        _errors.print(
+            f"interrupted; what is known is in {out}: the same command, with --out {out}, goes on from there",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise
     if result["held_out"] is None:
         _errors.print(
             "the designs were chosen on these images, so their drops are a little too good: --held-out "
@@ -593,9 +711,12 @@ def search_command(
     model: Model,
     images: Images,
     calibration: Calibration,
-    out: Annotated[Path, typer.Option(help="Run folder; an interrupted search goes on where it was.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Run folder; an interrupted search goes on where it was.")
+    ],
     limit: Annotated[float, typer.Option(help="Largest drop allowed, in percentage points.")] = 1.0,
     metric: Metric = "top1",
+    confidence: Confidence = None,
     policy: Annotated[
         list[str],
         typer.Option(
@@ -663,6 +784,13 @@ def search_command(
     cache: Annotated[
         Path | None, typer.Option(help="Folder of finished evaluations, to share between searches.")
     ] = None,
+    ranges: RangesFile = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let the result of another search in the run folder go.")
+    ] = False,
+    at_chance: Annotated[
+        bool, typer.Option("--at-chance", help="Search even if the float network is no better than guessing.")
+    ] = False,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -670,7 +798,8 @@ def search_command(
 
     Example: radixpoint search resnet50.onnx --images val/ --calibration calib/ --limit 1.0 --out run
     """
-    criterion, options = _criterion(metric, limit), _options(batch_norm, scope, rule, rounding, overflow)
+    criterion = _criterion(metric, limit, confidence)
+    options = _options(batch_norm, scope, rule, rounding, overflow)
     options["unsigned"], options["equalize"] = unsigned, equalize
     options["refine"] = [name for name in refine.split("+") if name]
     if unknown := set(options["refine"]) - set(TECHNIQUES):
@@ -709,6 +838,9 @@ def search_command(
         held_out=reported,
         objective=objective,
         constraints=limits,
+        ranges=_ranges(ranges, graph, calibration_set),
+        replaces=replace,
+        at_chance=at_chance,
         **options,
     )
 
@@ -798,9 +930,22 @@ def verify_command(
     classes: Classes = None,
     preprocessing: PreprocessingFile = None,
     max_images: MaxImages = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Refuse a folder in which anything was added or changed since the export."
+        ),
+    ] = False,
+    time_limit: Annotated[
+        float, typer.Option(help="Seconds that a compiler, a simulator or the exported program may take.")
+    ] = TIME_LIMIT,
     as_json: AsJson = False,
 ) -> None:
-    """Run what an export holds and compare every integer; exit 1 if any differs, 2 if it cannot be run."""
+    """Run what an export holds and compare every integer; exit 1 if any differs, 2 if it cannot be run.
+
+    This compiles and runs what lies in the folder: verify only folders that you trust, or with --strict ones
+    whose manifest you trust.
+    """
     image_set = None if images is None else _images(images, classes, preprocessing, max_images)
 
     def batches(network: IntGraph) -> Iterator[Any]:
@@ -814,6 +959,8 @@ def verify_command(
             folder,
             None if image_set is None else batches,
             lambda done: bars.update(task, completed=done),
+            strict,
+            time_limit,
         )
     _report_verification(result, as_json)
     if result.mismatch is not None:
@@ -912,14 +1059,23 @@ def cost_command(
             _report_modules(table)
         return
     quantized = load_network(network)
-    coded = json.loads(quantized.metadata.get("design", "{}")).get("codes")
-    if coded:
+    design = Design.recorded(quantized)
+    if design is not None and design.codes != Codes():
+        coded = [kind for kind in ("weights", "activations") if getattr(design.codes, kind) is not None]
         raise DesignError(
             f"{network}: its design codes {' and '.join(coded)}: expected fixed-point operands, whose "
             "multipliers are what is counted"
         )
     machine = accelerator_cost(quantized, lanes)
-    area = accelerator_area(machine.sizes, lanes) if synthesis else None
+    area = None
+    if synthesis:
+        with _progress() as bars:
+            task = bars.add_task("", total=None)
+            area = accelerator_area(
+                machine.sizes,
+                lanes,
+                lambda what, done, total: bars.reset(task, description=what, completed=done, total=total),
+            )
     found = cost(quantized)
     if as_json:
         parts = {"network": found, "accelerator": machine, "area": area}
@@ -930,7 +1086,9 @@ def cost_command(
 
 @app.command()
 def demo(
-    out: Annotated[Path | None, typer.Option(help="Run folder to keep; default: a temporary one.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run folder; default: a new one among temporary files.")
+    ] = None,
     limit: Annotated[float, typer.Option(help="Largest drop allowed, in percentage points.")] = 1.0,
     metric: Metric = "top1",
     batch_norm: BatchNorm = "affine",
@@ -942,22 +1100,42 @@ def demo(
     criterion = _criterion(metric, limit)
     options = _options(batch_norm, scope, rule, "RND", "SAT")
 
-    def run(folder: Path) -> None:
-        _search(
-            demo_network(),
-            demo_images("test"),
-            demo_images("calibration"),
-            folder,
-            as_json,
-            criterion=criterion,
-            **options,
-        )
+    folder = out or Path(tempfile.mkdtemp(prefix="radixpoint-demo-"))
+    _search(
+        demo_network(),
+        demo_images("test"),
+        demo_images("calibration"),
+        folder,
+        as_json,
+        criterion=criterion,
+        **options,
+    )
 
-    if out is not None:
-        run(out)
-        return
-    with tempfile.TemporaryDirectory(prefix="radixpoint-demo-") as folder:
-        run(Path(folder) / "run")
+
+def _unexpected(error: Exception) -> None:
+    """One line on an error that nobody foresaw, and a file that tells where it came from."""
+    kept = ""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w",
+            prefix="radixpoint-error-",
+            suffix=".txt",
+            delete=False,
+            encoding="utf-8",
+            errors="backslashreplace",
+        ) as handle:
+            handle.write("".join(traceback.format_exception(error)))
+        kept = f"; {handle.name} tells where"
+    except OSError:
+        pass  # there is nowhere to write to: the line has to do
+    said = shown((str(error).splitlines() or [""])[0][:300])
+    _errors.print(
+        f"error: {type(error).__name__}: {said}: not foreseen: a defect of radixpoint{kept}",
+        style="red",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def main() -> None:
@@ -965,7 +1143,14 @@ def main() -> None:
     try:
         app()
     except RadixpointError as error:
-        _errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        said = "\n".join(map(shown, str(error).splitlines()))
+        _errors.print(f"error: {said}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:  # the last resort
+        _unexpected(error)
+        sys.exit(2)

@@ -60,7 +60,7 @@ class Grid:
         """Most fraction bits at which low..high does not saturate; element by element."""
         magnitude = np.maximum(-low, high)
         seen = np.where(magnitude > 0, magnitude, 1.0)
-        fraction = np.floor(np.log2(self.reach / seen)).astype(np.int64)
+        fraction = np.frexp(self.reach / seen)[1].astype(np.int64) - 1
         return np.clip(fraction, -MAX_FRACTION // 4, MAX_FRACTION // 4)
 
 

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from radixpoint.errors import DesignError
+from radixpoint.files import read_regular
 from radixpoint.formats import MAX_ACCUMULATOR, MAX_STORED, Overflow, Rounding
-from radixpoint.ir import Graph
+from radixpoint.ir import Graph, IntGraph
 from radixpoint.ops import LAYERS
 
+_MAX_JSON = 1 << 26
+"""Bytes of a design file."""
 CLASSES = ("conv", "bn", "fc", "add", "pool", "input")
 """Layer classes. ``fc`` and ``input`` default to ``conv``'s widths, ``add`` and ``pool`` to ``bn``'s."""
 
@@ -26,6 +30,20 @@ Scope = Literal["network", "class", "tensor", "channel"]
 Rule = Literal["max", "percentile", "mse", "sqnr", "loss"]
 BatchNorm = Literal["affine", "staged", "folded"]
 Technique = Literal["offsets", "columns", "units"]
+CodeKind = Literal["float", "log2", "log_sqrt2", "codebook"]
+AveragePool = Literal["division", "reciprocal"]
+
+
+def check_names(holder: object, **known: object) -> None:
+    """See that fields hold one of the names that they may: files are checked so, and Python has to be too.
+
+    Raises:
+        DesignError: one does not.
+    """
+    for field, names in known.items():
+        value = getattr(holder, field)
+        if value not in get_args(names):
+            raise DesignError(f"{field} {value!r}: expected one of {', '.join(get_args(names))}")
 
 
 class Widths(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -45,7 +63,7 @@ class Widths(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         for name in self.__struct_fields__:
             value = getattr(self, name)
             if value is not None and not 2 <= value <= MAX_STORED:
-                raise ValueError(f"{name} of {value} bits: expected 2..{MAX_STORED}")
+                raise DesignError(f"{name} of {value} bits: expected 2..{MAX_STORED}")
 
     @classmethod
     def all(cls, word_length: int) -> Widths:
@@ -62,19 +80,27 @@ class BinaryPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             not. ``mse``: least squared error, relative to each tensor's power where a scope holds several.
             ``sqnr``: least error of a layer's output, over the binary points of its weights and of what
             they multiply together; for scopes ``tensor`` and ``channel``.
-            ``loss``: class probabilities nearest to those of float on calibration images.
+            ``loss``: class probabilities nearest to those of float on calibration images. Not given, it is
+            ``loss`` where binary points are shared (scopes network and class), else ``max``.
         percentile: for that rule, in percent.
+
+    Raises:
+        DesignError: an unknown scope or rule, or two that do not go together.
     """
 
     scope: Scope = "tensor"
-    rule: Rule = "max"
+    rule: Rule = None  # type: ignore[assignment]  # set below, by the scope
     percentile: float = 99.99
 
     def __post_init__(self) -> None:
+        check_names(self, scope=Scope)
+        if self.rule is None:
+            force_setattr(self, "rule", "loss" if self.scope in ("network", "class") else "max")
+        check_names(self, rule=Rule)
         if not 50 < self.percentile <= 100:
-            raise ValueError(f"percentile {self.percentile}: expected above 50, at most 100")
+            raise DesignError(f"percentile {self.percentile}: expected above 50, at most 100")
         if self.rule == "sqnr" and self.scope in ("network", "class"):
-            raise ValueError(f"rule sqnr with scope {self.scope}: expected scope tensor or channel")
+            raise DesignError(f"rule sqnr with scope {self.scope}: expected scope tensor or channel")
 
 
 class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -86,12 +112,13 @@ class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         exponent_bits: of ``float``.
     """
 
-    kind: Literal["float", "log2", "log_sqrt2", "codebook"]
+    kind: CodeKind
     exponent_bits: int = 3
 
     def __post_init__(self) -> None:
+        check_names(self, kind=CodeKind)
         if not 1 <= self.exponent_bits <= 4:
-            raise ValueError(f"{self.exponent_bits} exponent bits: expected 1..4")
+            raise DesignError(f"{self.exponent_bits} exponent bits: expected 1..4")
 
 
 class Codes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -105,7 +132,7 @@ class Codes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     def __post_init__(self) -> None:
         if self.activations is not None and self.activations.kind == "codebook":
-            raise ValueError("a codebook for activations: expected one for weights only")
+            raise DesignError("a codebook for activations: expected one for weights only")
 
 
 class Accumulator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,9 +147,9 @@ class Accumulator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not 2 <= self.word_length <= MAX_ACCUMULATOR - 32:
-            raise ValueError(f"accumulator of {self.word_length} bits: expected 2..{MAX_ACCUMULATOR - 32}")
+            raise DesignError(f"accumulator of {self.word_length} bits: expected 2..{MAX_ACCUMULATOR - 32}")
         if self.overflow is not Overflow.WRAP:
-            raise ValueError(
+            raise DesignError(
                 f"accumulator overflow {self.overflow}: only WRAP, since saturation at each addition "
                 "depends on the order of the additions"
             )
@@ -159,7 +186,7 @@ class Design(
     classes: dict[str, Widths]
     layers: dict[str, Widths] = {}
     batch_norm: BatchNorm = "affine"
-    average_pool: Literal["division", "reciprocal"] = "division"
+    average_pool: AveragePool = "division"
     binary_point: BinaryPoint = BinaryPoint()
     rounding: Rounding = Rounding.RND
     overflow: Overflow = Overflow.SAT
@@ -172,15 +199,18 @@ class Design(
     refine: list[Technique] = []
 
     def __post_init__(self) -> None:
+        check_names(self, batch_norm=BatchNorm, average_pool=AveragePool)
+        if strange := set(self.refine) - set(get_args(Technique)):
+            raise DesignError(f"refine {min(strange)!r}: expected some of {', '.join(get_args(Technique))}")
         unknown = sorted(set(self.classes) - set(CLASSES))
         if unknown:
-            raise ValueError(f"unknown layer class {unknown[0]!r}: expected {', '.join(CLASSES)}")
+            raise DesignError(f"unknown layer class {unknown[0]!r}: expected {', '.join(CLASSES)}")
         if missing := {"conv", "bn"} - set(self.classes):
-            raise ValueError(f"classes: no widths for {' and '.join(sorted(missing))}")
+            raise DesignError(f"classes: no widths for {' and '.join(sorted(missing))}")
         if self.codes.weights is not None and {"columns", "units"} & set(self.refine):
-            raise ValueError("refine: columns and units search fixed-point weights, and these are coded")
+            raise DesignError("refine: columns and units search fixed-point weights, and these are coded")
         if not 0 <= self.seed < 1 << 64:
-            raise ValueError(f"seed {self.seed}: expected 0..2**64-1")
+            raise DesignError(f"seed {self.seed}: expected 0..2**64-1")
 
     @classmethod
     def joint(cls, word_length: int, **options: object) -> Design:
@@ -202,7 +232,7 @@ class Design(
             classes = {"conv": Widths.all(conv), "bn": Widths.all(bn)}
             plain = msgspec.to_builtins({**options, "classes": classes})
             return msgspec.convert(plain, cls)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except msgspec.MsgspecError as error:
             raise DesignError(str(error)) from None
 
     @classmethod
@@ -213,11 +243,26 @@ class Design(
             DesignError: unreadable, or not a design.
         """
         try:
-            return msgspec.json.decode(Path(path).read_bytes(), type=cls)
+            return msgspec.json.decode(read_regular(path, _MAX_JSON), type=cls)
         except OSError as error:
             raise DesignError(f"{path}: {error.strerror}") from None
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, DesignError) as error:
             raise DesignError(f"{path}: not a design: {error}") from None
+
+    @classmethod
+    def recorded(cls, network: IntGraph) -> Design | None:
+        """The design that a quantized network says it was made by, or None if it says nothing.
+
+        Raises:
+            DesignError: what it says is no design.
+        """
+        text = network.metadata.get("design")
+        if text is None:
+            return None
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except (msgspec.MsgspecError, RecursionError, DesignError) as error:
+            raise DesignError(f"the network's record of its design: {error}") from None
 
     def to_json(self) -> bytes:
         """The design file, indented, ending in a newline; the same design gives the same bytes."""

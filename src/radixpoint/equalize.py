@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from radixpoint.calibrate import Ranges
+from radixpoint.elementary import log2
 from radixpoint.errors import DesignError
 from radixpoint.ir import Graph, Layer, verify_graph
 
@@ -54,8 +55,8 @@ def pairs(graph: Graph) -> list[tuple[Layer, Layer, Layer]]:
     return found
 
 
-def equalized(graph: Graph, ranges: Ranges) -> Graph:
-    """The network with powers of two moved from activations to weights, channel by channel.
+def equalized(graph: Graph, ranges: Ranges) -> tuple[Graph, Ranges]:
+    """The network with powers of two moved from activations to weights, channel by channel, and its ranges.
 
     Channel c is divided by 2**k, k the nearest integer to half of log2(r1 / r2) less its median over the
     layer, where r1 is the largest activation seen and r2 the largest weight that multiplies it. A channel
@@ -66,12 +67,13 @@ def equalized(graph: Graph, ranges: Ranges) -> Graph:
         ranges: of its tensors.
 
     Returns:
-        A network with the same results in float, exactly.
+        A network with the same results in float, exactly; and what calibrating it would see, since a power of
+        two moves every value of a channel alike.
 
     Raises:
         DesignError: it has no two layers to move anything between.
     """
-    parameters = dict(graph.parameters)
+    parameters, tensors = dict(graph.parameters), dict(ranges.tensors)
     for first, relu, reader in pairs(graph):
         weight = parameters[reader.parameters["weight"]]
         activations = np.maximum(ranges.tensors[relu.name].high, 0.0)
@@ -80,7 +82,7 @@ def equalized(graph: Graph, ranges: Ranges) -> Graph:
         if not alive.any():
             continue
         half = np.zeros(len(alive))
-        half[alive] = np.log2(activations[alive] / weights[alive]) / 2
+        half[alive] = log2(activations[alive] / weights[alive]) / 2
         k = np.where(alive, np.rint(half - np.median(half[alive])), 0).astype(np.int32)
         k = np.clip(k, -MOST, MOST)
         for role in _ROLES[first.op]:
@@ -89,6 +91,8 @@ def equalized(graph: Graph, ranges: Ranges) -> Graph:
                 rows = -k.reshape(-1, *[1] * (parameters[key].ndim - 1))
                 parameters[key] = np.ldexp(parameters[key], rows)
         parameters[reader.parameters["weight"]] = np.ldexp(weight, k.reshape(-1, *[1] * (weight.ndim - 2)))
+        for moved in (first.name, relu.name):
+            tensors[moved] = tensors[moved].scaled(-k)
     result = replace(graph, parameters=parameters)
     verify_graph(result)
-    return result
+    return result, replace(ranges, tensors=tensors, network=result.digest)

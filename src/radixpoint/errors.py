@@ -47,7 +47,7 @@ class DataError(RadixpointError):
     """Images, labels or preprocessing that cannot be used."""
 
 
-class DesignError(RadixpointError):
+class DesignError(RadixpointError, ValueError):
     """A design that is malformed or does not fit the network."""
 
 

@@ -4,95 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from radixpoint.arith import dequantize
+from radixpoint.calibrate import float_outcomes
 from radixpoint.data import ImageSet
 from radixpoint.engines import Engine, make_engine, quantize_images
 from radixpoint.engines.floating import FloatingEngine
+from radixpoint.errors import DesignError, ModelError
+from radixpoint.intervals import Bits, DropTest, drop, drop_interval
 from radixpoint.ir import Graph, IntGraph
+from radixpoint.outcomes import NO_OUTCOMES, Metric, Outcomes, ahead, check_metric, outcomes
 from radixpoint.sites import seen_by_reader
-
-Metric = Literal["top1", "top5"]
-Prepared = TypeVar("Prepared")
-Bits = NDArray[np.bool_]
-
-BATCH = 250
-"""Images between two looks at the interval."""
-Z95 = 1.959963984540054
-
-
-@dataclass(frozen=True, eq=False)
-class Outcomes:
-    """What a network makes of each image, in the images' order.
-
-    Attributes:
-        top1, top5: whether the label is among the best one, five.
-        prediction: index of the best class.
-    """
-
-    top1: Bits
-    top5: Bits
-    prediction: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.top1)
-
-    def first(self, count: int) -> Outcomes:
-        return Outcomes(self.top1[:count], self.top5[:count], self.prediction[:count])
-
-    def joined(self, more: Outcomes) -> Outcomes:
-        return Outcomes(
-            np.concatenate([self.top1, more.top1]),
-            np.concatenate([self.top5, more.top5]),
-            np.concatenate([self.prediction, more.prediction]),
-        )
-
-    def hits(self, metric: Metric) -> Bits:
-        return self.top1 if metric == "top1" else self.top5
-
-
-NO_OUTCOMES = Outcomes(np.zeros(0, bool), np.zeros(0, bool), np.zeros(0, np.int64))
-
-
-def outcomes(logits: NDArray[Any], labels: NDArray[np.int64]) -> Outcomes:
-    """Judge logits (images, classes). Among equal logits the lower class index ranks first."""
-    own = np.take_along_axis(logits, labels[:, None], 1)
-    earlier = np.arange(logits.shape[1])[None] < labels[:, None]
-    rank = (logits > own).sum(1) + ((logits == own) & earlier).sum(1)
-    return Outcomes(rank < 1, rank < 5, logits.argmax(1).astype(np.int64))
-
-
-def drop_interval(reference: Bits, candidate: Bits, z: float = Z95) -> tuple[float, float]:
-    """Interval of the accuracy drop of two networks that saw the same images, in percentage points.
-
-    Only images on which the two differ carry information. The adjusted Wald interval for a difference of
-    paired proportions (Bonett and Price, "Adjusted Wald Confidence Interval for a Difference of Binomial
-    Proportions Based on Paired Data", J. Educ. Behav. Stat. 37(4), 2012, equation 9 there: one image is
-    added to each kind of disagreement).
-
-    Args:
-        reference, candidate: whether each network is right about each image; same length, at least 1.
-        z: normal quantile; 1.96 gives 95 %.
-    """
-    n = len(reference)
-    lost = (int(np.count_nonzero(reference & ~candidate)) + 1) / (n + 2)
-    gained = (int(np.count_nonzero(candidate & ~reference)) + 1) / (n + 2)
-    middle = lost - gained
-    half = z * math.sqrt(max(lost + gained - middle**2, 0.0) / (n + 2))
-    return 100 * max(middle - half, -1.0), 100 * min(middle + half, 1.0)
-
-
-def drop(reference: Bits, candidate: Bits) -> float:
-    """Accuracy of ``reference`` minus that of ``candidate``, in percentage points."""
-    difference = int(np.count_nonzero(reference)) - int(np.count_nonzero(candidate))
-    return 100 * difference / len(reference)
 
 
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,6 +33,7 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         drop: float minus quantized.
         drop_interval: paired 95 % interval of the drop.
         agreement: share of images on which both networks name the same best class.
+        drop_bound: the drop is at most this, but for the error that was asked for; None if none was.
     """
 
     images: int
@@ -117,14 +45,37 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drop: float
     drop_interval: tuple[float, float]
     agreement: float
+    drop_bound: float | None = None
+
+
+def check_confidence(confidence: float) -> float:
+    """A probability of at least one half.
+
+    Raises:
+        DesignError: it is none.
+    """
+    if not 0.5 <= confidence < 1:
+        raise DesignError(
+            f"a confidence of {confidence}: expected at least 0.5 and less than 1, such as 0.95"
+        )
+    return confidence
 
 
 def _percent(bits: Bits) -> float:
     return 100 * int(np.count_nonzero(bits)) / len(bits)
 
 
-def summarize(reference: Outcomes, candidate: Outcomes, metric: Metric = "top1") -> Evaluation:
-    """Compare outcomes on the same images; ``reference`` may have seen more, its first ones count."""
+def summarize(
+    reference: Outcomes, candidate: Outcomes, metric: Metric = "top1", error: float | None = None
+) -> Evaluation:
+    """Compare outcomes on the same images; ``reference`` may have seen more, its first ones count.
+
+    Args:
+        error: probability with which ``drop_bound`` may be too low; None leaves it out.
+
+    Raises:
+        DesignError: an unknown metric.
+    """
     reference = reference.first(len(candidate))
     before, after = reference.hits(metric), candidate.hits(metric)
     return Evaluation(
@@ -137,42 +88,13 @@ def summarize(reference: Outcomes, candidate: Outcomes, metric: Metric = "top1")
         drop(before, after),
         drop_interval(before, after),
         _percent(reference.prediction == candidate.prediction),
+        None if error is None else DropTest(before, after, error).bound(),
     )
-
-
-def _ahead(
-    images: ImageSet, start: int, prepare: Callable[[NDArray[np.float32]], Prepared]
-) -> Iterator[tuple[Prepared, NDArray[np.int64]]]:
-    """Prepared batches and their labels from image ``start`` on; one batch is decoded ahead of its use."""
-
-    def batch(begin: int) -> Prepared:
-        return prepare(images.inputs(begin, min(begin + BATCH, len(images))))
-
-    begins = range(start, len(images), BATCH)
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(batch, start) if begins else None
-        for begin in begins:
-            assert following is not None
-            ready = following.result()
-            following = pool.submit(batch, begin + BATCH) if begin + BATCH < len(images) else None
-            yield ready, images.labels[begin : begin + BATCH]
-
-
-def float_outcomes(
-    graph: Graph, images: ImageSet, progress: Callable[[int, int], None] | None = None
-) -> Outcomes:
-    """Outcomes of the float network on all images."""
-    engine, result = FloatingEngine(graph), NO_OUTCOMES
-    for inputs, labels in _ahead(images, 0, lambda inputs: inputs):
-        result = result.joined(outcomes(engine.run(inputs)[graph.output], labels))
-        if progress is not None:
-            progress(len(result), len(images))
-    return result
 
 
 def integer_outcomes(graph: IntGraph, engine: Engine, images: ImageSet, start: int = 0) -> Iterator[Outcomes]:
     """Outcomes of a quantized network, batch by batch, from image ``start`` on."""
-    for stored, labels in _ahead(images, start, lambda inputs: quantize_images(graph, inputs)):
+    for stored, labels in ahead(images, start, lambda inputs: quantize_images(graph, inputs)):
         yield outcomes(engine.run(stored)[graph.output], labels)
 
 
@@ -184,13 +106,28 @@ def evaluate(
     engine: str = "auto",
     progress: Callable[[int, int], None] | None = None,
     threads: int = 0,
+    confidence: float | None = None,
 ) -> Evaluation:
     """Evaluate a quantized network against the float network it stands for, on all images.
 
+    Args:
+        confidence: of the ``drop_bound`` that is reported; None reports none.
+
     Raises:
         DataError: the images do not fit the network.
+        DesignError: an unknown metric, or a confidence that is no probability.
         EngineError: there is no such engine.
+        ModelError: the quantized network is of another float network.
     """
+    check_metric(metric)
+    error = None if confidence is None else 1 - check_confidence(confidence)
+    for ours, theirs in ((graph.input, quantized.input), (graph.output, quantized.output)):
+        if graph.shapes[ours] != quantized.tensors[theirs].shape:
+            raise ModelError(
+                f"{graph.source}: its {ours!r} has shape {graph.shapes[ours]}, but the quantized network "
+                f"takes "
+                f"{quantized.tensors[theirs].shape} there: expected the float network it was quantized from"
+            )
     images.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
     runner = make_engine(quantized, engine, threads)
     result = NO_OUTCOMES
@@ -198,7 +135,7 @@ def evaluate(
         result = result.joined(more)
         if progress is not None:
             progress(len(result), len(images))
-    return summarize(float_outcomes(graph, images), result, metric)
+    return summarize(float_outcomes(graph, images), result, metric, error)
 
 
 def layer_sqnr(graph: Graph, quantized: IntGraph, inputs: NDArray[np.float32]) -> dict[str, float]:

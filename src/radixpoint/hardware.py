@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 from radixpoint.cost import DRAM, memory_energy, product_energy, products_per_dsp
 from radixpoint.cost import cost as network_cost
 from radixpoint.export.machine import LANES, Machine
 from radixpoint.ir import IntGraph
-from radixpoint.synthesis import multiply_accumulate, synthesize
+from radixpoint.synthesis import Synthesis, multiply_accumulate, synthesize
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +118,15 @@ def accelerator_cost(network: IntGraph, lanes: int = LANES) -> AcceleratorCost:
     )
 
 
-def accelerator_area(sizes: Mapping[str, int], lanes: int) -> Area:
+def accelerator_area(
+    sizes: Mapping[str, int], lanes: int, progress: Callable[[str, int, int], None] | None = None
+) -> Area:
     """Synthesize one multiplier with its accumulator and one lane, and count them.
 
     Args:
         sizes: of :class:`AcceleratorCost`.
         lanes: values of a vector.
+        progress: called with what is synthesized next, how many are done, and how many there are.
 
     Raises:
         ExportError: there is no Yosys, or it failed.
@@ -135,9 +139,15 @@ def accelerator_area(sizes: Mapping[str, int], lanes: int) -> Area:
         (lanes, ("rx_pool", {"IN": sizes["WIDE"], "OUT": sizes["PATH"]})),
         (lanes, ("rx_add", {"IN": sizes["WIDE"], "OUT": sizes["PATH"], "SHIFT": sizes["SHIFT"]})),
     ]
-    gates = [count * synthesize(*part, "gates").gate_equivalents for count, part in parts]
-    logic = [count * synthesize(*part, "lut").luts for count, part in parts]
-    fpga = [(count, synthesize(*part, "dsp")) for count, part in parts]
+    found: dict[str, list[Synthesis]] = {}
+    for number, (flow, (_, part)) in enumerate(product(("gates", "lut", "dsp"), parts)):
+        if progress is not None:
+            progress(f"synthesis of {part[0]} ({flow})", number, 3 * len(parts))
+        found.setdefault(flow, []).append(synthesize(*part, flow))
+    counts = [count for count, _ in parts]
+    gates = [count * one.gate_equivalents for count, one in zip(counts, found["gates"], strict=True)]
+    logic = [count * one.luts for count, one in zip(counts, found["lut"], strict=True)]
+    fpga = list(zip(counts, found["dsp"], strict=True))
     return Area(
         gates[0],
         sum(gates[1:]),

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from radixpoint.arith import cast, divide, limit
+from radixpoint.domains import MAX_ELEMENTS, MAX_POINTS, MAX_SHIFT, MAX_STEPS, check_attributes, check_shape
 from radixpoint.errors import FormatError, GraphError, ModelError
 from radixpoint.formats import (
     MAX_DIVIDE_SHIFT,
@@ -28,6 +31,9 @@ from radixpoint.formats import (
     smallest_format,
 )
 from radixpoint.ops import LAYERS, STEPS, Alignment, Arrays, Attributes, Range, Shape
+
+_MALFORMED = (ValueError, TypeError, KeyError, IndexError, OverflowError)
+"""What a shape rule may end in on operands that it does not expect."""
 
 
 def freeze(array: NDArray[Any]) -> NDArray[Any]:
@@ -80,6 +86,10 @@ class Graph:
         object.__setattr__(self, "parameters", _frozen_arrays(self.parameters))
         object.__setattr__(self, "shapes", MappingProxyType(dict(self.shapes)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        own = (self.source, self.input, dict(self.shapes), self.layers, self.output, dict(self.parameters))
+        return Graph, own
+
     def parameter(self, layer: Layer, role: str) -> NDArray[np.float32]:
         """The layer's parameter of that role."""
         return self.parameters[layer.parameters[role]]
@@ -120,13 +130,20 @@ def build_graph(
         ModelError: the layers do not fit together, or a parameter holds a value no network should hold.
     """
     shapes: dict[str, Shape] = {input_name: tuple(input_shape)}
+    try:
+        check_shape(shapes[input_name])
+    except GraphError as error:
+        raise ModelError(f"{source}: its input is {error}") from None
     for layer in layers:
         row = LAYERS[layer.op]
         arrays = {role: parameters[key] for role, key in layer.parameters.items()}
         try:
+            check_attributes(layer.attributes, row.attributes, stored=False)
             shapes[layer.name] = row.shape(layer.attributes, [shapes[i] for i in layer.inputs], arrays)
         except GraphError as error:
             raise ModelError(f"{source}: layer {layer.name!r}: {error}") from None
+        except _MALFORMED as error:
+            raise ModelError(f"{source}: layer {layer.name!r}: malformed: {error}") from None
     used = {key for layer in layers for key in layer.parameters.values()}
     graph = Graph(
         source,
@@ -145,19 +162,25 @@ def verify_graph(graph: Graph) -> None:
 
     Raises:
         GraphError: broken structure (a bug in whoever made it).
-        ModelError: NaN or infinite parameters, or a variance that is not positive.
+        ModelError: NaN or infinite parameters, or a variance that is not positive with its epsilon.
     """
     known = {graph.input}
     if graph.input not in graph.shapes:
         raise GraphError(f"input {graph.input!r} has no shape")
+    check_shape(graph.shapes[graph.input])
+    if len(graph.layers) > MAX_STEPS:
+        raise GraphError(f"{len(graph.layers)} layers: expected at most {MAX_STEPS}")
     for layer in graph.layers:
         where = f"layer {layer.name!r}"
         if layer.op not in LAYERS:
             raise GraphError(f"{where}: unknown operator {layer.op!r}")
         row = LAYERS[layer.op]
-        if layer.name in known:
-            raise GraphError(f"{where}: a second tensor of that name")
-        _check_names(where, row.attributes, layer.attributes)
+        if layer.name in known or not layer.name:
+            raise GraphError(f"{where}: expected a name that no other tensor has")
+        try:
+            check_attributes(layer.attributes, row.attributes, stored=False)
+        except GraphError as error:
+            raise GraphError(f"{where}: {error}") from None
         missing = set(row.parameters) - set(row.optional) - set(layer.parameters)
         unknown = set(layer.parameters) - set(row.parameters)
         if missing or unknown:
@@ -165,8 +188,11 @@ def verify_graph(graph: Graph) -> None:
         _check_inputs(where, row.arity, layer.inputs, known)
         arrays = {role: graph.parameter(layer, role) for role in layer.parameters}
         inputs = [graph.shapes[i] for i in layer.inputs]
+        if layer.name in known or not layer.name:
+            raise GraphError(f"{where}: expected a name that no other tensor has")
         if row.shape(layer.attributes, inputs, arrays) != graph.shapes.get(layer.name):
             raise GraphError(f"{where}: recorded shape {graph.shapes.get(layer.name)} is not its shape")
+        check_shape(graph.shapes[layer.name])
         if "bias" in arrays and arrays["bias"].shape != graph.shapes[layer.name][:1]:
             raise GraphError(f"{where}: bias of shape {arrays['bias'].shape}")
         for role, value in arrays.items():
@@ -175,12 +201,15 @@ def verify_graph(graph: Graph) -> None:
                 raise ModelError(
                     f"{graph.source}: {where}: {bad} of {value.size} values of {role} are NaN or infinite"
                 )
-        if "variance" in arrays and not np.all(arrays["variance"] > 0):
-            channel = int(np.flatnonzero(arrays["variance"] <= 0)[0])
-            raise ModelError(
-                f"{graph.source}: {where}: variance {arrays['variance'][channel]:g} of channel {channel}: "
-                "expected a positive one (a dead channel should be pruned first)"
-            )
+        if "variance" in arrays:
+            # as the float network has it, in binary32
+            power = arrays["variance"] + np.float32(layer.attributes["epsilon"])
+            if not np.all(power > 0):
+                channel = int(np.flatnonzero(~(power > 0))[0])
+                raise ModelError(
+                    f"{graph.source}: {where}: variance {arrays['variance'][channel]:g} of channel {channel} "
+                    f"with epsilon {layer.attributes['epsilon']:g}: expected a positive sum"
+                )
         known.add(layer.name)
     if graph.output not in known:
         raise GraphError(f"output {graph.output!r} is no tensor of the graph")
@@ -189,11 +218,6 @@ def verify_graph(graph: Graph) -> None:
             f"{graph.source}: the result {graph.output!r} has shape {graph.shapes[graph.output]} an image: "
             "expected one vector of class scores"
         )
-
-
-def _check_names(where: str, expected: Sequence[str], given: Mapping[str, Any]) -> None:
-    if set(expected) != set(given):
-        raise GraphError(f"{where}: attributes {sorted(given)}, expected {sorted(expected)}")
 
 
 def _check_inputs(where: str, arity: int | None, inputs: Sequence[str], known: set[str]) -> None:
@@ -293,7 +317,7 @@ class Step:
     parameters: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class IntGraph:
     """A quantized network: stored integers and casts only.
 
@@ -311,7 +335,15 @@ class IntGraph:
     steps: tuple[Step, ...]
     output: str
     parameters: Mapping[str, IntParameter]
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        for name in ("tensors", "parameters", "metadata"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        own = (dict(self.tensors), self.steps, self.output, dict(self.parameters), dict(self.metadata))
+        return IntGraph, (self.input, *own)
 
     def arrays(self, step: Step) -> dict[str, NDArray[np.int64]]:
         """The step's parameters by role."""
@@ -353,6 +385,8 @@ def alignment(
 
     def most(operand: TensorFormat) -> int:
         shifts = np.array(fractions) - np.array(operand.fraction_lengths)
+        if shifts.max() > MAX_SHIFT:
+            raise GraphError(f"an operand {shifts.max()} places from its sum: expected at most {MAX_SHIFT}")
         if shifts.min() < 0:
             raise GraphError("a result with fewer fraction bits than an operand would need a rounding")
         return int(shifts.max())
@@ -393,7 +427,9 @@ def exact_fractions(
             raise GraphError("concat: its inputs must share one binary point")
         return first.fraction_lengths
     if op == "flatten" and first.per_channel:
-        inner = int(np.prod(shape[1:]))
+        inner = math.prod(shape[1:])
+        if inner * len(first.fraction_lengths) > MAX_POINTS:
+            raise GraphError(f"flatten: {shape} with a binary point a channel: at most {MAX_POINTS:,} values")
         return tuple(f for f in first.fraction_lengths for _ in range(inner))
     return first.fraction_lengths
 
@@ -507,6 +543,10 @@ def rounded_tensor(
     return IntTensor(shape, to, int(results.min()), int(results.max()), layer, value)
 
 
+_VERIFIED: WeakValueDictionary[int, IntGraph] = WeakValueDictionary()
+"""Networks that are known to be right, by identity: they are immutable, and every engine asks."""
+
+
 def verify(graph: IntGraph) -> None:
     """Check an ``IntGraph`` completely: names, shapes, formats, stored ranges, accumulator widths.
 
@@ -515,10 +555,22 @@ def verify(graph: IntGraph) -> None:
     Raises:
         GraphError: the graph is broken; the message names the step.
     """
+    if _VERIFIED.get(id(graph)) is not graph:
+        _verify(graph)
+        _VERIFIED[id(graph)] = graph
+
+
+def _verify(graph: IntGraph) -> None:
     if graph.input not in graph.tensors:
         raise GraphError(f"input {graph.input!r} is no tensor of the graph")
     image = graph.tensors[graph.input]
     _check_stored(f"input {graph.input!r}", image)
+    try:
+        check_shape(image.shape)
+    except GraphError as error:
+        raise GraphError(f"input {graph.input!r}: {error}") from None
+    if len(graph.steps) > MAX_STEPS:
+        raise GraphError(f"{len(graph.steps)} steps: expected at most {MAX_STEPS}")
     if (image.low, image.high) != (image.format.min, image.format.max) or image.format.per_channel:
         raise GraphError(f"input {graph.input!r}: expected one binary point and the full range")
     for name, parameter in graph.parameters.items():
@@ -529,14 +581,17 @@ def verify(graph: IntGraph) -> None:
         if step.op not in STEPS:
             raise GraphError(f"{where}: unknown operator {step.op!r}")
         row = STEPS[step.op]
-        _check_names(where, row.attributes, step.attributes)
+        try:
+            check_attributes(step.attributes, row.attributes, stored=True)
+        except GraphError as error:
+            raise GraphError(f"{where}: {error}") from None
         if set(step.parameters) != set(row.parameters):
             raise GraphError(f"{where}: parameters {sorted(step.parameters)}, expected {row.parameters}")
         absent = [key for key in step.parameters.values() if key not in graph.parameters]
         if absent or step.name not in graph.tensors:
             raise GraphError(f"{where}: {absent or [step.name]} not in the graph")
-        if step.name in known:
-            raise GraphError(f"{where}: a second tensor of that name")
+        if step.name in known or not step.name:
+            raise GraphError(f"{where}: expected a name that no other tensor has")
         _check_inputs(where, row.arity, step.inputs, known)
         recorded = graph.tensors[step.name]
         inputs = [graph.tensors[i] for i in step.inputs]
@@ -557,7 +612,8 @@ def verify(graph: IntGraph) -> None:
                 derived = exact_tensor(
                     step.op, step.attributes, inputs, parameters, recorded.layer, recorded.value
                 )
-        except (GraphError, FormatError, ValueError, TypeError, KeyError) as error:
+            check_shape(derived.shape)
+        except (GraphError, FormatError, *_MALFORMED) as error:
             raise GraphError(f"{where}: {error}") from None
         if derived != recorded:
             raise GraphError(f"{where}: recorded as {recorded}, but its operands make it {derived}")
@@ -577,7 +633,7 @@ def _check_stored(where: str, tensor: IntTensor) -> None:
 
 def _check_parameter(name: str, parameter: IntParameter) -> None:
     where = f"parameter {name!r}"
-    if parameter.data.dtype != np.int64 or parameter.data.size == 0:
+    if parameter.data.dtype != np.int64 or not 0 < parameter.data.size <= MAX_ELEMENTS:
         raise GraphError(f"{where}: {parameter.data.dtype} of shape {parameter.data.shape}, expected int64")
     form = parameter.format
     if form.word_length > MAX_STORED:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from radixpoint.arith import quantize, random_draws
 from radixpoint.codes import Grid, operand_grid, weight_grid
 from radixpoint.design import Design
+from radixpoint.domains import MAX_TABLE
 from radixpoint.errors import DesignError, FormatError, GraphError
 from radixpoint.formats import MAX_STORED, Overflow, Rounding
 from radixpoint.ir import (
@@ -31,8 +32,6 @@ from radixpoint.ops import LAYERS, STEPS, Attributes, pool_counts
 from radixpoint.sites import Formats, Key, Stored, folded_batch_norm
 from radixpoint.sums import settled
 
-MAX_TABLE = 1 << 16
-"""Entries of a lookup table, at most."""
 PARAMETER_STREAMS = 1 << 32
 """Where the numbers of the parameters' stochastic roundings begin, beyond those of any network's casts."""
 

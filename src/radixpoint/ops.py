@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from radixpoint.domains import MAX_TABLE, check_padded, check_parameter_shape
 from radixpoint.errors import GraphError
 
 Shape = tuple[int, ...]
@@ -30,6 +31,7 @@ Range = tuple[int, int]
 def _window(shape: Shape, kernel: Sequence[int], attributes: Attributes, what: str) -> Shape:
     """Spatial extent after sliding a window: floor((in + pads - dilation*(k-1) - 1) / stride) + 1."""
     top, left, bottom, right = attributes["pads"]
+    check_padded(shape, attributes["pads"])
     dilations = attributes.get("dilations", (1, 1))
     result = []
     for size, before, after, k, stride, dilation in zip(
@@ -64,13 +66,8 @@ def _dense_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: Ar
 def _same_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: Arrays) -> Shape:
     if any(shape != inputs[0] for shape in inputs):
         raise GraphError(f"inputs of different shapes: {', '.join(map(str, inputs))}")
-    for name, value in parameters.items():
-        try:
-            fits = np.broadcast_shapes(value.shape, inputs[0]) == inputs[0]
-        except ValueError:
-            fits = False
-        if not fits:
-            raise GraphError(f"parameter {name!r} of shape {value.shape} does not fit {inputs[0]}")
+    for role, value in parameters.items():
+        check_parameter_shape(role, value.shape, inputs[0])
     return inputs[0]
 
 
@@ -99,7 +96,7 @@ def _flatten_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: 
 
 
 def _concat_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: Arrays) -> Shape:
-    if any(shape[1:] != inputs[0][1:] for shape in inputs):
+    if any(shape[1:] != inputs[0][1:] or len(shape) != len(inputs[0]) for shape in inputs):
         raise GraphError(f"concat: inputs differ beyond the channel: {', '.join(map(str, inputs))}")
     return (sum(shape[0] for shape in inputs), *inputs[0][1:])
 
@@ -198,7 +195,7 @@ def _lookup_range(
 ) -> Range:
     first, last = (end - attributes["first"] for end in inputs[0])
     table = parameters["table"]
-    if table.ndim != 1 or first < 0 or last >= len(table):
+    if table.ndim != 1 or len(table) > MAX_TABLE or first < 0 or last >= len(table):
         raise GraphError(f"lookup of {inputs[0][0]}..{inputs[0][1]} in a table of shape {table.shape}")
     seen = table[first : last + 1]
     return int(seen.min()), int(seen.max())

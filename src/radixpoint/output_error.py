@@ -8,6 +8,7 @@ pairs of binary points that are tried.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -20,9 +21,11 @@ WEIGHT_CANDIDATES = 3
 OPERAND_CANDIDATES = 6
 """Places from that of the ``max`` rule on that are tried."""
 Reals = NDArray[np.float64]
+_PATCH_BITS, _WEIGHT_BITS = 23, 23
+"""Of magnitudes, at most; patches are those of :mod:`radixpoint.stand_in`."""
 
 
-def _rounded(values: Reals, site: Site, fractions: NDArray[np.int64]) -> NDArray[np.float32]:
+def _rounded(values: Reals, site: Site, fractions: NDArray[np.int64]) -> Reals:
     """Rounded to nearest and saturated in the site's format, in real values."""
     scaled = np.ldexp(values, fractions)
     if isinstance(site.grid, Grid):
@@ -30,7 +33,17 @@ def _rounded(values: Reals, site: Site, fractions: NDArray[np.int64]) -> NDArray
     else:
         form = site.format((0,)).channel(0)
         stored = np.clip(np.floor(scaled + 0.5), form.min, form.max)
-    return np.ldexp(stored, -fractions).astype(np.float32)
+    return np.asarray(np.ldexp(stored, -fractions))
+
+
+def _shortened(rows: Reals) -> Reals:
+    """Weights to so many bits that sums of their products with patches are exact in binary64, in any order.
+
+    Then the best of several binary points is the same on every machine, however that adds.
+    """
+    bits = min(_WEIGHT_BITS, 53 - _PATCH_BITS - math.ceil(math.log2(rows.shape[1] + 1)))
+    _, exponents = np.frexp(np.abs(rows).max(1, keepdims=True))
+    return np.asarray(np.ldexp(np.rint(np.ldexp(rows, bits - exponents)), exponents - bits))
 
 
 def _start(site: Site, by_channel: bool) -> NDArray[np.int64]:
@@ -66,20 +79,20 @@ def best_fractions(
     Returns:
         The operand's, and the weights': one, or one an output channel.
     """
-    groups = len(patches)
-    rows = values.reshape(len(values), -1)
+    groups, multiplied = len(patches), patches.astype(np.float64)
+    rows = _shortened(values.reshape(len(values), -1))
 
-    def outputs(x: NDArray[np.float32], w: NDArray[np.float32]) -> NDArray[np.float32]:
+    def outputs(x: Reals, w: Reals) -> Reals:
         """(groups, patches, outputs of a group)."""
         return x @ w.reshape(groups, -1, w.shape[1]).transpose(0, 2, 1)
 
     start = _start(weight, by_channel)
     tried = start + np.arange(WEIGHT_CANDIDATES)[:, None]  # (candidates, channels or 1)
     rounded = [_rounded(rows, weight, one[:, None]) for one in tried]
-    exact = outputs(patches, rows.astype(np.float32))
+    exact = outputs(multiplied, rows)
     best: tuple[float, int, NDArray[np.int64]] | None = None
     for fraction in candidates:
-        x = _rounded(patches.astype(np.float64), operand, np.array(fraction))
+        x = _rounded(multiplied, operand, np.array(fraction))
         wrong = (np.square(exact - outputs(x, w)).sum(1, dtype=np.float64).ravel() for w in rounded)
         errors = np.stack([np.square(factors) * one for one in wrong])
         if not by_channel:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from radixpoint.engines.floating import FloatingEngine
 from radixpoint.ir import Graph
 
 Patches = Mapping[str, NDArray[np.float32]]
@@ -42,26 +41,30 @@ def patches(
     return parted.reshape(groups, n * h * w, -1)
 
 
-def sampled_patches(graph: Graph, images: NDArray[np.float32], count: int = 1024) -> Patches:
+def sampled_patches(
+    graph: Graph,
+    images: NDArray[np.float32],
+    operands: Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]],
+    count: int = 1024,
+) -> Patches:
     """Random patches of every convolution and fully connected layer of the float network.
 
     Args:
         graph: the network.
         images: network input (N, C, H, W); each has the same share.
+        operands: what each layer multiplies, of images.
         count: patches of a layer, at most.
     """
     random = np.random.default_rng(0)
     layers = [layer for layer in graph.layers if layer.op in ("conv", "fc")]
-    wanted = list(dict.fromkeys(layer.inputs[0] for layer in layers if layer.inputs[0] != graph.input))
-    engine = FloatingEngine(graph, wanted)
     found: dict[str, list[NDArray[np.float32]]] = {layer.name: [] for layer in layers}
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH]
-        tensors = {**engine.run(batch), graph.input: batch}
+        multiplied = operands(batch)
         share = math.ceil(count * len(batch) / len(images))
         for layer in layers:
             kernel = graph.parameter(layer, "weight").shape[2:]
-            seen = patches(tensors[layer.inputs[0]], layer.attributes, kernel)
+            seen = patches(multiplied[layer.name], layer.attributes, kernel)
             chosen = np.sort(random.permutation(seen.shape[1])[:share])
             found[layer.name].append(seen[:, chosen])
     return {name: np.concatenate(parts, 1) for name, parts in found.items()}

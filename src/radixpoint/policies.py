@@ -16,10 +16,10 @@ import msgspec
 from radixpoint.allocate import product_layers
 from radixpoint.codes import operand_grid, weight_grid
 from radixpoint.design import Design
+from radixpoint.domains import MAX_TABLE
 from radixpoint.errors import DesignError
 from radixpoint.formats import MAX_STORED
 from radixpoint.ir import Graph
-from radixpoint.lower import MAX_TABLE
 
 Options = Mapping[str, Any]
 DECIBELS_A_BIT = 20 * math.log10(2)
@@ -142,7 +142,7 @@ POLICIES: Mapping[str, Policy] = {
         _with(codes={"weights": {"kind": "codebook"}}),
     ),
 }
-"""By name. ``greedy`` and ``per-layer`` are searched otherwise, see :mod:`radixpoint.search`."""
+"""By name. ``greedy`` and ``per-layer`` are searched otherwise, see :mod:`radixpoint.searching`."""
 
 
 def check_policy(policy: str, lengths: Sequence[int], bn: int, options: Options, graph: Graph) -> None:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from radixpoint.arith import dequantize
 from radixpoint.binary_points import choose_formats
-from radixpoint.calibrate import Ranges, calibrate
+from radixpoint.calibrate import Ranges
 from radixpoint.data import ImageSet
 from radixpoint.design import Design, Widths
+from radixpoint.elementary import exp, log2
 from radixpoint.engines import make_engine, quantize_images
 from radixpoint.equalize import equalized
 from radixpoint.errors import DesignError
@@ -23,6 +24,7 @@ from radixpoint.lower import ParameterCache, lower
 from radixpoint.patches import Patches, sampled_patches
 from radixpoint.refine import Refiner
 from radixpoint.sites import Formats, Key, Stored, check_layers, real_weights, sites, stored_parameters
+from radixpoint.stand_in import Operands, stand_in
 
 
 def at_length(design: Design, word_length: int) -> Design:
@@ -41,7 +43,7 @@ def divergence(logits: NDArray[np.floating], reference: NDArray[np.floating]) ->
     """
 
     def probabilities(x: NDArray[np.floating]) -> NDArray[np.float64]:
-        weights = np.exp(x - x.max(1, keepdims=True), dtype=np.float64)
+        weights = exp((x - x.max(1, keepdims=True)).astype(np.float64))
         return np.asarray(weights / weights.sum(1, keepdims=True))
 
     p, q = probabilities(logits), probabilities(reference)
@@ -49,14 +51,14 @@ def divergence(logits: NDArray[np.floating], reference: NDArray[np.floating]) ->
     total = 0.0
     for one in (p, q):
         ratio = np.divide(one, middle, out=np.ones_like(one), where=one > 0)
-        total += float((one * np.log2(ratio)).sum(1).mean())
+        total += float((one * log2(ratio)).sum(1).mean())
     return max(total / 2, 0.0)
 
 
 class Quantizer:
     """Quantizes one calibrated network by many designs, sharing what they have in common.
 
-    ``calibration`` (images) is needed for designs that refine or equalize.
+    ``calibration`` (images) is needed for designs that refine.
     """
 
     def __init__(self, graph: Graph, ranges: Ranges, calibration: ImageSet | None = None) -> None:
@@ -80,15 +82,16 @@ class Quantizer:
     @cached_property
     def patches(self) -> Patches:
         """Of the float network on the calibration sample."""
-        return sampled_patches(self.graph, self.ranges.sample)
+        return sampled_patches(self.graph, self.ranges.sample, self._operands)
+
+    @cached_property
+    def _operands(self) -> Operands:
+        return stand_in(self.graph, self.ranges)
 
     @cached_property
     def _even(self) -> Quantizer:
         """Of the equalized network, which computes the same in float."""
-        if self.calibration is None:
-            raise DesignError("a design that equalizes needs the calibration images, not only their ranges")
-        graph = equalized(self.graph, self.ranges)
-        return Quantizer(graph, calibrate(graph, self.calibration), self.calibration)
+        return Quantizer(*equalized(self.graph, self.ranges), self.calibration)
 
     def lowered(self, design: Design, formats: Formats) -> IntGraph:
         """The network in these formats, with the design's form and conversions, verified."""
@@ -164,7 +167,7 @@ class Quantizer:
             return self._even._integers(replace(design, equalize=False))
         result = self.lowered(design, self.formats(design))
         if design.refine and self.calibration is not None:
-            refiner = Refiner(self.graph, self.calibration)
+            refiner = Refiner(self.graph, self.calibration, self._operands)
             symmetric = design.overflow is Overflow.SAT_SYM
             result = refiner.refine(result, real_weights(self.graph, design), design.refine, symmetric)
         return result
@@ -197,7 +200,7 @@ def quantize(graph: Graph, ranges: Ranges, design: Design, calibration: ImageSet
         graph: the network.
         ranges: of its tensors, from :func:`radixpoint.calibrate`.
         design: word lengths, scopes and conversions.
-        calibration: the images, for a design that equalizes or refines.
+        calibration: the images, for a design that refines.
 
     Returns:
         The network in stored integers and casts, verified.

@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 from radixpoint.data import ImageSet
 from radixpoint.design import Technique
 from radixpoint.engines import make_engine, quantize_images
-from radixpoint.engines.floating import FloatingEngine
 from radixpoint.ir import (
     Graph,
     IntGraph,
@@ -47,6 +46,7 @@ from radixpoint.ir import (
 )
 from radixpoint.ops import STEPS
 from radixpoint.patches import patches
+from radixpoint.stand_in import Operands
 
 TECHNIQUES: tuple[Technique, ...] = get_args(Technique)
 IMAGES = 512
@@ -255,34 +255,35 @@ class Refiner:
     Args:
         graph: the float network.
         images: calibration images; labels are not used.
+        operands: what each layer of the float network multiplies, of images.
         count: how many of them at most.
     """
 
-    def __init__(self, graph: Graph, images: ImageSet, count: int = IMAGES) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, images: ImageSet, operands: Operands, count: int = IMAGES) -> None:
+        self.graph, self.operands = graph, operands
         chosen = images.first(count)
         self.inputs = chosen.inputs(0, len(chosen))
         self.layers = {layer.name: layer for layer in graph.layers}
         self._known: dict[str, NDArray[np.float32]] = {}
 
-    def _real(self, tensor: str) -> NDArray[np.float32]:
-        """A tensor of the float network; the next ones come with it, as many as _MEMORY holds."""
-        if tensor == self.graph.input:
-            return self.inputs
-        if tensor not in self._known:
-            readers = (layer for layer in self.graph.layers if layer.op in ("conv", "fc"))
-            wanted = list(dict.fromkeys(layer.inputs[0] for layer in readers))
-            names, size = [tensor], 0
-            for name in wanted[wanted.index(tensor) + 1 :]:
-                size += 4 * len(self.inputs) * math.prod(self.graph.shapes[name])
+    def _real(self, layer: str) -> NDArray[np.float32]:
+        """What a layer of the float network multiplies; the next ones come with it, as _MEMORY holds."""
+        if layer not in self._known:
+            wanted = [one.name for one in self.graph.layers if one.op in ("conv", "fc")]
+            names, size = [layer], 0
+            for name in wanted[wanted.index(layer) + 1 :]:
+                size += 4 * len(self.inputs) * math.prod(self.graph.shapes[self.layers[name].inputs[0]])
                 if size > _MEMORY:
                     break
                 names.append(name)
             self._known.clear()
-            engine = FloatingEngine(self.graph, names)
-            batches = [engine.run(self.inputs[i : i + _BATCH]) for i in range(0, len(self.inputs), _BATCH)]
-            self._known = {name: np.concatenate([batch[name] for batch in batches]) for name in names}
-        return self._known[tensor]
+            batches: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+            for i in range(0, len(self.inputs), _BATCH):
+                multiplied = self.operands(self.inputs[i : i + _BATCH])
+                for name, kept in batches.items():
+                    kept.append(multiplied[name])
+            self._known = {name: np.concatenate(kept) for name, kept in batches.items()}
+        return self._known[layer]
 
     def _quantized(self, network: IntGraph, tensor: str) -> NDArray[np.float32]:
         """The same of the quantized network, in real values."""
@@ -319,7 +320,7 @@ class Refiner:
             layer = self.layers[network.tensors[step.name].layer]
             if seen != (step.inputs[0], layer.inputs[0]):  # else the same operand as the layer before
                 seen = (step.inputs[0], layer.inputs[0])
-                quantized, real = self._quantized(network, step.inputs[0]), self._real(layer.inputs[0])
+                quantized, real = self._quantized(network, step.inputs[0]), self._real(layer.name)
                 # What saturates is lost: a few values far beyond the format would outweigh all others.
                 form = network.tensors[step.inputs[0]].format.channel(0)
                 ends = np.ldexp([float(form.min), float(form.max)], -form.fraction_length)

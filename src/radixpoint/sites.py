@@ -9,7 +9,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from radixpoint.calibrate import Ranges, Statistics, normalized_name
+from radixpoint.calibrate import Ranges, Statistics
 from radixpoint.codes import ENTRY_BITS, Grid, codebook, operand_grid, weight_grid
 from radixpoint.design import KINDS, Codes, Design, Kind
 from radixpoint.errors import DesignError
@@ -214,7 +214,7 @@ def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Sto
                 yield parameter(layer, role, "bn", "parameters")
             width = design.width(layer.name, "bn", "activations")
             if design.batch_norm == "staged":
-                normalized = ranges.tensors[normalized_name(layer.name)]
+                normalized = ranges.normalized[layer.name]
                 yield Site((layer.name, "normalized"), "bn", "activations", width, normalized, True)
             yield Site((layer.name, "result"), "bn", "activations", width, result, False)
         elif layer.op in ("add", "concat", "average_pool"):

@@ -48,7 +48,7 @@ class _Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tensors: dict[str, _Tensor]
     steps: list[_Step]
     parameters: dict[str, _Format]
-    metadata: dict[str, Any]
+    metadata: dict[str, str]
 
 
 def _format(form: TensorFormat) -> _Format:
@@ -95,13 +95,19 @@ def load_network(path: str | Path) -> IntGraph:
         ModelError: not such a file.
         GraphError: its contents break a rule.
     """
+    if not Path(path).is_file():
+        raise ModelError(f"{path}: {'is no regular file' if Path(path).exists() else 'no such file'}")
     try:
         with safe_open(str(path), "numpy") as archive:
             header = (archive.metadata() or {}).get(_KEY)
             if header is None:
                 raise ModelError(f"{path}: a safetensors file, but no quantized network")
             network = msgspec.json.decode(header, type=_Network)
-            arrays = {name: archive.get_tensor(name).astype(np.int64) for name in archive.keys()}  # noqa: SIM118
+            stored = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+        strange = next((name for name, value in stored.items() if value.dtype.kind != "i"), None)
+        if strange is not None:
+            raise GraphError(f"{path}: parameter {strange!r} is {stored[strange].dtype}: expected integers")
+        arrays = {name: value.astype(np.int64) for name, value in stored.items()}
         missing = set(network.parameters) ^ set(arrays)
         if missing:
             raise GraphError(f"{path}: parameters {sorted(missing)} without data or without format")
@@ -129,9 +135,12 @@ def load_network(path: str | Path) -> IntGraph:
             {name: IntParameter(freeze(arrays[name]), form(f)) for name, f in network.parameters.items()},
             network.metadata,
         )
-    except (OSError, SafetensorError, msgspec.MsgspecError) as error:
+    except (OSError, SafetensorError, msgspec.MsgspecError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: not a readable quantized network: {error}") from None
     except FormatError as error:
         raise GraphError(f"{path}: {error}") from None
-    verify(graph)
+    try:
+        verify(graph)
+    except GraphError as error:
+        raise GraphError(f"{path}: {error}") from None
     return graph

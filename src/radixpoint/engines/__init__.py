@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixpoint.engines.blas import BlasEngine
+from radixpoint.engines.boundary import check_threads
 from radixpoint.engines.native import NativeEngine, chosen_instruction_set, instruction_sets
 from radixpoint.engines.reference import ReferenceEngine
 from radixpoint.errors import EngineError, FormatError
@@ -48,8 +49,7 @@ def check_engine(name: str = "auto", threads: int = 0) -> str:
         name = "native" if instruction_sets() else "blas"
     if name not in ENGINES:
         raise EngineError(f"engine {name!r}: expected auto, {', '.join(ENGINES)}")
-    if threads < 0:
-        raise EngineError(f"{threads} threads: expected 0 (all cores) or more")
+    check_threads(threads)
     if name == "native":
         chosen_instruction_set()
     return name

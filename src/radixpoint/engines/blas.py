@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from radixpoint.arith import cast, divide, random_draws
+from radixpoint.engines.boundary import check_run, check_threads
 from radixpoint.formats import Overflow, Rounding
-from radixpoint.ir import IntGraph, IntTensor, Step
+from radixpoint.ir import IntGraph, IntTensor, Step, verify
 
 Array = NDArray[Any]
 Compiled = Callable[[list[Array]], Array]
@@ -31,6 +32,8 @@ FLOAT32_EXACT = 1 << 24
 FLOAT64_EXACT = 1 << 53
 MOST_BLOCKS = 8
 """Beyond this many float32 blocks a convolution is faster in float64."""
+FARTHEST_LEFT = 64
+"""Places."""
 CACHED = 1 << 20
 """Elements of the largest tensor that a thread has in hand at a time: they then stay near its cache."""
 
@@ -87,8 +90,9 @@ class BlasEngine:
     """
 
     def __init__(self, graph: IntGraph, threads: int = 0) -> None:
+        verify(graph)
         self.graph = graph
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = check_threads(threads) or os.cpu_count() or 1
         compiler = _Compiler(graph)
         self._compiled = [compiler.compile(step) for step in graph.steps]
         self._last = {name: i for i, step in enumerate(graph.steps) for name in step.inputs}
@@ -97,7 +101,7 @@ class BlasEngine:
         self, images: NDArray[np.int64], keep: Collection[str] | None = None
     ) -> dict[str, NDArray[np.int64]]:
         """See :class:`radixpoint.engines.Engine`."""
-        wanted = {self.graph.output} if keep is None else set(keep)
+        images, wanted = check_run(self.graph, images, keep)
         largest = max(math.prod(tensor.shape) for tensor in self.graph.tensors.values())
         share = -(-len(images) // self.threads)  # a thread's, at most
         size = max(1, min(share, max(4, CACHED // largest)))
@@ -106,9 +110,19 @@ class BlasEngine:
             if len(chunks) == 1 or self.threads == 1:
                 parts = [self._run_chunk(chunk, wanted) for chunk in chunks]
             else:
-                with ThreadPoolExecutor(self.threads) as pool:
-                    parts = list(pool.map(lambda chunk: self._run_chunk(chunk, wanted), chunks))
+                parts = self._run_chunks(chunks, wanted)
         return {name: np.concatenate([part[name] for part in parts]) for name in wanted}
+
+    def _run_chunks(self, chunks: list[NDArray[np.int64]], wanted: set[str]) -> list[dict[str, Array]]:
+        """On threads; on this one what there is no thread for."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            running: list[Future[dict[str, Array]] | dict[str, Array]] = []
+            for chunk in chunks:
+                try:
+                    running.append(pool.submit(self._run_chunk, chunk, wanted))
+                except RuntimeError:  # the system has none left
+                    running.append(self._run_chunk(chunk, wanted))
+            return [one.result() if isinstance(one, Future) else one for one in running]
 
     def _run_chunk(self, images: NDArray[np.int64], wanted: set[str]) -> dict[str, NDArray[np.int64]]:
         dtype = carrier(_magnitude(self.graph.tensors[self.graph.input]))
@@ -147,6 +161,8 @@ class _Compiler:
         shift = np.broadcast_arrays(
             np.array(source.format.fraction_lengths) - np.array(result.format.fraction_lengths)
         )[0]
+        # a left shift beyond makes anything but zero saturate, and no carrier hold it
+        shift = np.maximum(shift, -FARTHEST_LEFT)
         exact = not np.any(shift > 0)
         bound = max(_magnitude(source), _magnitude(result))
         if not exact:
@@ -278,13 +294,15 @@ class _Compiler:
         low, high = step.attributes["low"], step.attributes["high"]
         source, target = self._source(step), carrier(_magnitude(self._result(step)))
         at_low, at_high = source.low < low, source.high > high
+        # a limit that nothing reaches from inside may be beyond what the source's carrier holds
+        working = carrier(max(_magnitude(source), _magnitude(self._result(step))))
 
         def run(inputs: list[Array]) -> Array:
-            x = inputs[0]
+            x = inputs[0].astype(working, copy=False)
             if at_low:
-                x = np.maximum(x, x.dtype.type(low))
+                x = np.maximum(x, working(low))
             if at_high:
-                x = np.minimum(x, x.dtype.type(high))
+                x = np.minimum(x, working(high))
             return x.astype(target, copy=False)
 
         return run

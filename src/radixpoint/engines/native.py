@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from radixpoint.arena import arena_layout
 from radixpoint.engines.blas import exact_step
+from radixpoint.engines.boundary import check_run, check_threads
 from radixpoint.errors import EngineError
 from radixpoint.formats import Overflow, Rounding
-from radixpoint.ir import IntGraph, IntTensor, Step
+from radixpoint.ir import IntGraph, IntTensor, Step, verify
 
 try:
     from radixpoint import _native
@@ -273,7 +274,7 @@ class _Stage:
         fits = (self.bound() >> split) + (1 << 17) <= RANGES[I32][1]
         return split if split >= LEAST_SPLIT and fits and not _wide(self.graph.tensors[self.result]) else 0
 
-    def description(self, buffers: Mapping[str, int], offset: int, split: int) -> dict[str, Any]:
+    def description(self, buffers: Mapping[str | int, int], offset: int, split: int) -> dict[str, Any]:
         """For the extension; ``split`` is where the sums that come in are split, 0 if they are not."""
         work = self.bound() > RANGES[I32][1]
         correction, mask, rounding = self._rounding_terms()
@@ -517,7 +518,7 @@ class _Plan:
     """A program for one set of tensors to keep."""
 
     program: Any
-    buffers: Mapping[str, int]
+    buffers: Mapping[str | int, int]
     operations: list[_Operation]
     ends: list[int]  # operations of the program up to and with each of ours
     image_bytes: int
@@ -539,8 +540,9 @@ class NativeEngine:
     """
 
     def __init__(self, graph: IntGraph, threads: int = 0, instruction_set: str | None = None) -> None:
+        verify(graph)
         self.graph = graph
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = check_threads(threads) or os.cpu_count() or 1
         self.instruction_set = instruction_set or chosen_instruction_set()
         rows = {str(row["name"]): row for row in _native.instruction_sets()}
         if not rows.get(self.instruction_set, {}).get("supported"):
@@ -550,6 +552,7 @@ class NativeEngine:
             )
         self._byte_dot = bool(rows[self.instruction_set]["byte_dot"])
         self._lock = Lock()  # one arena: calls from several threads take turns
+        self._process = os.getpid()
         self._plans: dict[frozenset[str], _Plan] = {}
         self._exact: dict[str, Callable[[list[Ints]], Ints]] = {}
 
@@ -563,8 +566,11 @@ class NativeEngine:
 
     def run(self, images: Ints, keep: Collection[str] | None = None) -> dict[str, Ints]:
         """See :class:`radixpoint.engines.Engine`."""
+        images, wanted = check_run(self.graph, images, keep)
+        if self._process != os.getpid():  # a fork: whoever held the lock has no thread here
+            self._lock, self._process = Lock(), os.getpid()
         with self._lock:
-            return self._run(images, frozenset({self.graph.output} if keep is None else keep))
+            return self._run(images, frozenset(wanted))
 
     def _run(self, images: Ints, wanted: frozenset[str]) -> dict[str, Ints]:
         plan = self._plan(wanted)
@@ -628,33 +634,34 @@ class NativeEngine:
         return self._plans[keep]
 
     def _build(self, planner: _Planner, operations: list[_Operation], keep: frozenset[str]) -> _Plan:
-        lives = {self.graph.input: (-1, -1)}
+        lives: dict[str | int, tuple[int, int]] = {self.graph.input: (-1, -1)}
         for index, operation in enumerate(operations):
             for name in operation.writes():
                 lives.setdefault(name, (index, index))
             for name in operation.reads():
                 lives[name] = (lives[name][0], index)
             if operation.kind == "conv" and self._by_rows(operation):
-                lives[f"padded {index}"] = (index, index)
-        for name in keep:
-            lives[name] = (lives[name][0], len(operations))
-        kinds, shapes = {}, {}
-        for name in lives:
-            if name.startswith("padded "):
-                operation = operations[int(name.split()[1])]
-                kinds[name] = planner.storage[operation.source]
-                shapes[name] = self._padded_shape(operation)
+                lives[index] = (index, index)  # its padded source; names belong to the network
+        for kept in keep:
+            lives[kept] = (lives[kept][0], len(operations))
+        kinds: dict[str | int, tuple[int, int]] = {}
+        shapes: dict[str | int, tuple[int, int, int]] = {}
+        for key in lives:
+            if isinstance(key, int):
+                operation = operations[key]
+                kinds[key] = planner.storage[operation.source]
+                shapes[key] = self._padded_shape(operation)
             else:
-                kinds[name] = planner.storage[name]
-                shapes[name] = _image(self.graph.tensors[name].shape)
+                kinds[key] = planner.storage[key]
+                shapes[key] = _image(self.graph.tensors[key].shape)
         sizes = {n: -(-int(np.prod(shapes[n])) * BYTES[kinds[n][0]] // 64) * 64 for n in lives}
         offsets = arena_layout(sizes, lives)
         program = _native.Program(self.instruction_set, self.threads)
         buffers = {
-            name: program.add_buffer(
-                shapes[name][1] * shapes[name][2], shapes[name][0], *kinds[name], offsets[name]
+            key: program.add_buffer(
+                shapes[key][1] * shapes[key][2], shapes[key][0], *kinds[key], offsets[key]
             )
-            for name in lives
+            for key in lives
         }
         ends = []
         for index, operation in enumerate(operations):
@@ -663,7 +670,7 @@ class NativeEngine:
                 if operation.target not in self._exact:
                     self._exact[operation.target] = exact_step(self.graph, operation.step)
             else:
-                self._emit(program, operation, buffers, buffers.get(f"padded {index}", -1), planner)
+                self._emit(program, operation, buffers, buffers.get(index, -1), planner)
             ends.append(program.operations())
         total = max(offsets[name] + sizes[name] for name in sizes)
         return _Plan(program, buffers, operations, ends, total)
@@ -702,7 +709,12 @@ class NativeEngine:
         return channels, height, max(left + width, (out_width - 1) * stride_x + kernel_x)
 
     def _emit(
-        self, program: Any, operation: _Operation, buffers: Mapping[str, int], padded: int, planner: _Planner
+        self,
+        program: Any,
+        operation: _Operation,
+        buffers: Mapping[str | int, int],
+        padded: int,
+        planner: _Planner,
     ) -> None:
         step, source = operation.step, operation.source
         tensor = self.graph.tensors[source]

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixpoint.arith import cast, divide, random_draws
+from radixpoint.engines.boundary import check_run
 from radixpoint.formats import Overflow, Rounding
-from radixpoint.ir import IntGraph, IntTensor, Step
+from radixpoint.ir import IntGraph, IntTensor, Step, verify
 from radixpoint.ops import Attributes
 
 Ints = NDArray[np.int64]
@@ -66,14 +67,15 @@ class ReferenceEngine:
     """Runs an IntGraph step by step in int64."""
 
     def __init__(self, graph: IntGraph) -> None:
+        verify(graph)
         self.graph = graph
 
     def run(
         self, images: NDArray[np.int64], keep: Collection[str] | None = None
     ) -> dict[str, NDArray[np.int64]]:
         """See :class:`radixpoint.engines.Engine`."""
-        wanted = {self.graph.output} if keep is None else set(keep)
-        values: dict[str, Ints] = {self.graph.input: np.asarray(images, np.int64)}
+        images, wanted = check_run(self.graph, images, keep)
+        values: dict[str, Ints] = {self.graph.input: images}
         last = {name: i for i, step in enumerate(self.graph.steps) for name in step.inputs}
         for index, step in enumerate(self.graph.steps):
             values[step.name] = self._step(step, [values[name] for name in step.inputs])

@@ -6,6 +6,7 @@ and :func:`verify_export` compares it with ours on every tensor.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,12 +21,14 @@ from radixpoint.evaluate import Mismatch
 from radixpoint.export.c import CTarget
 from radixpoint.export.folder import (
     Manifest,
+    added_files,
     as_read,
     changed_files,
     check_images,
     check_replaceable,
     make_manifest,
     read_folder,
+    read_manifest,
     write_folder,
 )
 from radixpoint.export.hls import HlsTarget
@@ -33,9 +36,10 @@ from radixpoint.export.hls4ml import Hls4mlTarget
 from radixpoint.export.onnx import OnnxTarget
 from radixpoint.export.plan import Ints, Plan
 from radixpoint.export.qonnx import QonnxTarget
+from radixpoint.export.tools import TIME_LIMIT, time_limit
 from radixpoint.export.vectors import VectorsTarget
 from radixpoint.export.verilog import VerilogTarget
-from radixpoint.ir import IntGraph
+from radixpoint.ir import IntGraph, verify
 
 
 class Target(Protocol):
@@ -125,6 +129,7 @@ def export_network(
     if unknown:
         known = f"expected {', '.join(chosen.options)}" if chosen.options else "it has none"
         raise ExportError(f"{target}: unknown option {unknown[0]!r}: {known}")
+    verify(network)
     check_replaceable(folder)
     coded = next((step.name for step in network.steps if step.op == "lookup"), None)
     if coded is not None:
@@ -229,21 +234,48 @@ def verify_export(
     folder: str | Path,
     more_images: Callable[[IntGraph], Iterator[Ints]] | None = None,
     progress: Callable[[int], None] | None = None,
+    strict: bool = False,
+    seconds: float = TIME_LIMIT,
 ) -> Verification:
     """Run what an export folder holds and compare every tensor with our engine's, by ==.
+
+    What lies in the folder is compiled and run: it has to be trusted, or with ``strict`` its manifest has.
 
     Args:
         folder: an export.
         more_images: from the network, batches of stored integers on which to compare the logits as well.
         progress: called with the number of further images compared so far.
+        strict: refuse a folder in which anything was added or changed since the export.
+        seconds: that a compiler, a simulator or the exported program may take.
 
     Returns:
         What was compared, and the first difference if there is one.
 
     Raises:
-        ExportError: no export, a tool is missing, or its files cannot be run.
+        ExportError: no export, a tool is missing, or its files cannot be run in time.
     """
     path = Path(folder)
+    if not 0 < seconds < math.inf:
+        raise ExportError(f"a time limit of {seconds} seconds: expected a positive number")
+    if strict:
+        stated = read_manifest(path)
+        differing = [*added_files(path, stated), *changed_files(path, stated)]
+        if differing:
+            raise ExportError(
+                f"{path}: {differing[0]} was added or changed since the export, and --strict refuses that"
+            )
+    token = time_limit.set(seconds)
+    try:
+        return _verified(path, more_images, progress)
+    finally:
+        time_limit.reset(token)
+
+
+def _verified(
+    path: Path,
+    more_images: Callable[[IntGraph], Iterator[Ints]] | None,
+    progress: Callable[[int], None] | None,
+) -> Verification:
     manifest, network, images = read_folder(path)
     misstated = _stated(network, manifest)
     if misstated is not None:
@@ -276,4 +308,12 @@ def verify_export(
     return Verification(tuple(layers), len(images), done, tuple(changed_files(path, manifest)))
 
 
-__all__ = ["TARGETS", "LayerResult", "Target", "Verification", "export_network", "verify_export"]
+__all__ = [
+    "TARGETS",
+    "TIME_LIMIT",
+    "LayerResult",
+    "Target",
+    "Verification",
+    "export_network",
+    "verify_export",
+]

@@ -12,7 +12,8 @@ import numpy as np
 from radixpoint.arena import arena_layout
 from radixpoint.errors import ExportError
 from radixpoint.export.plan import Function, Ints, Nest, Plan, extents
-from radixpoint.export.source import TracedProgram, Writer, build, compiler, literal, rows
+from radixpoint.export.source import TracedProgram, Writer, build, literal, rows
+from radixpoint.export.tools import tool
 from radixpoint.formats import Overflow
 from radixpoint.ir import IntGraph, IntTensor, Step
 
@@ -392,7 +393,7 @@ class CTarget:
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, TracedProgram]:
         """See :class:`radixpoint.export.Target`."""
-        cc = compiler("CC", "cc", "gcc", "clang")
+        cc = tool("CC", "cc", "gcc", "clang")
         sources = [
             str(folder / n) for n in ("network.c", "parameters.c", "harness.c") if (folder / n).exists()
         ]
@@ -402,7 +403,9 @@ class CTarget:
             program = scratch / ("traced" if traces else "plain")
             sanitized = ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover", "-DRADIXPOINT_TRACE")
             flags = sanitized if traces else ("-O3",)
-            build([cc, *WARNINGS, *flags, f"-I{folder}", *sources, "-o", str(program)], f"{folder}/network.c")
+            build(
+                [*cc, *WARNINGS, *flags, f"-I{folder}", *sources, "-o", str(program)], f"{folder}/network.c"
+            )
             return [str(program), *blob]
 
         return {"c": TracedProgram(network, make)}

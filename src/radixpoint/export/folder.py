@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import msgspec
@@ -17,12 +17,15 @@ import numpy as np
 
 from radixpoint.errors import ExportError
 from radixpoint.export.plan import Ints, Plan
+from radixpoint.files import read_regular, shown
 from radixpoint.ir import IntGraph, TensorFormat
 from radixpoint.storage import load_network, save_network
 
 MANIFEST = "manifest.json"
 NETWORK = "network.safetensors"
 IMAGES = "images.npy"
+_MOST_BYTES = 1 << 30
+"""Of a manifest, and of images."""
 
 
 class Format(msgspec.Struct, frozen=True):
@@ -215,10 +218,25 @@ def check_replaceable(out: Path) -> None:
 
 def changed_files(folder: Path, manifest: Manifest) -> list[str]:
     """Files that are not (any more) what was exported."""
+    return [name for name, digest in manifest.files.items() if _digest(folder / name) != digest]
+
+
+def _digest(path: Path) -> str | None:
+    """SHA-256 of a regular file, or None if it is none."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def added_files(folder: Path, manifest: Manifest) -> list[str]:
+    """What lies in the folder and is no file of the export; a link is none."""
+    held = sorted(folder.rglob("*"))
     return [
-        name
-        for name, digest in manifest.files.items()
-        if not (folder / name).is_file() or hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest
+        shown(str(path.relative_to(folder)))
+        for path in held
+        if path.is_symlink()
+        or not (path.is_dir() or str(path.relative_to(folder)) in {MANIFEST, *manifest.files})
     ]
 
 
@@ -229,11 +247,20 @@ def read_manifest(folder: Path) -> Manifest:
         ExportError: there is none, or it is not readable.
     """
     try:
-        return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+        found = msgspec.json.decode(read_regular(folder / MANIFEST, _MOST_BYTES), type=Manifest)
     except OSError as error:
         raise ExportError(f"{folder}: no export: {MANIFEST}: {error.strerror}") from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ExportError(f"{folder / MANIFEST}: {error}") from None
+    for name in found.files:
+        parts = PurePosixPath(name).parts
+        if not parts or ".." in parts or "\0" in name or PurePosixPath(name).is_absolute() or "\\" in name:
+            raise ExportError(f"{folder / MANIFEST}: file {shown(name)!r}: expected a path inside the folder")
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise ExportError(
+                f"{folder / MANIFEST}: file {shown(name)!r} is a link that leads out of the folder"
+            )
+    return found
 
 
 def as_read(manifest: Manifest) -> Manifest:
@@ -252,9 +279,11 @@ def read_folder(folder: Path) -> tuple[Manifest, IntGraph, Ints]:
     if network.digest != manifest.network_digest:
         raise ExportError(f"{folder / NETWORK}: is not the network that the manifest names")
     try:
-        images = np.load(folder / IMAGES, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        images = np.load(io.BytesIO(read_regular(folder / IMAGES, _MOST_BYTES)), allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
         raise ExportError(f"{folder / IMAGES}: not readable: {error}") from None
+    if not isinstance(images, np.ndarray):
+        raise ExportError(f"{folder / IMAGES}: expected one array")
     check_images(network, images, str(folder / IMAGES))
     return manifest, network, images.astype(np.int64)
 

@@ -17,7 +17,8 @@ import numpy as np
 from radixpoint.errors import ExportError
 from radixpoint.export.c import c_type
 from radixpoint.export.plan import Function, Ints, Nest, Plan, extents
-from radixpoint.export.source import TracedProgram, Writer, build, compiler, literal, rows
+from radixpoint.export.source import TracedProgram, Writer, build, literal, rows
+from radixpoint.export.tools import tool
 from radixpoint.formats import Overflow
 from radixpoint.ir import IntGraph, Step, TensorFormat
 
@@ -388,7 +389,7 @@ class HlsTarget:
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, TracedProgram]:
         """See :class:`radixpoint.export.Target`."""
-        cxx = compiler("CXX", "c++", "g++", "clang++")
+        cxx = tool("CXX", "c++", "g++", "clang++")
 
         def program(flavour: str, defines: list[str]) -> TracedProgram:
             headers = header_folder(flavour)
@@ -396,7 +397,7 @@ class HlsTarget:
             def make(traces: bool) -> list[str]:
                 out = scratch / f"{flavour}_{'traced' if traces else 'plain'}"
                 # no warnings: the headers of the vendors are full of them
-                command = [cxx, "-std=c++14", "-O1", "-w", *defines, f"-I{folder}", f"-I{headers}"]
+                command = [*cxx, "-std=c++14", "-O1", "-w", *defines, f"-I{folder}", f"-I{headers}"]
                 command += ["-DRADIXPOINT_TRACE"] if traces else []
                 command += [str(folder / "network.cpp"), str(folder / "testbench.cpp"), "-o", str(out)]
                 build(command, f"{folder}/network.cpp")

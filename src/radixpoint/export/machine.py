@@ -59,6 +59,13 @@ _EXTENTS = (
     *("TILES", "ROWS", "COLUMNS", "KERNEL_ROWS", "KERNEL_COLUMNS", "BLOCKS", "HEIGHT", "WIDTH"),
     *("FIRST_Y", "FIRST_X", "STRIDE_Y", "STRIDE_X", "DILATION_Y", "DILATION_X"),
 )
+_WALKS = (
+    ("FIRST_Y", "ROWS", "STRIDE_Y", "KERNEL_ROWS", "DILATION_Y"),
+    ("FIRST_X", "COLUMNS", "STRIDE_X", "KERNEL_COLUMNS", "DILATION_X"),
+)
+"""Of each axis: where windows begin, how many there are, how far apart, and the same of the taps in one."""
+_COUNTER_BITS = 8
+"""Of the counter of clocks in ``rtl/rx_control.v``."""
 _FETCH, _TILE, _LOAD, _SETTLE, _WAIT, _DRAIN = 51, 1, 1, 2, 1, 14
 """Clocks of the states of ``rtl/rx_control.v`` that do not depend on the layer (a test counts them)."""
 _PIPELINE = 12
@@ -370,7 +377,7 @@ class Machine:
         image = self.network.input
         depth = [max(2, *(memory[n] + schedule.size(n) for n in memory)) for memory in schedule.memories]
         fields = [d.fields for d in self.descriptors]
-        extents = [f[n] for f in fields for n in _EXTENTS]
+        extents = [end for f in fields for end in walked(f)]
         stored = sum(f["WINDOW"] * f["TILES"] for f in fields)
         rows = sum(
             (one.result.places if self._has_places(n) else 1) * schedule.blocks(one.result)
@@ -380,14 +387,14 @@ class Machine:
         def bits(words: int) -> int:
             return max(1, (words - 1).bit_length())
 
-        return {
+        numbers = {
             **self.sizes,
             "ADDRESS": bits(max(depth)),
             "STORE": bits(stored),
             "PARAMETER": bits(rows),
             "DESCRIPTOR": bits(len(fields) * len(descriptor_fields())),
             "WINDOW": bits(max(f["WINDOW"] for f in fields)),
-            "EXTENT": max(signed_bits(-1, max(map(abs, extents)) + 1) + 1, 4),
+            "EXTENT": max(signed_bits(min(extents), max(extents)), 4),
             "DESCRIPTORS": len(fields) * len(descriptor_fields()),
             "STORES": max(2, stored),
             "PARAMETERS": max(2, rows),
@@ -400,6 +407,9 @@ class Machine:
             "LOGIT_WORDS": schedule.size(schedule.output),
             "LOGIT_ADDRESS": wide[schedule.output],
         }
+        for descriptor in self.descriptors:
+            check_fields(descriptor.fields, numbers)
+        return numbers
 
     def weight_words(self) -> Iterator[str]:
         """Lines of ``weights.hex``."""
@@ -456,6 +466,46 @@ class Machine:
             vectors = index.reshape(-1, f["TILES"], self.lanes).transpose(1, 0, 2)
             result[stage] = (name, vectors.reshape(-1, self.lanes))
         return result
+
+
+def walked(fields: Mapping[str, int]) -> tuple[int, int]:
+    """Least and largest of what counters of rows, columns and taps of a descriptor ever hold.
+
+    Those of places go on by one stride after the last window, and those of taps by one dilation.
+    """
+    seen = [fields[name] for name in _EXTENTS]
+    for first, count, stride, kernel, dilation in _WALKS:
+        least, steps = fields[first], fields[count] * fields[stride]
+        seen += [least + steps + fields[kernel] * fields[dilation]]
+    return min(0, *seen), max(seen)
+
+
+def check_fields(fields: Mapping[str, int], numbers: Mapping[str, int]) -> None:
+    """See that the hardware's counters and registers hold each field of a descriptor, at its longest use.
+
+    Raises:
+        ExportError: one is too narrow, which is a defect of this file.
+    """
+    low, high = walked(fields)
+    unsigned = {"WINDOW": numbers["WINDOW"] + 1, "GAP": _COUNTER_BITS, "KIND": 2, "STAGES": 8}
+    unsigned |= {f"{stage}_ROUNDING": 3 for stage in ("CAST", "RESULT", "OPERAND")}
+    unsigned |= {"PARAMETERS": numbers["PARAMETER"], "WIDE": numbers["ADDRESS"], "NARROW": numbers["ADDRESS"]}
+    unsigned |= {"WEIGHTS": numbers["STORE"]} if fields["WINDOW"] else {}
+    signed = {
+        "CAST": numbers["CAST"],
+        "RESULT": numbers["WIDE"],
+        "CLAMP": numbers["WIDE"],
+        "OPERAND": numbers["X"],
+    }
+    for name, width in unsigned.items():
+        if not 0 <= fields[name] < 1 << width:
+            raise ExportError(f"descriptor field {name} = {fields[name]}: its register has {width} bits")
+    for name, width in signed.items():
+        for end in (fields[f"{name}_LOW"], fields[f"{name}_HIGH"]):
+            if not -(1 << (width - 1)) <= end < 1 << (width - 1):
+                raise ExportError(f"descriptor limit {name} = {end}: its register has {width} bits")
+    if signed_bits(low, high) > numbers["EXTENT"]:
+        raise ExportError(f"counters of a descriptor reach {low}..{high}: they have {numbers['EXTENT']} bits")
 
 
 def _conversion(name: str, step: Step | None, form: TensorFormat | None) -> dict[str, int]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
-import subprocess
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
 
 from radixpoint.errors import ExportError
 from radixpoint.export.plan import Ints, Plan, channel_first, channel_last
+from radixpoint.export.tools import run_tool
 from radixpoint.ir import IntGraph
 
 
@@ -55,39 +53,25 @@ class Writer:
             self("}")
 
 
-def compiler(variable: str, *names: str) -> str:
-    """A compiler's command: from the environment, or the first that is installed.
-
-    Raises:
-        ExportError: there is none.
-    """
-    for name in (os.environ.get(variable), *names):
-        if name and shutil.which(name):
-            return name
-    raise ExportError(f"verify needs a compiler: none of {', '.join(names)} found; {variable} can name one")
-
-
-def build(command: list[str], what: str, environment: Mapping[str, str] | None = None) -> None:
+def build(command: Sequence[str], what: str, environment: Mapping[str, str] | None = None) -> None:
     """Run a compiler, in ``environment`` instead of our own.
 
     Raises:
         ExportError: it failed, with the first lines of what it said.
     """
-    done = subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", check=False, env=environment
-    )
+    done = run_tool(command, what, environment=environment)
     if done.returncode:
-        said = "\n".join((done.stderr or done.stdout).splitlines()[:8])
+        said = "\n".join((done.stderr or done.stdout).decode(errors="replace").splitlines()[:8])
         raise ExportError(f"{what} does not compile: {shlex.join(command)}\n{said}")
 
 
-def pipe(program: list[str], images: Ints, values: int) -> Ints:
+def pipe(program: Sequence[str], images: Ints, values: int) -> Ints:
     """Feed images (int64, batch first) to a program; it answers with so many int64 an image.
 
     Raises:
         ExportError: it failed or answered with another number of values.
     """
-    done = subprocess.run(program, input=images.astype("<i8").tobytes(), capture_output=True, check=False)
+    done = run_tool(program, "the exported program", images.astype("<i8").tobytes())
     if done.returncode or len(done.stdout) != 8 * values * len(images):
         said = done.stderr.decode(errors="replace").strip()[:600]
         raise ExportError(

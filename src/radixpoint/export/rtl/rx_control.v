@@ -62,7 +62,8 @@ module rx_control #(
   reg signed [EXTENT-1:0] row_y, column_x, y, x;  // where the window and where the tap is
   reg [ADDRESS-1:0] at_tile, at_row, at_column, at_kernel_row, at_kernel_column, at;
   reg [WINDOW:0] loaded;  // words of weights asked for
-  reg [WINDOW-1:0] word;  // of the window
+  reg [WINDOW-1:0] word;  // of the weight buffer; means nothing where there are no weights
+  reg fresh;  // the next tap is the first of its window
   reg [PARAMETER-1:0] parameter_tile;
   reg [ADDRESS-1:0] wide_tile, narrow_tile;
 
@@ -73,7 +74,7 @@ module rx_control #(
   wire last_place = last_column && row == rows - 1;
 
   assign issue = state == RUN;
-  assign issue_first = word == 0;
+  assign issue_first = fresh;
   assign issue_last = last_tap;
   assign issue_counts = y >= 0 && y < height && x >= 0 && x < width;
   assign read_address = at;
@@ -149,6 +150,7 @@ module rx_control #(
           kernel_column <= {EXTENT{1'b0}};
           block <= {EXTENT{1'b0}};
           word <= {WINDOW{1'b0}};
+          fresh <= 1'b1;
           y <= row_y;
           x <= column_x;
           at <= at_column;
@@ -158,6 +160,7 @@ module rx_control #(
         end
         RUN: begin  // a tap a clock
           word <= last_tap ? {WINDOW{1'b0}} : word + 1'b1;
+          fresh <= last_tap;
           block <= last_block ? {EXTENT{1'b0}} : block + 1'b1;
           if (!last_block) at <= at + fields[64*F_READ_BLOCK+:ADDRESS];
           else if (!last_kernel_column) begin

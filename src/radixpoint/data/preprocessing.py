@@ -1,0 +1,257 @@
+"""From a stored image to a network's input: which pixels are taken, and what they become.
+
+No pixel is altered in silence. Each property of an image file has one conversion that loses nothing, one that
+the preprocessing declares, or none, and then the image is refused (``docs/images.md`` has the table).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from radixpoint.errors import DataError
+from radixpoint.files import read_regular
+
+MAX_PIXELS = 1 << 26
+"""Pixels of one image at most, as stored and after resizing."""
+_MAX_JSON = 1 << 20
+Lossy = Literal["alpha", "cmyk", "depth"]
+ChannelOrder = Literal["RGB", "BGR", "L", "stored"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+_BYTE = 255
+
+
+class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From a stored image to the network's input; the names are torchvision's.
+
+    In this order: turn by the EXIF orientation; convert to ``channel_order``; resize so that the shorter side
+    is ``resize_size``; crop the centre to ``crop_size``; multiply by ``rescale``; subtract ``mean`` and
+    divide by ``std`` (float32).
+
+    Attributes:
+        mean, std: one number a channel, in ``channel_order``.
+        resize_size: shorter side in pixels, or None to keep the size.
+        crop_size: side of the central square in pixels, or None to keep all.
+        interpolation: filter of the resize (Pillow, with antialiasing, as torchvision on PIL images).
+        channel_order: "RGB", "BGR", "L" (one channel; of colours their luma by ITU-R 601), or "stored": the
+            channels of the file or array as they are, as many as ``mean`` has numbers.
+        rescale: factor from the stored 0..255.
+        exif_orientation: "apply" shows a photograph upright, as viewers do; "ignore" takes it as stored, as
+            torchvision does.
+        lossy: conversions that lose something, allowed by name: "alpha" drops transparency, "cmyk" turns
+            printing inks into colours, "depth" keeps the upper 8 of 16 bits.
+    """
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    resize_size: int | None = None
+    crop_size: int | None = None
+    interpolation: Interpolation = "bilinear"
+    channel_order: ChannelOrder = "RGB"
+    rescale: float = 1 / 255
+    exif_orientation: Literal["apply", "ignore"] = "apply"
+    lossy: tuple[Lossy, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("interpolation", get_args(Interpolation)),
+            ("channel_order", get_args(ChannelOrder)),
+            ("exif_orientation", ("apply", "ignore")),
+        ):
+            if getattr(self, name) not in known:
+                raise DataError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(known)}")
+        if unknown := set(self.lossy) - set(get_args(Lossy)):
+            raise DataError(f"lossy {min(unknown)!r}: expected some of {', '.join(get_args(Lossy))}")
+        channels = len(self.mean) if self.channel_order == "stored" else len(self.channel_order)
+        if len(self.mean) != channels or len(self.std) != channels or not channels:
+            raise DataError(
+                f"{len(self.mean)} means and {len(self.std)} deviations: expected one of each for every "
+                f"channel of {self.channel_order}, {channels or 'at least one'}"
+            )
+        with np.errstate(over="ignore"):
+            numbers = np.array([*self.mean, *self.std, self.rescale], np.float64).astype(np.float32)
+        if not np.isfinite(numbers).all() or numbers[channels : 2 * channels].min() <= 0:
+            raise DataError(
+                f"mean {self.mean}, std {self.std}, rescale {self.rescale}: expected finite numbers of "
+                "binary32, those of std positive"
+            )
+        for name in ("resize_size", "crop_size"):
+            size = getattr(self, name)
+            if size is not None and not 1 <= size <= MAX_PIXELS:
+                raise DataError(f"{name} {size}: expected a positive number of pixels")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input."""
+        return len(self.mean)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Preprocessing:
+        """Read it from JSON; a size may be a one-element list, as torchvision prints its presets.
+
+        Raises:
+            DataError: unreadable, or not a preprocessing.
+        """
+        try:
+            raw = msgspec.json.decode(read_regular(path, _MAX_JSON))
+            if isinstance(raw, dict):
+                for key in ("resize_size", "crop_size"):
+                    if isinstance(raw.get(key), list) and len(raw[key]) == 1:
+                        raw[key] = raw[key][0]
+            return msgspec.convert(raw, cls)
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}") from None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, DataError) as error:
+            raise DataError(f"{path}: not a preprocessing: {error}") from None
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Convert, resize and crop: uint8 (channels, height, width).
+
+        Args:
+            image: opened and not yet loaded, so that what its file holds can still be told.
+
+        Raises:
+            DataError: a conversion that loses something and is not declared, or an image smaller than the
+                crop.
+            ValueError: more than ``MAX_PIXELS`` pixels.
+        """
+        _check_size(*image.size)
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            raise DataError("several pictures in one file: expected one")
+        deep = _is_deep(image)
+        if deep and "depth" not in self.lossy:
+            raise DataError(
+                "more than 8 bits a channel: expected at most 8, or a preprocessing with lossy depth"
+            )
+        image.load()
+        turned = ImageOps.exif_transpose(image) if self.exif_orientation == "apply" else image
+        return self._placed(self._bands(turned))
+
+    def array_pixels(self, array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The same of an array (height, width) or (height, width, channels) of 8-bit values.
+
+        Raises:
+            DataError: another number of channels than the preprocessing's, or an array smaller than the crop.
+        """
+        _check_size(array.shape[1], array.shape[0])
+        planes = array[..., None] if array.ndim == 2 else array
+        if planes.shape[2] in (1, 3) and self.channel_order != "stored":
+            return self._placed(
+                self._bands(Image.fromarray(planes[..., 0] if planes.shape[2] == 1 else planes))
+            )
+        if planes.shape[2] != self.channels or self.channel_order != "stored":
+            raise DataError(
+                f"{planes.shape[2]} channels: expected {self._expected()}; a preprocessing with "
+                f"channel_order "
+                "stored takes all channels, with a mean and a deviation for each"
+            )
+        return self._placed(
+            [Image.fromarray(np.ascontiguousarray(planes[..., i])) for i in range(self.channels)]
+        )
+
+    def _expected(self) -> str:
+        return "1 or 3" if self.channel_order != "stored" else str(self.channels)
+
+    def _bands(self, image: Image.Image) -> list[Image.Image]:
+        """The image as one picture in mode L or RGB, or as one in mode L for each channel."""
+        image = self._as_bytes(image)
+        if self.channel_order == "stored":
+            bands = list(image.split())
+            if len(bands) != self.channels:
+                raise DataError(
+                    f"{len(bands)} channels as stored: expected {self.channels}, one for each mean"
+                )
+            return bands
+        if image.mode in ("LA", "RGBA"):
+            alpha = np.asarray(image.getchannel("A"))
+            if "alpha" not in self.lossy and alpha.min(initial=_BYTE) < _BYTE:
+                raise DataError(
+                    "transparent pixels: expected opaque ones, or a preprocessing with lossy alpha, which "
+                    "takes the colours as if nothing were transparent"
+                )
+            image = image.convert("L" if image.mode == "LA" else "RGB")
+        if image.mode == "CMYK":
+            if "cmyk" not in self.lossy:
+                raise DataError("printing inks (CMYK): expected RGB, or a preprocessing with lossy cmyk")
+            image = image.convert("RGB")
+        return [image.convert("L" if self.channel_order == "L" else "RGB")]
+
+    def _as_bytes(self, image: Image.Image) -> Image.Image:
+        """The image in a mode whose channels are bytes, with a palette and a transparent colour resolved."""
+        if image.mode.startswith("I"):  # 16 bits, or 32 that hold 16
+            deep = np.asarray(image, np.int64)
+            if deep.min(initial=0) < 0 or deep.max(initial=0) >= 1 << 16:
+                raise DataError(f"values {deep.min()}..{deep.max()}: expected at most 16 bits")
+            return Image.fromarray((deep >> 8).astype(np.uint8))
+        if image.mode == "P" or (image.mode in ("L", "RGB", "1") and "transparency" in image.info):
+            clear = "transparency" in image.info
+            return image.convert("RGBA" if clear else "RGB")
+        if image.mode == "PA":
+            return image.convert("RGBA")
+        if image.mode == "1":
+            return image.convert("L")
+        if image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
+            raise DataError(f"colours of mode {image.mode}: expected gray, RGB, a palette or CMYK")
+        return image
+
+    def _placed(self, bands: Sequence[Image.Image]) -> NDArray[np.uint8]:
+        width, height = bands[0].size
+        if self.resize_size is not None:
+            scale = self.resize_size / min(width, height)
+            # torchvision truncates the longer side
+            size = (
+                (self.resize_size, int(scale * height))
+                if width <= height
+                else (int(scale * width), self.resize_size)
+            )
+            _check_size(*size)
+            bands = [band.resize(size, Image.Resampling[self.interpolation.upper()]) for band in bands]
+            width, height = size
+        if self.crop_size is not None:
+            side = self.crop_size
+            if side > min(width, height):
+                raise DataError(f"an image of {width}x{height} is smaller than the crop of {side}")
+            left, top = round((width - side) / 2), round((height - side) / 2)
+            bands = [band.crop((left, top, left + side, top + side)) for band in bands]
+        planes = np.stack([np.asarray(band, np.uint8) for band in bands]) if len(bands) > 1 else None
+        if planes is None:
+            array = np.asarray(bands[0], np.uint8)
+            planes = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+        return np.ascontiguousarray(planes[:: -1 if self.channel_order == "BGR" else 1])
+
+    def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(images, channels, height, width) uint8 to float32 network input.
+
+        Raises:
+            DataError: another number of channels.
+        """
+        if pixels.ndim != 4 or pixels.shape[1] != self.channels:
+            raise DataError(f"pixels of shape {pixels.shape}: expected {self.channels} channels on axis 1")
+        mean = np.array(self.mean, np.float32).reshape(-1, 1, 1)
+        std = np.array(self.std, np.float32).reshape(-1, 1, 1)
+        scaled = pixels.astype(np.float32) * np.float32(self.rescale)
+        return np.asarray((scaled - mean) / std, np.float32)
+
+
+def _check_size(width: int, height: int) -> None:
+    if not 0 < width * height <= MAX_PIXELS:
+        raise ValueError(f"{width}x{height} pixels: expected 1 to {MAX_PIXELS:,}")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the file holds more than 8 bits a channel, which Pillow would cut or scale in silence."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return True
+    arguments: list[Any] = []
+    for tile in getattr(image, "tile", ()):
+        own = tile[3]
+        arguments += own if isinstance(own, tuple | list) else [own]
+        if tile[0].startswith("ppm"):  # the largest value stands behind the raw mode
+            arguments += [";16" for a in arguments if isinstance(a, int) and a > _BYTE]
+    return any(isinstance(a, str) and ";16" in a for a in arguments)

@@ -1,0 +1,99 @@
+"""Is what was imported the network that was given? Both are run on the same random images.
+
+A tracer and a table of operators see what they look for; hooks, weights made on the fly, operations in place
+and options that nobody thought of they do not see. Their results differ, so results are what is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from radixpoint.engines.floating import FloatingEngine
+from radixpoint.errors import ModelError
+from radixpoint.ir import Graph
+from radixpoint.ops import Shape
+
+Reals = NDArray[np.floating]
+Original = Callable[[NDArray[np.float32]], Mapping[str, Reals]]
+"""From images to the original's values of tensors, by our names of them; the output is among them."""
+
+IMAGES = 4
+_SHARE = 1e-4
+"""Of a tensor's largest value: binary32 sums of a deep network differ by less."""
+_WOBBLE = 64.0
+"""Times what a change of the image in its last bits changes."""
+_LAST_BITS = 2.0**-21
+
+
+def random_images(shape: Shape) -> NDArray[np.float32]:
+    """Images of several sizes of values, so that limits such as ReLU6's are reached and not reached."""
+    random = np.random.default_rng(0)
+    images = random.normal(size=(IMAGES, *shape)) * np.array([1, 4, 32, 0]).reshape(-1, *[1] * len(shape))
+    images[3] = random.random(shape)
+    return np.asarray(images, np.float32)
+
+
+def check_imported(graph: Graph, original: Original, hints: Mapping[str, str] | None = None) -> None:
+    """Compare an imported network with its original, and layer by layer where they differ.
+
+    Args:
+        graph: what was imported.
+        original: runs what it was imported from.
+        hints: what is known of layers that may explain a difference, by name.
+
+    Raises:
+        ModelError: they differ by more than float32's errors; it names the first layer that does.
+    """
+    images = random_images(graph.shapes[graph.input])
+    random = np.random.default_rng(1)
+    moved = images * (1 + _LAST_BITS * random.choice([-1.0, 1.0], images.shape).astype(np.float32))
+    theirs, wobbled = original(images), original(moved.astype(np.float32))
+    if _far(graph.output, original(images), theirs, theirs) is not None:
+        raise ModelError(
+            f"{graph.source}: gives another result each time it is run: expected a network without chance"
+        )
+    ours = FloatingEngine(graph).run(images)
+    if _far(graph.output, ours, theirs, wobbled) is None:
+        return
+    names = [layer.name for layer in graph.layers if layer.name in theirs]
+    every = FloatingEngine(graph, names).run(images)
+    found = [(name, far) for name in names if (far := _far(name, every, theirs, wobbled)) is not None]
+    name, far = found[0] if found else (graph.output, "differs")
+    hint = (hints or {}).get(name, "")
+    raise ModelError(
+        f"{graph.source}: what was imported is not the network that was given: layer {name!r} {far} on "
+        f"random images"
+        f"{': ' + hint if hint else ''}"
+    )
+
+
+def _far(
+    name: str, ours: Mapping[str, Reals], theirs: Mapping[str, Reals], wobbled: Mapping[str, Reals]
+) -> str | None:
+    """How a tensor differs, or None if it does not."""
+    a, b, c = ours[name], theirs[name], wobbled[name]
+    if a.size != b.size or len(a) != len(b):
+        return f"has shape {a.shape} and not {b.shape}"
+    a, b, c = (x.reshape(len(b), -1).astype(np.float64) for x in (a, b, c))
+    finite = np.isfinite(b).all(1) & np.isfinite(c).all(1)  # an overflow says nothing of what follows
+    if not np.isfinite(a[finite]).all():
+        return "is not finite"
+    off = np.abs(a - b)[finite].max(1, initial=0)
+    allowed = _SHARE * np.abs(b)[finite].max(1, initial=0) + _WOBBLE * np.abs(b - c)[finite].max(1, initial=0)
+    worst = int(np.argmax(off - allowed)) if len(off) else 0
+    if not len(off) or off[worst] <= allowed[worst]:
+        return None
+    return f"is off by {off[worst]:.3g} of {np.abs(b)[finite][worst].max():.3g}"
+
+
+def in_batches(
+    run: Callable[[NDArray[np.float32]], Sequence[Reals]], images: NDArray[np.float32], size: int
+) -> list[Reals]:
+    """Results of a model that takes ``size`` images at a time; the last batch is filled up."""
+    count = -(-len(images) // size) * size
+    filled = np.resize(images, (count, *images.shape[1:]))
+    parts = [run(filled[i : i + size]) for i in range(0, count, size)]
+    return [np.concatenate(same)[: len(images)] for same in zip(*parts, strict=True)]

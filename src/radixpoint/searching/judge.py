@@ -1,0 +1,191 @@
+"""Whether a design holds: judged on images, at once remembered, stopped early where the verdict is
+certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from radixpoint.allocate import Losses
+from radixpoint.calibrate import Ranges
+from radixpoint.cost import multiplier_cost
+from radixpoint.data import ImageSet
+from radixpoint.design import Codes, Design
+from radixpoint.engines import make_engine
+from radixpoint.evaluate import Evaluation, integer_outcomes, summarize
+from radixpoint.files import write_whole
+from radixpoint.intervals import DropTest, drop, drop_interval
+from radixpoint.ir import Graph
+from radixpoint.outcomes import BATCH, Outcomes
+from radixpoint.quantize import Quantizer
+from radixpoint.searching.cache import Cache
+from radixpoint.searching.criterion import Criterion, Verdict
+from radixpoint.searching.watcher import Watcher
+from radixpoint.storage import save_network
+
+FEWEST = 500
+"""An evaluation is not stopped before this many images."""
+Z_STOP = 3.2905267314919255
+"""Normal quantile of a 99.9 % interval: looking again and again asks for more than 95 %."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A design that was seen to hold.
+
+    Attributes:
+        design: the design.
+        error: of the test that it passed; None without confidence.
+        order: when it was first judged, counted from 0.
+    """
+
+    design: Design
+    error: float | None
+    order: int
+
+
+@dataclass(eq=False)
+class Judge:
+    """Judges designs of one network on one set of images.
+
+    Args:
+        graph: the network.
+        images: to judge on.
+        ranges: of the network, with the float network's outcomes on the images.
+        quantizer: of the network.
+        cache: where everything that is found out is kept.
+        watcher: told how it goes.
+        criterion: what must not be lost.
+        threads: of the engine.
+    """
+
+    graph: Graph
+    images: ImageSet
+    ranges: Ranges
+    quantizer: Quantizer
+    cache: Cache
+    watcher: Watcher = field(default_factory=Watcher)
+    criterion: Criterion = field(default_factory=Criterion)
+    threads: int = 0
+    images_left: int = 0
+    held: dict[bytes, Held] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._reference = self.ranges.outcomes[self.images.digest]
+        self._key = (version("radixpoint"), self.graph.digest, self.ranges.content)
+
+    @property
+    def float_evaluation(self) -> Evaluation:
+        """The float network against itself: its accuracy, no drop."""
+        return summarize(self._reference, self._reference, self.criterion.metric)
+
+    def _decided(self, seen: Outcomes, error: float | None) -> tuple[int, Verdict] | None:
+        """After how many of the images seen the verdict is certain, and which; None if it is not.
+
+        Looks at the same places whatever is already known, so that an interrupted search and an undisturbed
+        one decide alike. With confidence only a failure comes early: to hold, a design needs every image.
+        """
+        metric, limit = self.criterion.metric, self.criterion.limit
+        for count in range(-(-FEWEST // BATCH) * BATCH, min(len(seen), len(self.images) - 1) + 1, BATCH):
+            before, after = self._reference.first(count).hits(metric), seen.first(count).hits(metric)
+            low, high = drop_interval(before, after, Z_STOP)
+            if low > limit:
+                return count, "fails"
+            if high < limit and error is None:
+                return count, "holds"
+        return self._final(seen, error)
+
+    def _final(self, seen: Outcomes, error: float | None) -> tuple[int, Verdict] | None:
+        """The verdict of all images, once all are seen."""
+        if len(seen) < len(self.images):
+            return None
+        before, after = (o.hits(self.criterion.metric) for o in (self._reference, seen))
+        limit = self.criterion.limit
+        if error is None:
+            holds = drop(before, after) <= limit
+        else:
+            holds = DropTest(before, after, error).within(limit)
+        return len(seen), "holds" if holds else "fails"
+
+    def _path(self, design: Design) -> Path:
+        return self.cache.path("design", *self._key, self.images.digest, design.to_json().decode())
+
+    def outcomes(self, text: str, design: Design) -> tuple[Outcomes, Outcomes]:
+        """Image by image on all of them: of the float network, and of ``design``."""
+        self.judge(text, design, whole=True)
+        return self._reference, self.cache.outcomes(self._path(design))
+
+    def judge(
+        self, text: str, design: Design, whole: bool = False, error: float | None = None
+    ) -> tuple[Evaluation, Verdict]:
+        """Evaluate ``design`` until its verdict is certain, or on every image if ``whole``.
+
+        ``error``: probability with which it may hold although its drop is beyond the limit on images that
+        nobody looked at; None asks about these images alone.
+        """
+        path = self._path(design)
+        decide = self._final if whole else self._decided
+        seen = self.cache.outcomes(path)
+        decided = decide(seen, error)
+        cached = decided is not None
+        if not cached:
+            self.watcher.stage(text, len(self.images), self.images_left)
+            quantized = self.quantizer.quantize(design)
+            engine = make_engine(quantized, threads=self.threads)
+            for more in integer_outcomes(quantized, engine, self.images, len(seen)):
+                seen = seen.joined(more)
+                self.cache.keep_outcomes(path, seen)
+                self.watcher.progress(len(seen))
+                decided = decide(seen, error)
+                if decided is not None:
+                    break
+        assert decided is not None  # every image decides
+        count, verdict = decided
+        asked = error if count == len(self.images) else None
+        evaluation = summarize(self._reference, seen.first(count), self.criterion.metric, asked)
+        if verdict == "holds":
+            self.held.setdefault(design.to_json(), Held(design, error, len(self.held)))
+        self.watcher.judged(text, evaluation, verdict, cached)
+        return evaluation, verdict
+
+    def measured(
+        self, what: str, design: Design, lengths: Sequence[int], kind: Any, make: Any, about: str = ""
+    ) -> Any:
+        """What ``make`` measures of the network under ``design``, of type ``kind``, kept as a record.
+
+        ``about``: what else the measurement depends on.
+        """
+        path = self.cache.path(what, *self._key, design.to_json().decode(), str(list(lengths)), about)
+        known = self.cache.read(path, lambda data: msgspec.json.decode(data, type=kind))
+        if known is not None:
+            return known
+        total = 0
+
+        def progress(done: int, everything: int) -> None:
+            nonlocal total
+            if total != everything:
+                total = everything
+                self.watcher.stage(what, everything, self.images_left)
+            self.watcher.progress(done)
+
+        encoded = msgspec.json.encode(make(Losses(self.quantizer, design, lengths), progress))
+        self.cache.write(path, encoded)
+        return msgspec.json.decode(encoded, type=kind)
+
+    def save(self, design: Design, folder: Path) -> int | None:
+        """Write ``design.json`` and ``network.safetensors``.
+
+        Returns:
+            The multiplier cost, or None where what is multiplied is not fixed-point.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        quantized = self.quantizer.quantize(design)
+        write_whole(folder / "design.json", design.to_json())
+        save_network(quantized, folder / "network.safetensors")
+        return multiplier_cost(quantized) if design.codes == Codes() else None

@@ -1,0 +1,436 @@
+"""Strategies: in which order designs are tried, and which of those that hold is the answer.
+
+With confidence, a search makes one promise for all its answers together: with at least that probability
+each of them is within the limit on images that nobody looked at. Its error is shared out before anything is
+looked at: evenly among the strategies; of a strategy with two stages, half to the first and half to the
+second, evenly among the designs that could come out of the first. Within a stage the order of the designs
+is fixed (:func:`radixpoint.searching.line.confident`), so the stage errs no more often than one of its tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any, Protocol
+
+import msgspec
+from msgspec.structs import replace
+
+from radixpoint.allocate import (
+    Allocation,
+    Constraints,
+    Losses,
+    Objective,
+    Products,
+    Sensitivity,
+    allocate,
+    allocated,
+    averages,
+    check_by_layer,
+    check_constraints,
+    frontier,
+    greedy,
+    other_parameters,
+    product_layers,
+)
+from radixpoint.design import Design, Widths
+from radixpoint.evaluate import Evaluation
+from radixpoint.ir import Graph
+from radixpoint.policies import POLICIES, check_policy
+from radixpoint.searching.judge import Judge
+from radixpoint.searching.line import Found, Judged, cheapest, confident, smallest
+
+POINTS = 12
+"""Designs on the frontier of accuracy and cost."""
+HALVINGS = 3
+"""More designs between the cheapest that holds and the next cheaper one."""
+Rank = tuple[float, ...]
+"""Of a design under a strategy: the smallest is the best."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a search may choose from.
+
+    Attributes:
+        graph: the network.
+        lengths: candidates for word lengths, ascending.
+        bn_start: word length of batch normalization while the convolutions' is searched.
+        options: further fields of :class:`radixpoint.design.Design`.
+        objective: what ``per-layer`` makes as small as it can.
+        constraints: what ``per-layer`` keeps to.
+    """
+
+    graph: Graph
+    lengths: tuple[int, ...]
+    bn_start: int
+    options: Mapping[str, Any]
+    objective: Objective
+    constraints: Constraints
+
+    @property
+    def bn_lengths(self) -> list[int]:
+        """bn_start and what is shorter."""
+        return [w for w in sorted({*self.lengths, self.bn_start}) if w <= self.bn_start]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a strategy found: its entry in ``result.json``, the design, and how good it is, if one holds."""
+
+    details: dict[str, Any]
+    design: Design | None
+    rank: Rank | None
+
+
+class Strategy(Protocol):
+    """One way to search."""
+
+    @property
+    def name(self) -> str:
+        """As it is asked for."""
+        ...
+
+    def check(self) -> None:
+        """Refuse what is impossible, before any work.
+
+        Raises:
+            DesignError: it is.
+        """
+        ...
+
+    def evaluations(self) -> int:
+        """Of designs, at most, for an estimate of the time."""
+        ...
+
+    def run(self, judge: Judge, error: float | None) -> Answer:
+        """Search. ``error`` is the strategy's share of what may go wrong, or None without confidence."""
+        ...
+
+    def admitted(self) -> Iterator[tuple[Rank, Design]]:
+        """Designs that could be its answer, whoever tried them."""
+        ...
+
+    def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:
+        """The answer with another design that it admits."""
+        ...
+
+
+def strategy(name: str, space: Space) -> Strategy:
+    """The strategy of that name."""
+    if name == "joint":
+        return Joint(space)
+    return ByLayer(name, space) if name in LAYERED else TwoStages(name, space)
+
+
+LAYERED = ("greedy", "per-layer")
+"""Strategies with a word length for each layer."""
+
+
+def _bisections(lengths: Sequence[int], sure: bool = False) -> int:
+    """Evaluations of a bisection, its ends, its neighbour."""
+    return len(lengths) if sure else len(lengths).bit_length() + 2
+
+
+def _along(
+    judge: Judge,
+    text: str,
+    design: Callable[[int], Design],
+    places: Sequence[int],
+    error: float | None,
+    unit: str = " bits",
+) -> Found:
+    """Along one line of designs, ascending; to be sure, in fixed order from the longest down."""
+
+    def one(place: int, whole: bool) -> Judged:
+        judge.images_left -= len(judge.images)
+        return judge.judge(f"{text} {place}{unit}", design(place), whole, error)
+
+    return smallest(one, places) if error is None else confident(one, places)
+
+
+def _half(error: float | None, ways: int = 1) -> float | None:
+    """A stage's share of a strategy's error."""
+    return None if error is None else error / 2 / ways
+
+
+def tried(found: Found) -> list[dict[str, Any]]:
+    """Every design that was tried, as ``result.json`` has it."""
+    return [
+        {"word_length": w, "verdict": verdict, **msgspec.to_builtins(evaluation)}
+        for w, (evaluation, verdict) in sorted(found.tried.items())
+    ]
+
+
+def _accuracy(evaluation: Evaluation | None) -> dict[str, Any]:
+    e = evaluation
+    return {
+        "top1": None if e is None else e.top1,
+        "top5": None if e is None else e.top5,
+        "drop": None if e is None else e.drop,
+        "drop_interval": None if e is None else list(e.drop_interval),
+        "drop_bound": None if e is None else e.drop_bound,
+        "agreement": None if e is None else e.agreement,
+    }
+
+
+def _entry(found: Found, word_lengths: dict[str, int | None]) -> dict[str, Any]:
+    return {
+        **word_lengths,
+        **_accuracy(found.evaluation),
+        "monotone": found.monotone,
+        "adopted": False,
+        "tried": tried(found),
+    }
+
+
+@dataclass(frozen=True)
+class Joint:
+    """One word length everywhere."""
+
+    space: Space
+    name: str = "joint"
+
+    def check(self) -> None:
+        check_policy(self.name, self.space.lengths, self.space.bn_start, self.space.options, self.space.graph)
+
+    def evaluations(self) -> int:
+        return _bisections(self.space.lengths)
+
+    def _design(self, word_length: int) -> Design:
+        return Design.joint(word_length, **self.space.options)
+
+    def run(self, judge: Judge, error: float | None) -> Answer:
+        found = _along(judge, "joint", self._design, self.space.lengths, error)
+        w = found.word_length
+        details = _entry(found, {"word_length": w})
+        return Answer(details, None if w is None else self._design(w), None if w is None else (w,))
+
+    def admitted(self) -> Iterator[tuple[Rank, Design]]:
+        for w in self.space.lengths:
+            yield (w,), self._design(w)
+
+    def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:
+        own = {"word_length": rank[0], **_accuracy(evaluation), "adopted": True}
+        return Answer(answer.details | own, design, rank)
+
+
+def _with_bn(
+    judge: Judge,
+    space: Space,
+    text: str,
+    first: Found,
+    design: Callable[[int], Design],
+    error: float | None,
+    ways: int,
+) -> tuple[dict[str, Any], int | None]:
+    """``first`` found what the convolutions take at ``bn_start``; now the smallest bn that holds.
+
+    ``ways``: how many designs could have come out of the first stage.
+    """
+    details = {"conv_search": tried(first), "bn_search": None, "conv_at_bn_start": None}
+    if first.word_length is None or first.evaluation is None:
+        return _entry(first, {"conv": None, "bn": None}) | details, None
+    details["conv_at_bn_start"] = msgspec.to_builtins(first.evaluation)
+    # bn_start is known to hold; nothing longer needs a look.
+    lengths = space.bn_lengths if error is None else space.bn_lengths[:-1]
+    bn = _along(judge, f"{text}, bn", design, lengths, _half(error, ways)) if lengths else None
+    if error is not None and (bn is None or bn.word_length is None):
+        looked = {} if bn is None else bn.tried
+        bn = Found(space.bn_start, first.evaluation, True, looked)
+    assert bn is not None  # without confidence bn_start is among the lengths
+    details["bn_search"] = tried(bn)
+    return _entry(bn, {"conv": first.word_length, "bn": bn.word_length}) | details, bn.word_length
+
+
+@dataclass(frozen=True)
+class TwoStages:
+    """The smallest word length of the convolutions with batch normalization at ``bn_start`` bits, then the
+    smallest of batch normalization that still holds with it (Kang 2018)."""
+
+    name: str
+    space: Space
+
+    def check(self) -> None:
+        check_policy(self.name, self.space.lengths, self.space.bn_start, self.space.options, self.space.graph)
+
+    def evaluations(self) -> int:
+        return 2 * _bisections(self.space.lengths)
+
+    def _design(self, conv: int, bn: int) -> Design:
+        return POLICIES[self.name].design(conv, bn, self.space.options, self.space.graph)
+
+    def run(self, judge: Judge, error: float | None) -> Answer:
+        start, lengths = self.space.bn_start, self.space.lengths
+        conv = _along(
+            judge, f"{self.name}, bn {start}, conv", lambda w: self._design(w, start), lengths, _half(error)
+        )
+        chosen = conv.word_length or 0
+        details, bn = _with_bn(
+            *(judge, self.space, f"{self.name}, conv {chosen}", conv),
+            *(lambda w: self._design(chosen, w), error, len(lengths)),
+        )
+        if bn is None:
+            return Answer(details, None, None)
+        return Answer(details, self._design(chosen, bn), (chosen, bn))
+
+    def admitted(self) -> Iterator[tuple[Rank, Design]]:
+        for conv, bn in product(self.space.lengths, sorted({*self.space.lengths, self.space.bn_start})):
+            yield (conv, bn), self._design(conv, bn)
+
+    def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:
+        own = {"conv": rank[0], "bn": rank[1], **_accuracy(evaluation), "adopted": True}
+        return Answer(answer.details | own, design, rank)
+
+
+@dataclass(frozen=True)
+class ByLayer:
+    """Word lengths of the layers first, with batch normalization at ``bn_start`` bits, then batch
+    normalization's (:mod:`radixpoint.allocate`)."""
+
+    name: str
+    space: Space
+
+    @cached_property
+    def _layers(self) -> dict[str, Products]:
+        return product_layers(self.space.graph, bool(self.space.options.get("unsigned")))
+
+    @cached_property
+    def _others(self) -> int:
+        """Bits of parameters that a limit of memory counts besides weights."""
+        return other_parameters(self.space.graph, self._start) if self.name == "per-layer" else 0
+
+    def check(self) -> None:
+        space = self.space
+        check_policy(self.name, space.lengths, space.bn_start, space.options, space.graph)
+        check_by_layer(self._start)
+        if self.name != "per-layer":
+            return
+        check_constraints(self._layers, space.lengths, space.constraints, self._others)
+        for name, one in self._layers.items():
+            fixed = space.constraints.fixed.get(name)
+            for pair in product(space.lengths, space.lengths) if fixed is None else [(fixed, fixed)]:
+                one.cost(pair, space.objective)
+
+    def evaluations(self) -> int:
+        steps = _bisections(self.space.lengths)
+        if self.name == "greedy":
+            return (len(self._layers) * len(self.space.lengths)).bit_length() + 2 + steps
+        return POINTS + HALVINGS + steps
+
+    @property
+    def _start(self) -> Design:
+        return Design.separate(self.space.lengths[-1], self.space.bn_start, **self.space.options)
+
+    def _price(self, one: Allocation) -> float:
+        objective = self.space.objective if self.name == "per-layer" else "multipliers"
+        return sum(self._layers[name].cost(pair, objective) for name, pair in one.items())
+
+    def _sensitivity(self, judge: Judge, plain: Design) -> Sensitivity:
+        lengths, fixed = self.space.lengths, self.space.constraints.fixed
+        found: Sensitivity = judge.measured("sensitivity", plain, lengths, Sensitivity, Losses.measure)
+        apart = {name: w for name, w in fixed.items() if w not in lengths}
+        if not apart:
+            return found
+        more = judge.measured(
+            *("sensitivity", plain, lengths, Sensitivity),
+            lambda losses, progress: losses.measure(progress, apart),
+            str(sorted(apart.items())),
+        )
+        return found.joined(more)
+
+    def _along_frontier(
+        self, judge: Judge, plain: Design, error: float | None
+    ) -> tuple[Sensitivity, list[Allocation], Found]:
+        """Losses, allocations with the cheapest first, and which of them holds."""
+        space = self.space
+        sensitivity = self._sensitivity(judge, plain)
+
+        def judged(one: Allocation) -> Judged:
+            judge.images_left -= len(judge.images)
+            text = f"{self.name}, point of cost {self._price(one):.6g}"
+            return judge.judge(text, allocated(self._start, one, space.graph), True, _half(error))
+
+        limits = (space.objective, space.constraints, self._others)
+        path = frontier(sensitivity, self._layers, POINTS, *limits)[::-1]
+        if error is not None:  # nothing that was seen may propose a design
+            return sensitivity, path, confident(lambda i, _: judged(path[i]), range(len(path)))
+        verdicts = [judged(one) for one in path]
+        for _ in range(HALVINGS):
+            place = cheapest(verdicts).word_length
+            if not place:  # none holds, or the cheapest of all does
+                break
+            budget = math.sqrt(sensitivity.loss(path[place]) * sensitivity.loss(path[place - 1]))
+            one = allocate(sensitivity, self._layers, budget, *limits)
+            if one is None or any(dict(one) == dict(other) for other in path):
+                break
+            path.insert(place, one)
+            verdicts.insert(place, judged(one))
+        return sensitivity, path, cheapest(verdicts)
+
+    def _along_greedy(
+        self, judge: Judge, plain: Design, error: float | None
+    ) -> tuple[list[Allocation], Found]:
+        kind = list[dict[str, tuple[int, int]]]
+        path = judge.measured("greedy", plain, self.space.lengths, kind, greedy)[::-1]  # the cheapest first
+        if error is not None:  # some of them, since each takes every image
+            last = len(path) - 1
+            path = [path[i] for i in sorted({round(last * k / POINTS) for k in range(POINTS + 1)})]
+        designs = [allocated(self._start, one, self.space.graph) for one in path]
+        text = f"{self.name}, bn {self.space.bn_start}, point"
+        return path, _along(judge, text, lambda i: designs[i], range(len(path)), _half(error), "")
+
+    def run(self, judge: Judge, error: float | None) -> Answer:
+        plain = replace(self._start, refine=[])
+        extra: dict[str, Any] = {}
+        if self.name == "greedy":
+            path, found = self._along_greedy(judge, plain, error)
+        else:
+            sensitivity, path, found = self._along_frontier(judge, plain, error)
+            extra["frontier"] = [
+                {
+                    "predicted_loss": sensitivity.loss(one),
+                    "cost": self._price(one),
+                    "average": averages(self._layers, one),
+                    "layers": one,
+                    **msgspec.to_builtins(found.tried[i][0]),
+                }
+                for i, one in enumerate(path)
+                if i in found.tried
+            ]
+        point = found.word_length
+        if point is None:
+            details, _ = _with_bn(judge, self.space, self.name, found, lambda w: plain, error, 1)
+            return Answer(details | extra, None, None)
+        chosen = allocated(self._start, path[point], self.space.graph)
+
+        def with_width(w: int) -> Design:
+            return replace(chosen, classes={**chosen.classes, "bn": Widths.all(w)})
+
+        details, bn = _with_bn(judge, self.space, self.name, found, with_width, error, len(path))
+        details |= self._about(path[point]) | extra
+        if bn is None:
+            return Answer(details, None, None)
+        return Answer(details, with_width(bn), (self._price(path[point]), bn))
+
+    def _about(self, one: Allocation) -> dict[str, Any]:
+        return {"conv": None, "layers": one, "average": averages(self._layers, one)}
+
+    def admitted(self) -> Iterator[tuple[Rank, Design]]:
+        """Designs with one word length for all layers, where the constraints allow them."""
+        space = self.space
+        for w, bn in product(space.lengths, sorted({*space.lengths, space.bn_start})):
+            one = dict.fromkeys(self._layers, (w, w))
+            stored = sum(self._layers[name].weights * w for name in one) + self._others
+            roomy = space.constraints.memory is None or stored <= space.constraints.memory
+            if roomy and all(bits == w for bits in space.constraints.fixed.values()):
+                yield (self._price(one), bn), Design.separate(w, bn, **space.options)
+
+    def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:
+        w = design.classes["conv"].weights or 0
+        own = {"bn": rank[1], **_accuracy(evaluation), "adopted": True}
+        own |= self._about(dict.fromkeys(self._layers, (w, w)))
+        return Answer(answer.details | own, design, rank)
