@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import sys
 import tempfile
@@ -259,7 +261,12 @@ def _load(model: str, input_shape: str | None, images: ImageSet) -> Graph:
 
 def _images(path: str, classes: str | None, preprocessing: str | None, limit: int | None = None) -> ImageSet:
     prepared = None if preprocessing is None else Preprocessing.load(preprocessing)
-    result = load_images(path, prepared, None if classes is None else read_classes(classes))
+    names = None if classes is None else read_classes(classes)
+    with _progress() as bars:
+        task = bars.add_task(f"reading {path}", total=None)
+        result = load_images(
+            path, prepared, names, lambda done, total: bars.update(task, completed=done, total=total)
+        )
     for name, reason in result.unreadable[:20]:
         _errors.print(f"unreadable: {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
     if result.unreadable:
@@ -327,7 +334,7 @@ def _constraints(fix: list[str], memory: int | None, one_width: bool, equal: boo
 
 
 def _emit(document: Any) -> None:
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    sys.stdout.write(json.dumps(msgspec.to_builtins(document), indent=2) + "\n")
 
 
 def _writable(path: Path) -> Path:
@@ -493,7 +500,13 @@ def quantize_command(
     images = _images(calibration, classes, preprocessing)
     graph = _load(model, input_shape, images)
     chosen.check(graph)
-    network = quantize(graph, _ranges(ranges, graph, images) or calibrate(graph, images), chosen, images)
+    with _progress() as bars:
+        task = bars.add_task("calibration", total=len(images))
+        measured = _ranges(ranges, graph, images) or calibrate(
+            graph, images, lambda done, _: bars.update(task, completed=done)
+        )
+        bars.reset(task, description="choosing formats and rounding", total=None)
+        network = quantize(graph, measured, chosen, images)
     save_network(network, out)
     widest = max(
         (network.tensors[s.name].format.word_length for s in network.steps if s.op in ("conv", "dense")),
@@ -1140,6 +1153,9 @@ def _unexpected(error: Exception) -> None:
 
 def main() -> None:
     """Entry point: errors of the user become one message and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may be no text
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except RadixpointError as error:

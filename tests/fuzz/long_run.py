@@ -2,8 +2,8 @@
 
 A process tries seeds of one kind, one after the other, and says which. It is watched: a crash, an
 exception, more than ten seconds or one more gibibyte of memory for one input are reported with the seed.
-``SANITIZED=1`` runs networks with the native engine built under the address and undefined-behaviour
-sanitizers (see ``test_planted.py``).
+``FUZZ_NATIVE`` names a native engine that was built under the address and undefined-behaviour
+sanitizers (docs/reliability.md).
 """
 
 from __future__ import annotations

@@ -50,6 +50,9 @@ MAX_LABEL = 1 << 31
 """Labels are below."""
 
 
+Progress = Callable[[int, int], None]
+
+
 @dataclass(frozen=True)
 class _Entry:
     name: str
@@ -71,6 +74,7 @@ def load_images(
     path: str | Path,
     preprocessing: Preprocessing | None = None,
     classes: Sequence[str] | None = None,
+    progress: Progress | None = None,
 ) -> ImageSet:
     """Read and decode a set of images.
 
@@ -80,6 +84,7 @@ def load_images(
             whose lines are "image-path label", paths relative to it, labels the outputs' indices or names.
         preprocessing: the default is ImageNet's mean and deviation, size as stored.
         classes: names of the classes in the order of the network's outputs; sorted if not given.
+        progress: called with images done and images in all.
 
     Returns:
         The images, ordered by name; what could not be read is listed in ``unreadable``.
@@ -91,7 +96,7 @@ def load_images(
     path, preprocessing = Path(path), preprocessing or Preprocessing()
     if path.is_dir():
         try:
-            return _decode(str(path), _folder(path), preprocessing, classes)
+            return _decode(str(path), _folder(path), preprocessing, classes, progress)
         except OSError as error:
             raise DataError(f"{path}: {shown(str(error.filename or path))}: {error.strerror}") from None
     if not path.is_file():
@@ -99,12 +104,12 @@ def load_images(
             f"{path}: {'is no regular file or folder' if path.exists() else 'no such file or folder'}"
         )
     if path.suffix == ".npz":
-        return _npz(path, preprocessing, classes)
+        return _npz(path, preprocessing, classes, progress)
     if path.suffix == ".txt":
-        return _decode(str(path), _list(path, classes), preprocessing, classes)
+        return _decode(str(path), _list(path, classes), preprocessing, classes, progress)
     try:
         with tarfile.open(path) as archive:
-            return _decode(str(path), _tar(archive), preprocessing, classes)
+            return _decode(str(path), _tar(archive), preprocessing, classes, progress)
     except _DAMAGED_TAR as error:
         reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
         raise DataError(f"{path}: expected a folder, .tar, .npz or .txt list: {shown(reason)}") from None
@@ -283,7 +288,11 @@ def _picture(data: bytes, name: str, preprocessing: Preprocessing) -> NDArray[np
 
 
 def _decode(
-    source: str, found: _Found, preprocessing: Preprocessing, classes: Sequence[str] | None
+    source: str,
+    found: _Found,
+    preprocessing: Preprocessing,
+    classes: Sequence[str] | None,
+    progress: Progress | None,
 ) -> ImageSet:
     entries = found.entries
     if not entries:
@@ -291,7 +300,9 @@ def _decode(
     pixels: NDArray[np.uint8] | None = None
     labels: list[str] = []
     unreadable: list[tuple[str, str]] = []
-    for entry in entries:
+    for number, entry in enumerate(entries):
+        if progress is not None:
+            progress(number, len(entries))
         try:
             array = _picture(entry.read(), entry.name, preprocessing)
         except DataError as error:
@@ -364,7 +375,9 @@ def _channels_last(images: NDArray[np.uint8], preprocessing: Preprocessing, path
     return images if last else images.transpose(0, 2, 3, 1)
 
 
-def _npz(path: Path, preprocessing: Preprocessing, classes: Sequence[str] | None) -> ImageSet:
+def _npz(
+    path: Path, preprocessing: Preprocessing, classes: Sequence[str] | None, progress: Progress | None
+) -> ImageSet:
     images, labels = _arrays(path)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
         raise DataError(
@@ -383,6 +396,8 @@ def _npz(path: Path, preprocessing: Preprocessing, classes: Sequence[str] | None
         pictures = _channels_last(images.astype(np.uint8, copy=False), preprocessing, path)
     pixels: NDArray[np.uint8] | None = None
     for number, picture in enumerate(pictures):
+        if progress is not None:
+            progress(number, len(images))
         try:
             array = preprocessing.array_pixels(picture)
         except (DataError, ValueError) as error:

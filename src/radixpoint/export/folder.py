@@ -145,7 +145,7 @@ def write_folder(
     """
     check_replaceable(out)
     saved = io.BytesIO()
-    np.save(saved, images.astype("<i4"))
+    np.save(saved, images.astype("<i4" if images.max() < 1 << 31 else "<i8"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))

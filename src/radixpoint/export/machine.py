@@ -214,7 +214,7 @@ class Machine:
 
         def field_bits(*names: str) -> int:
             every = [v for values in self.lane_values for k, v in values.items() if k in names]
-            return max(2, *(signed_bits(int(v.min()), int(v.max())) for v in every))
+            return max([2, *(signed_bits(int(v.min()), int(v.max())) for v in every)])
 
         def steps(*stages: int) -> Iterator[Step]:
             return (one.stages[s] for one in passes for s in stages if s in one.stages)
@@ -240,9 +240,8 @@ class Machine:
         )
         cast = format_of(step.name for step in steps(CAST))
         path = max(acc, wide, cast, x, exact(n for one in passes for n in one.tensors().values()))
-        left = -min(
-            0, *(int(v.min()) for values in self.lane_values for k, v in values.items() if k in _CASTS)
-        )
+        casts = (v for values in self.lane_values for k, v in values.items() if k in _CASTS)
+        left = -min([0, *(int(v.min()) for v in casts)])
         divide = 0
         for step in steps(RESULT):
             if step.op == "divide":
@@ -375,7 +374,7 @@ class Machine:
         schedule, wide = self.schedule, self.schedule.memories[0]
         in_wide, in_narrow = schedule.image_in
         image = self.network.input
-        depth = [max(2, *(memory[n] + schedule.size(n) for n in memory)) for memory in schedule.memories]
+        depth = [max([2, *(memory[n] + schedule.size(n) for n in memory)]) for memory in schedule.memories]
         fields = [d.fields for d in self.descriptors]
         extents = [end for f in fields for end in walked(f)]
         stored = sum(f["WINDOW"] * f["TILES"] for f in fields)
