@@ -359,3 +359,145 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     images = load_images(tmp_path / "set")
     assert images.unreadable[0][0] == "c/\\xff\\n.png"
     images.unreadable[0][0].encode()  # as a result says it
+
+
+# ------------------------------------------------------------------------------- found by trying to break it
+
+
+def test_resized_sizes_are_whole() -> None:
+    """The longer side is cut to whole pixels of the exact ratio, as torchvision has it."""
+    for size in (224, 232, 256):
+        p = Preprocessing(resize_size=size)
+        for side in range(20, 1300, 7):
+            assert p.array_pixels(np.zeros((side, side, 3), np.uint8)).shape == (3, size, size)
+        assert p.array_pixels(np.zeros((206, 103, 3), np.uint8)).shape == (3, 2 * size, size)
+        assert p.array_pixels(np.zeros((103, 207, 3), np.uint8)).shape == (3, size, size * 207 // 103)
+
+
+def test_names_sort_as_they_are_and_not_as_they_are_shown(tmp_path: Path) -> None:
+    for number, name in enumerate(("New\u00a0York", "Newark")):
+        class_folder(tmp_path / "set", name, number)
+    images = load_images(tmp_path / "set")
+    assert images.classes == ("Newark", "New\u00a0York")
+    (tmp_path / "classes.txt").write_text("New\u00a0York\nNewark\n")
+    assert load_images(tmp_path / "set", classes=read_classes(tmp_path / "classes.txt")).labels.tolist() == [
+        0,
+        1,
+    ]
+    for name in ("a\u00a0", "a\\xa0"):
+        class_folder(tmp_path / "alike", name)
+    assert len(load_images(tmp_path / "alike").classes) == 2
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("-1", "0", "1", "10", "2"), ("1.0", "10.0", "2.0"), ("0", "1", "2", "10", "x"), ("\u0661", "2", "10")],
+)
+def test_numbers_of_any_writing(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        class_folder(tmp_path / "set", name)
+    with pytest.raises(DataError, match="cannot be known"):
+        load_images(tmp_path / "set").check((3, 4, 4), len(names))
+
+
+@pytest.mark.parametrize("labels", ["-1 0 1", "0 1 other", "1.0 2.0 3.0"])
+def test_lists_of_numbers_that_are_no_indices(tmp_path: Path, labels: str) -> None:
+    class_folder(tmp_path, "c")
+    (tmp_path / "l.txt").write_text("".join(f"c/a.png {label}\n" for label in labels.split()))
+    with pytest.raises(DataError, match="expected the outputs' indices"):
+        load_images(tmp_path / "l.txt")
+
+
+def test_tiffs_with_more_than_their_colours(tmp_path: Path) -> None:
+    from PIL import TiffImagePlugin
+
+    def tagged(name: str, image: Image.Image, **changed: tuple[int, ...] | int) -> Path:
+        source = one(tmp_path, image, name)
+        path = source / "c" / name
+        raw = bytearray(path.read_bytes())
+        start = int.from_bytes(raw[4:8], "little")
+        for i in range(int.from_bytes(raw[start : start + 2], "little")):
+            at = start + 2 + 12 * i
+            tag = f"t{int.from_bytes(raw[at : at + 2], 'little')}"
+            if tag in changed:
+                raw[at + 8 : at + 10] = int(changed[tag]).to_bytes(2, "little")  # type: ignore[arg-type]
+        path.write_bytes(bytes(raw))
+        return source
+
+    colours = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 4, 3)).astype(np.uint8))
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[274] = 6
+    turned = one(tmp_path, colours, "o.tif", tiffinfo=info)
+    assert (load_images(turned).pixels[0] == np.rot90(np.asarray(colours), -1).transpose(2, 0, 1)).all()
+    with pytest.raises(DataError, match="an orientation in a TIFF"):
+        load_images(turned, Preprocessing(exif_orientation="ignore"))
+    four = Image.fromarray(np.zeros((4, 4, 4), np.uint8), "RGBX")
+    with pytest.raises(DataError, match=r"4 samples a pixel|colours of mode RGBX"):
+        load_images(one(tmp_path, four, "x.tif"))
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info[339] = (2, 2, 2)
+    with pytest.raises(DataError, match=r"signed|can be read"):
+        load_images(one(tmp_path, colours, "s.tif", tiffinfo=info))
+    deep = Image.frombytes("I;16", (4, 4), bytes(32))
+    with pytest.raises(DataError, match="gray from black on"):
+        load_images(tagged("w.tif", deep, t262=0), Preprocessing(lossy=("depth",)))
+
+
+def test_a_transparent_colour_of_few_bits(tmp_path: Path) -> None:
+    """Pillow scales a gray of 4 bits, but not the gray that its file calls transparent."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 4, 1, 4, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"tRNS", b"\0\5")
+    png += chunk(b"IDAT", zlib.compress(b"\0\x05\x5f")) + chunk(b"IEND", b"")
+    (tmp_path / "set" / "c").mkdir(parents=True)
+    (tmp_path / "set" / "c" / "t.png").write_bytes(png)
+    with pytest.raises(DataError, match="a transparent colour"):
+        load_images(tmp_path / "set")
+    assert load_images(tmp_path / "set", Preprocessing(lossy=("alpha",))).pixels[0, 0].tolist() == [
+        [0, 85, 85, 255]
+    ]
+
+
+def test_links(tmp_path: Path) -> None:
+    """A linked folder is followed, once; a link to nothing is told; a tar has what its folder has."""
+    class_folder(tmp_path / "elsewhere", "deep")
+    class_folder(tmp_path / "set", "c")
+    (tmp_path / "set" / "c" / "more").symlink_to(tmp_path / "elsewhere" / "deep")
+    (tmp_path / "set" / "c" / "circle").symlink_to(tmp_path / "set" / "c")
+    (tmp_path / "set" / "c" / "gone.png").symlink_to(tmp_path / "nowhere")
+    os.link(tmp_path / "set" / "c" / "a.png", tmp_path / "set" / "c" / "twin.png")
+    images = load_images(tmp_path / "set")
+    assert len(images) == 3
+    assert [name for name, _ in images.unreadable] == ["c/gone.png"]
+    (tmp_path / "set" / "c" / "gone.png").unlink()
+    (tmp_path / "set" / "c" / "more").unlink()
+    (tmp_path / "set" / "c" / "circle").unlink()
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        archive.add(tmp_path / "set" / "c", "c")
+        archive.add(tmp_path / "set" / "c", "c")  # once more: who unpacks it has each file once
+        assert any(member.islnk() for member in archive.getmembers())
+    assert len(load_images(tmp_path / "set.tar")) == len(load_images(tmp_path / "set")) == 2
+    (tmp_path / "set" / "d").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="a link to nothing"):
+        load_images(tmp_path / "set")
+
+
+def test_folders_beside_the_one_that_holds_everything(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        class_folder(tmp_path / "val", name)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "__MACOSX").mkdir()
+    for names, classes in ((("val", "__MACOSX"), ("ant", "bee")), (("val", "other"), None)):
+        with tarfile.open(tmp_path / "set.tar", "w") as archive:
+            for name in names:
+                archive.add(tmp_path / name, name)
+        if classes is None:
+            with pytest.raises(DataError, match="a folder without images beside"):
+                load_images(tmp_path / "set.tar")
+        else:
+            assert load_images(tmp_path / "set.tar").classes == classes

@@ -24,7 +24,7 @@ _MAX_JSON = 1 << 20
 Lossy = Literal["alpha", "cmyk", "depth"]
 ChannelOrder = Literal["RGB", "BGR", "L", "stored"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-_BYTE = 255
+_BYTE, _DEEP = 255, 65535
 
 
 class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,14 +124,47 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _check_size(*image.size)
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise DataError("several pictures in one file: expected one")
-        deep = _is_deep(image)
-        if deep and "depth" not in self.lossy:
+        if image.format == "TIFF":
+            self._check_tiff(image)
+        tiles = getattr(image, "tile", ())
+        if image.format == "GIF" and tiles and tuple(tiles[0][1]) != (0, 0, *image.size):
+            raise DataError("a picture smaller than its canvas: expected one that fills it")
+        if _is_deep(image) and "depth" not in self.lossy:
             raise DataError(
                 "more than 8 bits a channel: expected at most 8, or a preprocessing with lossy depth"
             )
+        if image.format == "PPM" and _is_deep(image) and (image.mode == "RGB" or _largest(image) != _DEEP):
+            raise DataError(f"values up to {_largest(image)}: expected up to 255, or gray up to {_DEEP}")
+        if image.mode not in ("P", "PA") and "transparency" in image.info:  # a colour that stands for nothing
+            if "alpha" not in self.lossy:
+                raise DataError(
+                    "a transparent colour: expected opaque pixels, or a preprocessing with lossy alpha"
+                )
+            del image.info["transparency"]
         image.load()
         turned = ImageOps.exif_transpose(image) if self.exif_orientation == "apply" else image
         return self._placed(self._bands(turned))
+
+    def _check_tiff(self, image: Image.Image) -> None:
+        """Refuse what Pillow would drop, turn or invert in silence.
+
+        Raises:
+            DataError: samples beyond those of the mode, numbers with a sign, depths other than whole bytes,
+            or
+                an orientation that is to be ignored.
+        """
+        tags = image.tag_v2  # type: ignore[attr-defined]  # of TIFF images
+        samples, bits = tags.get(277, 1), set(tags.get(258, (1,)))
+        if samples != len(image.getbands()):
+            raise DataError(f"{samples} samples a pixel, read as {image.mode}: expected as many as that has")
+        if set(tags.get(339, (1,))) != {1} or not bits <= {1, 2, 4, 8, 16}:
+            raise DataError("samples that are signed, real or of an odd depth: expected whole numbers from 0")
+        if 16 in bits and tags.get(262) not in (1, 2):
+            raise DataError("16 bits that are not gray from black on, nor RGB: expected one of these")
+        if tags.get(274, 1) != 1 and self.exif_orientation == "ignore":
+            raise DataError(
+                "an orientation in a TIFF, which cannot be ignored: expected exif_orientation apply"
+            )
 
     def array_pixels(self, array: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The same of an array (height, width) or (height, width, channels) of 8-bit values.
@@ -184,14 +217,10 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def _as_bytes(self, image: Image.Image) -> Image.Image:
         """The image in a mode whose channels are bytes, with a palette and a transparent colour resolved."""
-        if image.mode.startswith("I"):  # 16 bits, or 32 that hold 16
-            deep = np.asarray(image, np.int64)
-            if deep.min(initial=0) < 0 or deep.max(initial=0) >= 1 << 16:
-                raise DataError(f"values {deep.min()}..{deep.max()}: expected at most 16 bits")
-            return Image.fromarray((deep >> 8).astype(np.uint8))
-        if image.mode == "P" or (image.mode in ("L", "RGB", "1") and "transparency" in image.info):
-            clear = "transparency" in image.info
-            return image.convert("RGBA" if clear else "RGB")
+        if image.mode.startswith("I"):  # of 16 bits: what has more was refused before
+            return Image.fromarray((np.asarray(image, np.int64) >> 8).astype(np.uint8))
+        if image.mode == "P":
+            return image.convert("RGBA" if "transparency" in image.info else "RGB")
         if image.mode == "PA":
             return image.convert("RGBA")
         if image.mode == "1":
@@ -203,13 +232,9 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def _placed(self, bands: Sequence[Image.Image]) -> NDArray[np.uint8]:
         width, height = bands[0].size
         if self.resize_size is not None:
-            scale = self.resize_size / min(width, height)
-            # torchvision truncates the longer side
-            size = (
-                (self.resize_size, int(scale * height))
-                if width <= height
-                else (int(scale * width), self.resize_size)
-            )
+            short, long = min(width, height), max(width, height)
+            longer = self.resize_size * long // short  # as torchvision has it: cut, not rounded
+            size = (self.resize_size, longer) if width <= height else (longer, self.resize_size)
             _check_size(*size)
             bands = [band.resize(size, Image.Resampling[self.interpolation.upper()]) for band in bands]
             width, height = size
@@ -244,14 +269,28 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"{width}x{height} pixels: expected 1 to {MAX_PIXELS:,}")
 
 
+def _largest(image: Image.Image) -> int:
+    """Largest value that a PPM says it may hold."""
+    told = _decoding(image)
+    if any(isinstance(a, str) and ";16" in a for a in told):
+        return _DEEP
+    return max([_BYTE, *(a for a in told if isinstance(a, int))])
+
+
+def _decoding(image: Image.Image) -> list[Any]:
+    """What Pillow tells the decoder of an image that is not loaded yet."""
+    arguments: list[Any] = []
+    for tile in getattr(image, "tile", ()):
+        arguments += tile[3] if isinstance(tile[3], tuple | list) else [tile[3]]
+    return arguments
+
+
 def _is_deep(image: Image.Image) -> bool:
     """Whether the file holds more than 8 bits a channel, which Pillow would cut or scale in silence."""
     if image.mode.startswith("I") or image.mode == "F":
         return True
-    arguments: list[Any] = []
-    for tile in getattr(image, "tile", ()):
-        own = tile[3]
-        arguments += own if isinstance(own, tuple | list) else [own]
-        if tile[0].startswith("ppm"):  # the largest value stands behind the raw mode
-            arguments += [";16" for a in arguments if isinstance(a, int) and a > _BYTE]
-    return any(isinstance(a, str) and ";16" in a for a in arguments)
+    if image.format == "PPM":
+        return _largest(image) > _BYTE
+    return image.format in ("PNG", "TIFF") and any(
+        isinstance(a, str) and ";16" in a for a in _decoding(image)
+    )

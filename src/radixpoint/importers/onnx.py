@@ -7,16 +7,19 @@ What comes out is compared with onnxruntime on random images.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.shape_inference
 import onnxruntime
 from numpy.typing import NDArray
 
-from radixpoint.domains import check_attributes, check_shape
+from radixpoint.domains import MAX_ELEMENTS, check_attributes, check_shape
 from radixpoint.errors import GraphError, ModelError, UnsupportedError
 from radixpoint.importers.compare import check_imported, in_batches
 from radixpoint.importers.onnx_constants import Constants, NoConstant
@@ -152,7 +155,10 @@ class _Importer:
         batch, found = sizes[0] or 1, tuple(int(s) for s in shape if s is not None)
         try:
             check_shape(found)
-            check_shape((batch, *found[1:]))
+            if batch * math.prod(found) > MAX_ELEMENTS:
+                raise GraphError(
+                    f"{batch} images of {found} at once: expected at most {MAX_ELEMENTS:,} values"
+                )
         except GraphError as error:
             raise ModelError(f"{self.source}: input {image.name!r}: {error}") from None
         return batch, found
@@ -222,6 +228,20 @@ class _Importer:
 
         return run
 
+    @cached_property
+    def inferred(self) -> dict[str, Shape]:
+        """Shapes of an image's tensors, as far as ONNX itself can tell."""
+        try:
+            infos = onnx.shape_inference.infer_shapes(self.model).graph.value_info
+        except Exception:  # a model that cannot be followed tells nothing
+            return {}
+        dims = {info.name: info.type.tensor_type.shape.dim for info in infos}
+        return {
+            name: tuple(int(d.dim_value) for d in own[1:])
+            for name, own in dims.items()
+            if len(own) in (2, 4) and all(d.dim_value > 0 for d in own[1:])
+        }
+
     def visit(self, node: _Node) -> None:
         if any(name in self.lost for name in node.inputs):
             self.lost.update(node.outputs)
@@ -264,7 +284,13 @@ class _Importer:
 
     def refuse(self, node: _Node, why: str) -> None:
         self.refused.append((node.op, node.label, why))
-        self.lost.update(node.outputs)
+        for name in node.outputs:
+            shape = self.inferred.get(name)
+            if shape is None:
+                self.lost.add(name)
+            else:  # what reads it is looked at as if it were there
+                self.tensors[name] = f"refused {name}"
+                self.shapes[self.tensors[name]] = shape
 
     # -- what the rules use
 
@@ -297,7 +323,7 @@ class _Importer:
         """Append a layer; its name is the prefix of its weights' name where that tells more."""
         name = node.label
         if arrays and len(node.inputs) > 1 and node.inputs[1].endswith(".weight"):
-            name = node.inputs[1].removesuffix(".weight")
+            name = node.inputs[1].removesuffix(".weight") or name
         base, count = name, 1
         while name in self.shapes:
             count += 1

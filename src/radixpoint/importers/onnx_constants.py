@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.reference
+import onnxruntime
 from numpy.typing import NDArray
 
 Arrays = list[NDArray[Any]]
@@ -200,7 +201,17 @@ class Constants(dict[str, NDArray[Any]]):
             [onnx.ValueInfoProto(name=name) for name in node.output if name],
         )
         model = onnx.helper.make_model(graph, opset_imports=self._opsets, ir_version=self._ir)
-        found: Sequence[Any] = onnx.reference.ReferenceEvaluator(model).run(None, dict(feeds))
+        try:
+            found: Sequence[Any] = onnx.reference.ReferenceEvaluator(model).run(None, dict(feeds))
+        except (NotImplementedError, RuntimeError):  # it has not every version of every operator
+            for info in model.graph.input:
+                value = feeds[info.name]
+                kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+                info.CopyFrom(onnx.helper.make_tensor_value_info(info.name, kind, value.shape))
+            session = onnxruntime.InferenceSession(
+                model.SerializeToString(), providers=["CPUExecutionProvider"]
+            )
+            found = session.run(None, dict(feeds))
         return found
 
 

@@ -54,9 +54,15 @@ class _Builder:
         self.layers.append(Layer(name, op, inputs, attributes, parameters))
         return name
 
-    def conv_bn(self, x: str, conv: str, bn: str, stride: int) -> str:
+    def conv_bn(self, x: str, conv: str, bn: str, stride: int, kernel: int) -> str:
         weight = self.array(f"{conv}.weight", 4)
-        kernel = self.state[weight].shape[2]
+        if self.state[weight].shape[2:] != (kernel, kernel):
+            raise ModelError(
+                f"{self.source}: {weight!r} has a window of {self.state[weight].shape[2:]}: expected "
+                f"{kernel} x "
+                f"{kernel}, as torchvision's ResNets have it; another network may be loaded from ONNX or a "
+                f"module"
+            )
         pad = kernel // 2
         y = self.add(
             conv,
@@ -76,10 +82,11 @@ class _Builder:
             if index > 1:
                 y = self.add(f"{prefix}.relu{index - 1}", "relu", (y,), {}, {})
             y = self.conv_bn(
-                y, f"{prefix}.conv{index}", f"{prefix}.bn{index}", stride if index == strided else 1
+                *(y, f"{prefix}.conv{index}", f"{prefix}.bn{index}"),
+                *(stride if index == strided else 1, 3 if convs == 2 or index == 2 else 1),
             )
         if f"{prefix}.downsample.0.weight" in self.state:
-            x = self.conv_bn(x, f"{prefix}.downsample.0", f"{prefix}.downsample.1", stride)
+            x = self.conv_bn(x, f"{prefix}.downsample.0", f"{prefix}.downsample.1", stride, 1)
         y = self.add(f"{prefix}.add", "add", (y, x), {}, {})
         return self.add(f"{prefix}.relu", "relu", (y,), {}, {})
 
@@ -109,12 +116,14 @@ def import_resnet(
             f"{source}: no 'layer1.0.conv1.weight' among {len(state)} arrays: "
             "expected the names of a torchvision ResNet"
         )
+    if set(blocks) != set(range(1, len(blocks) + 1)):
+        raise ModelError(f"{source}: stages {sorted(blocks)}: expected layer1, layer2, ..., none missing")
     for stage, found in blocks.items():
         if found != set(range(len(found))):
             raise ModelError(f"{source}: layer{stage} has blocks {sorted(found)}: some are missing")
 
     to = _Builder(source, state)
-    x = to.conv_bn("input", "conv1", "bn1", 2)
+    x = to.conv_bn("input", "conv1", "bn1", 2, 7)
     x = to.add("relu", "relu", (x,), {}, {})
     x = to.add("maxpool", "max_pool", (x,), {"kernel": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}, {})
     for stage in sorted(blocks):

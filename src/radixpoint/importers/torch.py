@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ def read_weights(path: Path) -> dict[str, NDArray[np.float32]]:
         for k, v in state.items()
     ):
         raise ModelError(f"{path}: expected a state_dict: a dict of dense tensors by name")
-    if strange := next((k for k, v in state.items() if v.is_complex() or v.is_quantized), None):
-        raise ModelError(f"{path}: {strange!r} is {state[strange].dtype}: expected real numbers")
+    counts = "num_batches_tracked"
+    strange = next((k for k, v in state.items() if not (v.is_floating_point() or k.endswith(counts))), None)
+    if strange is not None:
+        raise ModelError(f"{path}: {strange!r} is {state[strange].dtype}: expected floating point")
     return {name: value.to(torch.float32).numpy() for name, value in state.items()}
 
 
@@ -50,9 +53,11 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[np.float32]]:
         state = load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: not a readable safetensors file: {error}") from None
-    strange = next((name for name, value in state.items() if value.dtype.kind not in "fiub"), None)
+    strange = next(
+        (n for n, v in state.items() if v.dtype.kind != "f" and not n.endswith("num_batches_tracked")), None
+    )
     if strange is not None:
-        raise ModelError(f"{path}: {strange!r} is {state[strange].dtype}: expected real numbers")
+        raise ModelError(f"{path}: {strange!r} is {state[strange].dtype}: expected floating point")
     return {
         name: value.astype(np.float32)
         for name, value in state.items()
@@ -223,16 +228,66 @@ def import_module(module: Any, input_shape: tuple[int, ...] | None) -> Graph:
         )
     if input_shape is None:
         raise ModelError(f"{source}: a module does not say how large an image is: give input_shape")
+    _check_tensors(torch, source, module)
+    _check_hooks(torch, source, module)
+    buffers = {name: value.clone() for name, value in module.named_buffers()}
+    try:
+        return _imported(torch, source, module, input_shape)
+    finally:  # what looked at the module leaves it as it was
+        with torch.no_grad():
+            for name, value in module.named_buffers():
+                if name in buffers and buffers[name].shape == value.shape:
+                    value.copy_(buffers[name])
+
+
+def _check_tensors(torch: Any, source: str, module: Any) -> None:
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
+        if value.device.type == "meta":
+            raise ModelError(f"{source}: {name!r} is on the meta device: it has no values")
+        if value.is_floating_point() and value.dtype not in (torch.float32, torch.float64):
+            raise ModelError(f"{source}: {name!r} is {value.dtype}: expected float32: call .float()")
+        if value.is_complex() or value.is_quantized:
+            raise ModelError(f"{source}: {name!r} is {value.dtype}: expected real numbers")
+
+
+def _check_hooks(torch: Any, source: str, module: Any) -> None:
+    """Refuse hooks, which tracing does not see, save those of torch that make a weight before it is used."""
+    everywhere = torch.nn.modules.module
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        raise ModelError(f"{source}: hooks of all modules are set, which tracing does not see: remove them")
+    for name, one in module.named_modules():
+        hooks = (*one._forward_hooks.values(), *one._forward_pre_hooks.values())
+        own = [hook for hook in hooks if not type(hook).__module__.startswith("torch.nn.utils")]
+        if own:
+            raise ModelError(
+                f"{source}: module {name!r} has hooks, which tracing does not see, so they would be left "
+                f"out: "
+                "remove them, or put what they compute into a module"
+            )
+
+
+def _imported(torch: Any, source: str, module: Any, input_shape: tuple[int, ...]) -> Graph:
     original = _Original(torch, source, module)
     original(random_images(input_shape)[:1])  # what makes weights on the fly makes them when it is called
     try:
         traced = torch.fx.symbolic_trace(module)
     except Exception as error:
         raise ModelError(f"{source}: cannot be traced symbolically: {error}") from None
+    _note_shapes(traced, original.as_input(random_images(input_shape)[:1]))
     tracer = _Tracer(source, module, traced.graph, input_shape)
     graph = tracer.run()
-    check_imported(graph, lambda images: original.values(images, tracer.calls, graph.output), tracer.hints())
+    check_imported(graph, lambda images: original.values(images, tracer.calls, graph.output))
     return graph
+
+
+def _note_shapes(traced: Any, images: Any) -> None:
+    """Let each node know the shape of its result, so that what stands behind a refused one is looked at
+    too.
+    """
+    from torch.fx.passes.shape_prop import ShapeProp
+
+    with suppress(Exception):  # what cannot be run so is looked at as far as it can be
+        ShapeProp(traced).propagate(images)
 
 
 class _Original:
@@ -241,14 +296,18 @@ class _Original:
     def __init__(self, torch: Any, source: str, module: Any) -> None:
         self.torch, self.source, self.module = torch, source, module
 
-    def __call__(self, images: NDArray[np.float32]) -> Any:
+    def as_input(self, images: NDArray[np.float32]) -> Any:
+        """Images where the module is, and of its type."""
         parameter = next(self.module.parameters(), None)
         x = self.torch.from_numpy(images.copy())
         if parameter is not None:
             x = x.to(parameter.device, parameter.dtype if parameter.is_floating_point() else None)
+        return x
+
+    def __call__(self, images: NDArray[np.float32]) -> Any:
         try:
             with self.torch.no_grad():
-                return self.module(x)
+                return self.module(self.as_input(images))
         except Exception as error:
             said = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelError(
@@ -299,15 +358,6 @@ class _Tracer:
         self.parameters: dict[str, NDArray[np.float32]] = {}
         self.refused: list[tuple[str, str, str]] = []
         self.calls: dict[str, list[str]] = {}
-
-    def hints(self) -> dict[str, str]:
-        """What tracing does not see of the modules that became layers."""
-        found: dict[str, str] = {}
-        for target, names in self.calls.items():
-            module = self.modules[target]
-            if module._forward_hooks or module._forward_pre_hooks:
-                found |= dict.fromkeys(names, f"module {target!r} has hooks, which tracing does not see")
-        return found
 
     def run(self) -> Graph:
         output = _LOST
@@ -363,11 +413,15 @@ class _Tracer:
                 self.names[node] = inputs[0]
                 return
             self.append(self.unique(label), inputs, *new)
-        except _Refused as refused:
-            self.refused.append((operation, label, str(refused)))
-            return
-        except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-            self.refused.append((operation, label, f"called in another way than is known: {error}"))
+        except (_Refused, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            known = isinstance(error, _Refused)
+            self.refused.append(
+                (operation, label, str(error) if known else f"called in another way than is known: {error}")
+            )
+            shape = getattr(node.meta.get("tensor_meta"), "shape", None)
+            if shape is not None:  # what reads it is looked at as if it were there
+                self.names[node] = self.unique(label)
+                self.shapes[self.names[node]] = tuple(shape[1:])
             return
         self.names[node] = self.layers[-1].name
         if node.op == "call_module":
