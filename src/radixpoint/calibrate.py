@@ -31,6 +31,8 @@ _USUAL = (-14, 18)
 """Octaves of the largest magnitude for which the unit is 1."""
 _SMALLEST = -126 - OCTAVES[0]
 """Exponent of the smallest unit, where all that is told apart is a normal number of binary32."""
+_LARGEST = 128 - OCTAVES[1]
+"""Exponent of the largest unit: of the largest number of binary32."""
 PER_OCTAVE = 8
 _SIDE = (OCTAVES[1] - OCTAVES[0]) * PER_OCTAVE
 BINS = 2 * _SIDE
@@ -122,7 +124,13 @@ class Statistics:
         channels = len(self.low)
         kinds = self.low.dtype == self.high.dtype == np.float64 and self.counts.dtype.kind == "u"
         shapes = self.low.shape == self.high.shape == (channels,) and self.counts.shape == (channels, BINS)
-        return bool(kinds and shapes and channels and np.isfinite([self.low, self.high]).all())
+        if not (kinds and shapes and channels and np.isfinite([self.low, self.high]).all()):
+            return False
+        seen = self.counts.sum(1, dtype=np.uint64)
+        largest = max(-self.low.min(), self.high.max())
+        return bool(
+            (self.low <= self.high).all() and (seen > 0).all() and _unit(largest) <= self.unit <= _LARGEST
+        )
 
     @cached_property
     def pooled(self) -> Statistics:
@@ -209,6 +217,16 @@ class Ranges:
         ):
             if own != other:
                 raise DataError(f"ranges of another {what}: digest {own[:12]}, expected {other[:12]}")
+        channels = {name: shape[0] for name, shape in graph.shapes.items()}
+        normalized = {x.name: channels[x.name] for x in graph.layers if x.op == "batch_norm"}
+        for kept, expected in ((self.tensors, channels), (self.normalized, normalized)):
+            if {name: len(s.low) for name, s in kept.items()} != expected:
+                raise DataError("ranges of other tensors than the network has")
+        shapes = (self.sample.shape[1:], self.logits.shape)
+        if shapes != (graph.shapes[graph.input], (len(self.sample), *graph.shapes[graph.output])) or not len(
+            self.sample
+        ):
+            raise DataError(f"a sample of {self.sample.shape} with logits of {self.logits.shape}")
 
     def encoded(self) -> bytes:
         """The file that :meth:`save` writes: the same measurements give the same bytes."""

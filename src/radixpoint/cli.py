@@ -52,6 +52,7 @@ from radixpoint.export import TARGETS, TIME_LIMIT, Verification, export_network,
 from radixpoint.export.folder import check_replaceable
 from radixpoint.export.machine import LANES
 from radixpoint.files import shown
+from radixpoint.formats import MAX_STORED
 from radixpoint.hardware import AcceleratorCost, Area, accelerator_area, accelerator_cost
 from radixpoint.importers import load
 from radixpoint.ir import Graph, IntGraph
@@ -200,7 +201,7 @@ class _Lines(Progress):
 
     def __init__(self) -> None:
         super().__init__(console=_errors, disable=True)
-        self._said = 0.0
+        self._said = time.monotonic()
 
     def update(self, task_id: TaskID, **fields: Any) -> None:
         super().update(task_id, **fields)
@@ -305,16 +306,17 @@ def _word_lengths(text: str) -> list[int]:
     try:
         if ":" not in text:
             given = sorted({int(part) for part in text.split(",")})
-            if given[0] >= 2:
+            if given[0] >= 2 and given[-1] <= MAX_STORED:
                 return given
         else:
             low, high = (int(part) for part in text.split(":"))
-            if 2 <= low <= high:
+            if 2 <= low <= high <= MAX_STORED:
                 return list(range(low, high + 1))
     except ValueError:
         pass
     raise DesignError(
-        f"--word-lengths {text!r}: expected smallest:largest from 2 on, such as 2:16, or a list such as 4,6,8"
+        f"--word-lengths {text!r}: expected smallest:largest within 2..{MAX_STORED}, such as 2:16, or a list "
+        "such as 4,6,8"
     )
 
 
@@ -322,7 +324,7 @@ def _constraints(fix: list[str], memory: int | None, one_width: bool, equal: boo
     fixed: dict[str, int] = {}
     for text in fix:
         name, equals, bits = text.rpartition("=")
-        if not equals or not bits.isdecimal():
+        if not equals or not bits.isdecimal() or len(bits) > 2:
             raise DesignError(f"--fix {text!r}: expected LAYER=BITS, such as conv1=8")
         if fixed.setdefault(name, int(bits)) != int(bits):
             raise DesignError(
@@ -338,16 +340,33 @@ def _emit(document: Any) -> None:
 
 
 def _writable(path: Path) -> Path:
-    """Refuse an output file that cannot be written before any work is done."""
+    """Refuse an output file that cannot be written before any work is done; nothing is made yet.
+
+    Raises:
+        RunError: a folder, a device or a pipe is there, or nothing can be written there.
+    """
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise RunError(f"{path}: is {what}: expected the name of a file")
+    there = next(folder for folder in path.absolute().parents if folder.exists())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from None
-    if path.is_dir():
-        raise RunError(f"{path}: is a folder: expected the name of a file")
     return path
+
+
+def _make_parents(path: Path) -> None:
+    """Make the folder of an output file, once there is something to write.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _inspect_engines(as_json: bool) -> None:
@@ -473,6 +492,7 @@ def calibrate_command(
         found = calibrate(
             graph, calibration_set, lambda done, total: bars.update(task, completed=done, total=total), judged
         )
+    _make_parents(out)
     found.save(out)
     _out.print(
         f"{out}: {len(found.tensors)} tensors on {len(calibration_set)} images, outcomes of "
@@ -505,8 +525,9 @@ def quantize_command(
         measured = _ranges(ranges, graph, images) or calibrate(
             graph, images, lambda done, _: bars.update(task, completed=done)
         )
-        bars.reset(task, description="choosing formats and rounding", total=None)
+        bars.update(task, description="choosing formats and rounding", total=None)
         network = quantize(graph, measured, chosen, images)
+    _make_parents(out)
     save_network(network, out)
     widest = max(
         (network.tensors[s.name].format.word_length for s in network.steps if s.op in ("conv", "dense")),
@@ -709,10 +730,10 @@ def _search(
             soft_wrap=True,
         )
         raise
-    if result["held_out"] is None:
+    if result["held_out"] is None and result["criterion"]["confidence"] is None:
         _errors.print(
             "the designs were chosen on these images, so their drops are a little too good: --held-out "
-            "reports on others",
+            "reports on others, and --confidence allows for it",
             highlight=False,
             soft_wrap=True,
         )
@@ -822,7 +843,7 @@ def search_command(
     image_set = _images(images, classes, preprocessing, max_images)
     calibration_set = _images(calibration, classes, preprocessing)
     reported = None
-    if held_out is not None and held_out.isdecimal():
+    if held_out is not None and held_out.isdecimal() and len(held_out) < 10:
         image_set, reported = image_set.parted(len(image_set) - int(held_out))
     elif held_out is not None:
         reported = _images(held_out, classes, preprocessing)
@@ -891,6 +912,8 @@ def export_command(
     Example: radixpoint export run/separate/network.safetensors --to c -o firmware
     """
     target_named(to)
+    if count < 1:
+        raise DesignError(f"--count {count}: expected at least 1")
     check_replaceable(out)
     options = {}
     for text in option or []:

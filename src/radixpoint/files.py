@@ -89,6 +89,8 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         RunError: the folder cannot be written; nothing of the file is left.
     """
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path}: cannot be written: it is no regular file")
     for attempt in range(_ATTEMPTS):
         partial = path.with_name(f".{path.name}@{_node()}-{os.getpid()}-{uuid.uuid4().hex}{_PARTIAL}")
         try:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixpoint.data import ImageSet
-from radixpoint.errors import DesignError
+from radixpoint.errors import DataError, DesignError
 from radixpoint.intervals import Bits
 
 Metric = Literal["top1", "top5"]
@@ -70,6 +70,18 @@ class Outcomes:
         if not kinds or not self.top1.shape == self.top5.shape == self.prediction.shape == (len(self),):
             raise ValueError("outcomes that do not fit together")
         return self
+
+    def check(self, images: int, outputs: int) -> None:
+        """See that these are outcomes of so many images and of a network with so many outputs.
+
+        Raises:
+            DataError: they are not.
+        """
+        within = len(self) == images and bool(((self.prediction >= 0) & (self.prediction < outputs)).all())
+        if not within or (self.top1 & ~self.top5).any():
+            raise DataError(
+                f"outcomes of {len(self)} images: expected those of {images}, of {outputs} outputs"
+            )
 
     def hits(self, metric: Metric) -> Bits:
         """By image.

@@ -181,13 +181,15 @@ def _replace(out: Path, partial: Path) -> None:
         partial.rename(out)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
-    out.rename(old / "export")
     try:
-        partial.rename(out)
-    except OSError:
-        (old / "export").rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        out.rename(old / "export")
+        try:
+            partial.rename(out)
+        except OSError:
+            (old / "export").rename(out)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def check_replaceable(out: Path) -> None:
@@ -196,6 +198,8 @@ def check_replaceable(out: Path) -> None:
     Raises:
         ExportError: what it holds.
     """
+    if out.resolve() == Path.cwd():
+        raise ExportError(f"{out}: is the current folder: expected a new folder")
     if not out.exists() and not out.is_symlink():
         return
     if out.is_symlink() or not out.is_dir():
@@ -256,6 +260,8 @@ def read_manifest(folder: Path) -> Manifest:
         parts = PurePosixPath(name).parts
         if not parts or ".." in parts or "\0" in name or PurePosixPath(name).is_absolute() or "\\" in name:
             raise ExportError(f"{folder / MANIFEST}: file {shown(name)!r}: expected a path inside the folder")
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise ExportError(f"{folder / name}: is no regular file")
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
             raise ExportError(
                 f"{folder / MANIFEST}: file {shown(name)!r} is a link that leads out of the folder"

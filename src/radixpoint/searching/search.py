@@ -21,7 +21,7 @@ from radixpoint.data import ImageSet
 from radixpoint.design import Design
 from radixpoint.equalize import pairs
 from radixpoint.errors import DataError, DesignError, RunError
-from radixpoint.files import is_partial, sweep, write_whole
+from radixpoint.files import is_partial, read_regular, sweep, write_whole
 from radixpoint.intervals import better_than_chance
 from radixpoint.ir import Graph
 from radixpoint.outcomes import BEST
@@ -35,7 +35,12 @@ from radixpoint.searching.watcher import Watcher
 
 RESULT_VERSION = 2
 RESULT = "result.json"
+_MARKER = b'{"radixpoint_run": 1}\n'
+_MOST_BYTES = 1 << 30
+"""Of a result."""
 RANGES = "ranges.npz"
+ANSWER = ("design.json", "network.safetensors")
+"""Files of a policy's answer."""
 _SETTINGS = (
     *("criterion", "options", "objective", "constraints", "word_lengths", "bn_start", "network", "images"),
     *("calibration", "held_out", "preprocessing"),
@@ -64,7 +69,13 @@ def _run_folder(path: Path) -> Path:
     except OSError as error:
         raise RunError(f"{path}: cannot be made: {error.strerror}") from None
     if not marker.exists():
-        write_whole(marker, b'{"radixpoint_run": 1}\n')
+        write_whole(marker, _MARKER)
+    try:
+        ours = read_regular(marker, len(_MARKER)) == _MARKER
+    except OSError:
+        ours = False
+    if not ours:
+        raise RunError(f"{marker}: is not radixpoint's: expected a new or empty folder")
     return path
 
 
@@ -75,13 +86,17 @@ def _check_earlier(run: Path, settings: dict[str, Any], replaces: bool) -> None:
         RunError: there is one, with what differs.
     """
     try:
-        earlier = msgspec.json.decode((run / RESULT).read_bytes())
-    except (OSError, msgspec.MsgspecError):
-        return  # none, or none that could be lost
-    if replaces or not isinstance(earlier, dict):
+        earlier = msgspec.json.decode(read_regular(run / RESULT, _MOST_BYTES))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"{run / RESULT}: cannot be replaced: {error.strerror}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return  # nothing that could be lost
+    if replaces or not isinstance(earlier, dict) or not isinstance(earlier.get("policies"), dict):
         return
     asked = {**settings, "policies": settings["policies"]}
-    given = {**earlier, "policies": list(earlier.get("policies", ())), "grid": "grid" in earlier}
+    given = {**earlier, "policies": list(earlier["policies"]), "grid": "grid" in earlier}
     differing = [name for name in (*_SETTINGS, "policies", "grid") if given.get(name) != asked.get(name)]
     if differing:
         name = differing[0]
@@ -91,6 +106,19 @@ def _check_earlier(run: Path, settings: dict[str, Any], replaces: bool) -> None:
             f"is known "
             "already), or --replace"
         )
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse a place for a policy's answer that holds something else.
+
+    Raises:
+        RunError: it does.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: is no folder: expected none, or one that a search made")
+    for name in ANSWER:
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise RunError(f"{folder / name}: is no regular file: expected none, or what a search wrote")
 
 
 def _brief(value: Any) -> str:
@@ -112,6 +140,7 @@ class _Float:
         known = given or self._kept() or self._measured()
         for images in judged:
             if images.digest in known.outcomes:
+                known.outcomes[images.digest].check(len(images), self.graph.shapes[self.graph.output][0])
                 continue
             if given is not None:
                 self.watcher.warned(
@@ -351,8 +380,12 @@ def search(
         "preprocessing": msgspec.to_builtins(images.preprocessing),
     }
     settings = msgspec.json.decode(msgspec.json.encode(settings))
+    if cache is not None:
+        Cache(Path(cache), watcher.warned)  # one that cannot be used is refused before anything is made
     run = _run_folder(Path(folder))
     _check_earlier(run, settings | {"policies": [one.name for one in strategies], "grid": grid}, replaces)
+    for one in strategies:
+        _check_place(run / one.name)
     judge, *reporters = open_judges(
         graph, judged_sets, calibration, run, cache, watcher, criterion, threads, ranges
     )
@@ -367,7 +400,7 @@ def search(
     costs: dict[str, int | None] = {}
     for name, answer in answers.items():
         if answer.design is None:
-            for file in ("design.json", "network.safetensors"):  # of an earlier search with other options
+            for file in ANSWER:  # of an earlier search with other options
                 (run / name / file).unlink(missing_ok=True)
         else:
             costs[name] = judge.save(answer.design, run / name)
