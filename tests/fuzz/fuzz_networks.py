@@ -266,6 +266,10 @@ def damaged_json(random: Random, document: Any, times: int = 1) -> Any:
                 holder.insert(0, old)
         except (KeyError, IndexError, TypeError):
             continue
+    try:
+        json.dumps(copy)
+    except ValueError:  # a part was put into itself: no file can say that
+        return document
     return copy
 
 
