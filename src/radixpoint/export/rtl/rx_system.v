@@ -104,7 +104,9 @@ module rx_system #(
       .clock(clock),
       .write(1'b0),
       .write_address({STORE{1'b0}}),
+      // verilator lint_off WIDTHCONCAT
       .write_data({LANES * LANES * W{1'b0}}),
+      // verilator lint_on WIDTHCONCAT
       .read_address(weight_address),
       .read_data(weight_data)
   );
