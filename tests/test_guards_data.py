@@ -126,11 +126,6 @@ def test_labels_made_by_hand_are_checked() -> None:
 # ------------------------------------------------------------------------------------------------ pixels
 
 
-def seen(path: Path, **fields: object) -> np.ndarray:
-    class_folder(path.parent, "other")
-    return load_images(path.parent.parent / path.parent.name, Preprocessing(**fields)).pixels[0]  # type: ignore[arg-type]
-
-
 def one(tmp_path: Path, image: Image.Image, name: str, **saved: object) -> Path:
     folder = tmp_path / "set" / "c"
     folder.mkdir(parents=True, exist_ok=True)

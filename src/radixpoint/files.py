@@ -71,7 +71,7 @@ def _is_ours_and_dead(path: Path) -> bool:
         os.kill(int(number), 0)
     except ProcessLookupError:
         return True
-    except OSError:
+    except (OSError, OverflowError):  # not ours to signal, or no number of a process at all
         return False
     return False
 

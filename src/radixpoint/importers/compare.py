@@ -38,13 +38,12 @@ def random_images(shape: Shape) -> NDArray[np.float32]:
     return np.asarray(images, np.float32)
 
 
-def check_imported(graph: Graph, original: Original, hints: Mapping[str, str] | None = None) -> None:
+def check_imported(graph: Graph, original: Original) -> None:
     """Compare an imported network with its original, and layer by layer where they differ.
 
     Args:
         graph: what was imported.
         original: runs what it was imported from.
-        hints: what is known of layers that may explain a difference, by name.
 
     Raises:
         ModelError: they differ by more than float32's errors; it names the first layer that does.
@@ -67,11 +66,9 @@ def check_imported(graph: Graph, original: Original, hints: Mapping[str, str] | 
     every = FloatingEngine(graph, names).run(images)
     found = [(name, far) for name in names if (far := _far(name, every, theirs, wobbled)) is not None]
     name, far = found[0] if found else (graph.output, "differs")
-    hint = (hints or {}).get(name, "")
     raise ModelError(
-        f"{graph.source}: what was imported is not the network that was given: layer {name!r} {far} on "
-        f"random images"
-        f"{': ' + hint if hint else ''}"
+        f"{graph.source}: what was imported is not the network that was given: layer {name!r} {far} "
+        "on random images"
     )
 
 
@@ -84,6 +81,8 @@ def _far(
         return f"has shape {a.shape} and not {b.shape}"
     a, b, c = (x.reshape(len(b), -1).astype(np.float64) for x in (a, b, c))
     finite = np.isfinite(b).all(1) & np.isfinite(c).all(1)  # an overflow says nothing of what follows
+    if not finite.any():
+        return "has no finite value to compare with"
     a, b, c = a[finite], b[finite], c[finite]
     if not np.isfinite(a).all():
         return "is not finite"
