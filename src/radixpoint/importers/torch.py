@@ -260,9 +260,8 @@ def _check_hooks(torch: Any, source: str, module: Any) -> None:
         own = [hook for hook in hooks if not type(hook).__module__.startswith("torch.nn.utils")]
         if own:
             raise ModelError(
-                f"{source}: module {name!r} has hooks, which tracing does not see, so they would be left "
-                f"out: "
-                "remove them, or put what they compute into a module"
+                f"{source}: module {name!r} has hooks, which tracing does not see, so they would be "
+                "left out: remove them, or put what they compute into a module"
             )
 
 

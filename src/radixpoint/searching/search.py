@@ -24,7 +24,7 @@ from radixpoint.errors import DataError, DesignError, RunError
 from radixpoint.files import is_partial, read_regular, sweep, write_whole
 from radixpoint.intervals import better_than_chance
 from radixpoint.ir import Graph
-from radixpoint.outcomes import BEST
+from radixpoint.outcomes import BEST, Outcomes
 from radixpoint.policies import POLICIES
 from radixpoint.quantize import Quantizer
 from radixpoint.searching.cache import Cache
@@ -179,7 +179,7 @@ class _Float:
             self.cache.write(path, known.encoded())
         return known
 
-    def _outcomes(self, images: ImageSet) -> Any:
+    def _outcomes(self, images: ImageSet) -> Outcomes:
         path = self.cache.path("float", *self._key(images))
         known = self.cache.outcomes(path)
         if len(known) != len(images):
