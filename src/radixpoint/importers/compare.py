@@ -55,6 +55,10 @@ def check_imported(graph: Graph, original: Original) -> None:
     there = np.isfinite(theirs[graph.output].reshape(IMAGES, -1)).all(1)
     if there.sum() < IMAGES - 2:
         raise ModelError(f"{graph.source}: is finite for {there.sum()} of {IMAGES} random images only")
+    if not np.isfinite(theirs[graph.output].reshape(len(images), -1)).all(1).any():
+        raise ModelError(
+            f"{graph.source}: gives no finite result for any random image: expected finite weights"
+        )
     if _far(graph.output, original(images), theirs, theirs) is not None:
         raise ModelError(
             f"{graph.source}: gives another result each time it is run: expected a network without chance"
