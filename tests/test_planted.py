@@ -48,7 +48,8 @@ sys.modules[spec.name] = module
 spec.loader.exec_module(module)
 import radixpoint
 radixpoint._native = module
-sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *sys.argv[2:]]))
+# One process: the workers of a parallel run would import the sound extension.
+sys.exit(pytest.main(["-x", "-q", "-n0", "-p", "no:cacheprovider", *sys.argv[2:]]))
 """
 
 
