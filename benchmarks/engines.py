@@ -37,8 +37,8 @@ from radixpoint.engines import (
     instruction_sets,
     quantize_images,
 )
-from radixpoint.engines.floating import to_onnx
-from radixpoint.quantize import Quantizer
+from radixpoint.measure.floating import to_onnx
+from radixpoint.quantization.quantize import Quantizer
 
 Run = Callable[[NDArray[np.float32]], Any]
 DESIGNS = {

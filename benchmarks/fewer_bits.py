@@ -29,19 +29,19 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from radixpoint.allocate import Losses, Sensitivity, allocated, averages, greedy, product_layers
-from radixpoint.allocate import frontier as allocations
-from radixpoint.codes import operand_grid, weight_grid
-from radixpoint.design import Design
-from radixpoint.evaluate import Evaluation, summarize
-from radixpoint.formats import Rounding
-from radixpoint.outcomes import Outcomes
-from radixpoint.policies import POLICIES
-from radixpoint.refine import IMAGES, Refiner
+from radixpoint.arithmetic.formats import Rounding
+from radixpoint.measure.evaluate import Evaluation, summarize
+from radixpoint.measure.metrics import Outcomes
+from radixpoint.quantization.codes import operand_grid, weight_grid
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.refine import IMAGES, Refiner
+from radixpoint.quantization.sites import real_weights
+from radixpoint.quantization.stand_in import stand_in
+from radixpoint.searching.allocate import Losses, Sensitivity, allocated, averages, greedy, product_layers
+from radixpoint.searching.allocate import frontier as allocations
 from radixpoint.searching.judge import Judge
+from radixpoint.searching.policies import POLICIES
 from radixpoint.searching.strategies import POINTS
-from radixpoint.sites import real_weights
-from radixpoint.stand_in import stand_in
 from resnet50 import Data, interval
 
 BEST = {"binary_point": {"scope": "channel", "rule": "loss"}, "unsigned": True}

@@ -23,13 +23,13 @@ from pathlib import Path
 import msgspec
 
 import radixpoint
-from radixpoint import synthesis
-from radixpoint.cost import cost, products_per_dsp
-from radixpoint.design import Design
+from radixpoint.accelerator import synthesis
+from radixpoint.accelerator.cost import cost, products_per_dsp
+from radixpoint.accelerator.hardware import accelerator_area, accelerator_cost
 from radixpoint.engines import quantize_images
 from radixpoint.export import export_network, verify_export
-from radixpoint.hardware import accelerator_area, accelerator_cost
-from radixpoint.ir import IntGraph
+from radixpoint.ir.network import IntGraph
+from radixpoint.quantization.design import Design
 
 BEST = {"binary_point": {"scope": "channel", "rule": "loss"}, "unsigned": True}
 DESIGNS = {
@@ -182,7 +182,7 @@ def ship() -> None:
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda job: synthesis.synthesize_now(*job), jobs))
     keyed = {synthesis.result_key(*job): result for job, result in zip(jobs, results, strict=True)}
-    out = Path(synthesis.__file__).parent / "export" / "rtl" / "synthesis.json"
+    out = Path(synthesis.__file__).parent / "rtl" / "synthesis.json"
     out.write_bytes(msgspec.json.format(msgspec.json.encode(keyed, order="sorted"), indent=1) + b"\n")
 
 

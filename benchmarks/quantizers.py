@@ -30,9 +30,9 @@ import onnxruntime
 
 import radixpoint
 from radixpoint.engines import make_engine, quantize_images
-from radixpoint.engines.floating import FloatingEngine, to_onnx
-from radixpoint.evaluate import summarize
-from radixpoint.outcomes import BATCH, NO_OUTCOMES, Outcomes, outcomes
+from radixpoint.measure.evaluate import summarize
+from radixpoint.measure.floating import FloatingEngine, to_onnx
+from radixpoint.measure.metrics import BATCH, NO_OUTCOMES, Outcomes, outcomes
 from resnet50 import Data
 
 CALIBRATION = 500

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import radixpoint
-from radixpoint.sites import sites, stored_parameters
+from radixpoint.quantization.sites import sites, stored_parameters
 from resnet50 import Data, interval
 
 FORMS = ("affine", "staged", "folded")

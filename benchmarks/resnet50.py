@@ -15,8 +15,9 @@ from typing import Any
 
 import radixpoint
 from radixpoint.demo import demo_images, demo_network
-from radixpoint.searching import Watcher, open_judges
 from radixpoint.searching.judge import Judge
+from radixpoint.searching.search import open_judges
+from radixpoint.searching.watcher import Watcher
 
 
 class Log(Watcher):

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 import networks
-from radixpoint.design import Design
 from radixpoint.export import Verification, example_images, export_network, verify_export
-from radixpoint.ir import Graph, IntGraph, build_graph
-from radixpoint.quantize import quantize
+from radixpoint.ir.graph import Graph, build_graph
+from radixpoint.ir.network import IntGraph
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.quantize import quantize
 
 
 def random_network(seed: int) -> Graph:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from radixpoint.engines import BlasEngine, Engine, NativeEngine, ReferenceEngine, instruction_sets
-from radixpoint.evaluate import first_mismatch
-from radixpoint.ir import IntGraph
+from radixpoint.ir.network import IntGraph
+from radixpoint.measure.evaluate import first_mismatch
 
 USABLE = [name for name, usable in instruction_sets().items() if usable]
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import networks
 from radixpoint import files
-from radixpoint.searching import Criterion, search
+from radixpoint.searching.criterion import Criterion
+from radixpoint.searching.search import search
 
 MOMENTS_A_FILE = 4
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from radixpoint.calibrate import Ranges, calibrate
 from radixpoint.data import ImageSet, Preprocessing
-from radixpoint.engines.floating import FloatingEngine
-from radixpoint.ir import Graph, Layer, build_graph
+from radixpoint.ir.graph import Graph, Layer, build_graph
+from radixpoint.measure.calibrate import Ranges, calibrate
+from radixpoint.measure.floating import FloatingEngine
 
 WINDOW = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "groups": 1}
 

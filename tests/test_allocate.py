@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 
 import networks
-from radixpoint.allocate import (
+from radixpoint.accelerator.cost import cost, multiplier_cost, product_energy
+from radixpoint.errors import DesignError, ExportError
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.quantize import Quantizer
+from radixpoint.searching.allocate import (
     Allocation,
     Constraints,
     Losses,
@@ -25,12 +29,10 @@ from radixpoint.allocate import (
     other_parameters,
     product_layers,
 )
-from radixpoint.cost import cost, multiplier_cost, product_energy
-from radixpoint.design import Design
-from radixpoint.errors import DesignError, ExportError
-from radixpoint.quantize import Quantizer
-from radixpoint.searching import Criterion, Watcher, search
+from radixpoint.searching.criterion import Criterion
 from radixpoint.searching.line import cheapest
+from radixpoint.searching.search import search
+from radixpoint.searching.watcher import Watcher
 
 LENGTHS = (3, 4, 5)
 
@@ -172,7 +174,7 @@ def test_energy_by_hand(quantizer: Quantizer) -> None:
 def test_area_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """10 multiplications by a multiplier of 5 x 4 bits; one of 6 x 4 where activations have no sign bit."""
     areas = {(5, 4): 100.0, (6, 4): 120.0}
-    monkeypatch.setattr("radixpoint.allocate.multiplier_area", lambda x, w, unit: areas[x, w])
+    monkeypatch.setattr("radixpoint.searching.allocate.multiplier_area", lambda x, w, unit: areas[x, w])
     assert Products(10, 3, 7).cost((4, 5), "luts") == 1000
     assert Products(10, 3, 7, unsigned=True).cost((4, 5), "gates") == 1200
 
@@ -201,8 +203,8 @@ def test_a_solver_that_gives_up_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_area_that_cannot_be_told_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("radixpoint.synthesis.shutil.which", lambda name: None)
-    monkeypatch.setattr("radixpoint.synthesis.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("radixpoint.accelerator.synthesis.shutil.which", lambda name: None)
+    monkeypatch.setattr("radixpoint.accelerator.synthesis.importlib.util.find_spec", lambda name: None)
     graph = networks.balanced()
     images = networks.labelled(graph, 60, 1)
     asked = {"policies": ["per-layer"], "word_lengths": (20, 21), "bn_start": 24, "objective": "luts"}

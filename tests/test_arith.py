@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
-from radixpoint.arith import cast, dequantize, divide, quantize, random_draws, shift_right
+from radixpoint.arithmetic.cast import cast, dequantize, divide, quantize, random_draws, shift_right
+from radixpoint.arithmetic.formats import FixedFormat, Overflow, Rounding
 from radixpoint.errors import FormatError
-from radixpoint.formats import FixedFormat, Overflow, Rounding
 
 FRACTIONS = range(-4, 13)
 FORMATS = [(s, w) for s in (False, True) for w in range(1 + s, 9)]
@@ -211,7 +211,7 @@ def test_draws_are_a_function_of_seed_stream_and_index() -> None:
     assert not np.array_equal(whole, random_draws(8, 3, (4, 5)))
     assert not np.array_equal(whole, random_draws(7, 4, (4, 5)))
     # SplitMix64 with seed 0: published first outputs.
-    from radixpoint.arith import _GOLDEN, _mix
+    from radixpoint.arithmetic.cast import _GOLDEN, _mix
 
     with np.errstate(over="ignore"):
         first = _mix(np.arange(1, 4, dtype=np.uint64) * _GOLDEN)

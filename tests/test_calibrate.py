@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import networks
-from radixpoint.binary_points import choose
-from radixpoint.calibrate import BINS, PER_OCTAVE, Ranges, Statistics, calibrate
-from radixpoint.design import Design
+from radixpoint.measure.calibrate import BINS, PER_OCTAVE, Ranges, Statistics, calibrate
+from radixpoint.quantization.choose import choose
+from radixpoint.quantization.design import Design
 
 UNUSUAL = [-60, -40, 30, 60, 100]
 

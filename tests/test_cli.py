@@ -12,9 +12,9 @@ import onnx
 import pytest
 
 import networks
-from radixpoint.design import Design
-from radixpoint.engines.floating import to_onnx
 from radixpoint.errors import DesignError
+from radixpoint.measure.floating import to_onnx
+from radixpoint.quantization.design import Design
 
 
 def run(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:

@@ -14,18 +14,19 @@ import pytest
 
 import fast
 import networks
-from radixpoint.arith import dequantize
+from radixpoint.arithmetic.cast import dequantize
 from radixpoint.cli import main
-from radixpoint.codes import codebook, grid
-from radixpoint.design import Code, Codes, Design
 from radixpoint.engines import ENGINES, make_engine, quantize_images
-from radixpoint.engines.floating import FloatingEngine
 from radixpoint.errors import DesignError, ExportError, GraphError
 from radixpoint.export import TARGETS, export_network, verify_export
-from radixpoint.ir import IntParameter, freeze, verify
-from radixpoint.policies import POLICIES, exponent_bits, sqnr_lengths
-from radixpoint.quantize import quantize
-from radixpoint.storage import save_network
+from radixpoint.ir.graph import freeze
+from radixpoint.ir.network import IntParameter, verify
+from radixpoint.ir.storage import save_network
+from radixpoint.measure.floating import FloatingEngine
+from radixpoint.quantization.codes import codebook, grid
+from radixpoint.quantization.design import Code, Codes, Design
+from radixpoint.quantization.quantize import quantize
+from radixpoint.searching.policies import POLICIES, exponent_bits, sqnr_lengths
 
 
 def test_minifloat_by_hand() -> None:

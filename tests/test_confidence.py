@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 import networks
-from radixpoint.design import Design
-from radixpoint.elementary import exp, log2
+from radixpoint.arithmetic.elementary import exp, log2
 from radixpoint.errors import DataError, DesignError
-from radixpoint.evaluate import Evaluation, evaluate
-from radixpoint.intervals import DropTest, _at_most, better_than_chance, drop
-from radixpoint.quantize import quantize
-from radixpoint.searching import Criterion, search
+from radixpoint.measure.evaluate import Evaluation, evaluate
+from radixpoint.measure.intervals import DropTest, _at_most, better_than_chance, drop
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.quantize import quantize
+from radixpoint.searching.criterion import Criterion
 from radixpoint.searching.line import confident
+from radixpoint.searching.search import search
 
 
 def test_the_distribution_of_a_drop_by_enumeration() -> None:

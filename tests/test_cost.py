@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 
 import exports
 import networks
-from radixpoint import synthesis
-from radixpoint.cli import app, main
-from radixpoint.cost import (
+from radixpoint.accelerator import synthesis
+from radixpoint.accelerator.cost import (
     add_energy,
     cost,
     memory_energy,
@@ -22,10 +21,11 @@ from radixpoint.cost import (
     multiply_energy,
     products_per_dsp,
 )
+from radixpoint.accelerator.hardware import accelerator_cost
+from radixpoint.cli import app, main
 from radixpoint.errors import ExportError
-from radixpoint.hardware import accelerator_cost
-from radixpoint.ir import IntGraph
-from radixpoint.storage import save_network
+from radixpoint.ir.network import IntGraph
+from radixpoint.ir.storage import save_network
 
 
 def small() -> IntGraph:

@@ -15,10 +15,8 @@ import pytest
 import fast
 import networks
 import oracle
-from radixpoint.allocate import allocated, product_layers
-from radixpoint.arith import quantize as quantize_values
-from radixpoint.calibrate import calibrate
-from radixpoint.design import Design
+from radixpoint.arithmetic.cast import quantize as quantize_values
+from radixpoint.arithmetic.formats import Overflow, Rounding
 from radixpoint.engines import (
     ENGINES,
     BlasEngine,
@@ -28,11 +26,14 @@ from radixpoint.engines import (
     quantize_images,
 )
 from radixpoint.errors import DesignError
-from radixpoint.evaluate import Mismatch, first_mismatch, layer_sqnr
-from radixpoint.formats import Overflow, Rounding
-from radixpoint.ir import Graph, IntGraph, IntParameter
-from radixpoint.policies import POLICIES
-from radixpoint.quantize import Quantizer
+from radixpoint.ir.graph import Graph
+from radixpoint.ir.network import IntGraph, IntParameter
+from radixpoint.measure.calibrate import calibrate
+from radixpoint.measure.evaluate import Mismatch, first_mismatch, layer_sqnr
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.quantize import Quantizer
+from radixpoint.searching.allocate import allocated, product_layers
+from radixpoint.searching.policies import POLICIES
 
 GRAPHS = {"residual": networks.residual(), "mixed": networks.mixed()}
 QUANTIZERS = {name: Quantizer(g, networks.calibrated(g)) for name, g in GRAPHS.items()}
@@ -65,8 +66,8 @@ def test_forms_scopes_and_rules(name: str, form: str, scope: str, rule: str) -> 
 )
 def test_choice_by_loss(form: str, scope: str, start: str) -> None:
     """Chosen by what the network loses: never worse on the sample than the rule it starts from."""
-    from radixpoint.arith import dequantize
-    from radixpoint.quantize import divergence
+    from radixpoint.arithmetic.cast import dequantize
+    from radixpoint.quantization.quantize import divergence
 
     quantizer = QUANTIZERS["residual"]
     losses = []
@@ -204,7 +205,7 @@ def test_word_lengths(name: str, word: int) -> None:
 
 def test_wide_products_are_split() -> None:
     """31-bit operands: sums beyond 2**53 go through the digits."""
-    from radixpoint.ir import IntTensor, TensorFormat
+    from radixpoint.ir.network import IntTensor, TensorFormat
 
     random = np.random.default_rng(0)
     matrix = random.integers(-(2**30), 2**30, (50, 6))
@@ -217,7 +218,7 @@ def test_wide_products_are_split() -> None:
 @pytest.mark.parametrize("bits", [9, 10, 11, 12, 13])
 def test_blocked_products(bits: int) -> None:
     """Extremes everywhere: every partial sum at its bound, through each way of splitting."""
-    from radixpoint.ir import IntTensor, TensorFormat
+    from radixpoint.ir.network import IntTensor, TensorFormat
 
     top = 1 << (bits - 1)
     source = IntTensor((600,), TensorFormat(True, bits, (0,)), -top, top - 1, "", None)

@@ -10,13 +10,13 @@ import pytest
 from msgspec.structs import replace as replace_fields
 
 import networks
-from radixpoint.calibrate import calibrate
-from radixpoint.design import Design
-from radixpoint.engines.floating import FloatingEngine
-from radixpoint.equalize import equalized, pairs
 from radixpoint.errors import DesignError
-from radixpoint.ir import Graph
-from radixpoint.quantize import quantize
+from radixpoint.ir.graph import Graph
+from radixpoint.measure.calibrate import calibrate
+from radixpoint.measure.floating import FloatingEngine
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.equalize import equalized, pairs
+from radixpoint.quantization.quantize import quantize
 
 
 def spread(seed: int = 0) -> tuple[Graph, np.ndarray]:

@@ -16,21 +16,21 @@ from typer.testing import CliRunner
 
 import exports
 import networks
-from radixpoint.calibrate import calibrate
+from radixpoint.arithmetic.formats import Overflow, Rounding
 from radixpoint.cli import app, main
 from radixpoint.data import load_images, read_classes
 from radixpoint.demo import demo_images, demo_network
-from radixpoint.design import Design
 from radixpoint.engines import quantize_images
 from radixpoint.errors import ExportError, RadixpointError
 from radixpoint.export import TARGETS, export_network, verify_export
 from radixpoint.export.folder import read_manifest
-from radixpoint.formats import Overflow, Rounding
 from radixpoint.importers import load
-from radixpoint.ir import IntGraph, TensorFormat
-from radixpoint.ops import LAYERS, STEPS
-from radixpoint.quantize import quantize
-from radixpoint.storage import save_network
+from radixpoint.ir.network import IntGraph, TensorFormat
+from radixpoint.ir.ops import LAYERS, STEPS
+from radixpoint.ir.storage import save_network
+from radixpoint.measure.calibrate import calibrate
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.quantize import quantize
 from test_steps import CHANNELS, Chain, extremes, parameter
 
 FORMS = list(itertools.product(("affine", "staged", "folded"), ("network", "class", "tensor", "channel")))
@@ -344,7 +344,7 @@ def test_the_same_input_gives_the_same_bytes(target: str, tmp_path: Path) -> Non
     export_network(network, target, tmp_path / "a")
     code = (
         "import sys; from radixpoint.export import export_network; "
-        "from radixpoint.storage import load_network; "
+        "from radixpoint.ir.storage import load_network; "
         "export_network(load_network(sys.argv[1]), sys.argv[2], sys.argv[3])"
     )
     again = [sys.executable, "-c", code, str(tmp_path / "n.safetensors"), target, str(tmp_path / "b")]

@@ -12,13 +12,13 @@ from torch import nn
 
 import exports
 import networks
-from radixpoint.design import Design
 from radixpoint.engines import make_engine, quantize_images
 from radixpoint.errors import ExportError
 from radixpoint.export import export_network
 from radixpoint.importers import load
-from radixpoint.ir import IntGraph
-from radixpoint.quantize import quantize
+from radixpoint.ir.network import IntGraph
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.quantize import quantize
 
 SHAPE = (3, 8, 8)
 

@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 import exports
 import networks
 from radixpoint.export import export_network, verify_export
-from radixpoint.ir import IntGraph
+from radixpoint.ir.network import IntGraph
 
 FIRST = "conv0"
 """The layer in which every error is planted: it reads the image."""

@@ -14,20 +14,21 @@ import pytest
 
 import exports
 import networks
-from radixpoint.calibrate import Ranges, calibrate
+from radixpoint.accelerator.machine import MODULES, Machine, descriptor_fields
+from radixpoint.accelerator.synthesis import run_yosys
+from radixpoint.arithmetic.formats import Overflow, Rounding
 from radixpoint.data import load_images, read_classes
 from radixpoint.demo import demo_images, demo_network
-from radixpoint.design import Design
 from radixpoint.engines import quantize_images
 from radixpoint.errors import ExportError
 from radixpoint.export import TARGETS, export_network, verify_export
-from radixpoint.export.machine import MODULES, Machine, descriptor_fields
 from radixpoint.export.verilog import VerilatedTestbench, verilate
-from radixpoint.formats import Overflow, Rounding
 from radixpoint.importers import load
-from radixpoint.ir import Graph, IntGraph
-from radixpoint.quantize import quantize
-from radixpoint.synthesis import run_yosys
+from radixpoint.ir.graph import Graph
+from radixpoint.ir.network import IntGraph
+from radixpoint.measure.calibrate import Ranges, calibrate
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.quantize import quantize
 from test_export import HLS_CASES, check, made
 
 OPTIONS = {"lanes": "4"}

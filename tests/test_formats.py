@@ -6,8 +6,7 @@ import itertools
 
 import pytest
 
-from radixpoint.errors import FormatError
-from radixpoint.formats import (
+from radixpoint.arithmetic.formats import (
     FixedFormat,
     add_format,
     dot_format,
@@ -15,6 +14,7 @@ from radixpoint.formats import (
     smallest_format,
     weighted_range,
 )
+from radixpoint.errors import FormatError
 
 SMALL = [FixedFormat(s, w, f) for s in (False, True) for w in range(1 + s, 6) for f in (-2, 0, 3)]
 

@@ -17,9 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import radixpoint
-from radixpoint.engines.floating import FloatingEngine
 from radixpoint.errors import ModelError, UnsupportedError
 from radixpoint.importers import compare
+from radixpoint.measure.floating import FloatingEngine
 
 SHAPE = (3, 8, 8)
 

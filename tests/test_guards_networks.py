@@ -15,15 +15,15 @@ import pytest
 
 import networks
 from fast import USABLE, agree, fast_engines
-from radixpoint import ir
-from radixpoint.design import BinaryPoint, Code, Design
 from radixpoint.engines import BlasEngine, NativeEngine, ReferenceEngine, make_engine
-from radixpoint.engines.floating import FloatingEngine
 from radixpoint.errors import DesignError, EngineError, GraphError, ModelError
-from radixpoint.evaluate import evaluate
-from radixpoint.ir import IntGraph, IntParameter, IntTensor, Step, TensorFormat, exact_tensor, verify
-from radixpoint.outcomes import NO_OUTCOMES
-from radixpoint.quantize import quantize
+from radixpoint.ir import network as ir_network
+from radixpoint.ir.network import IntGraph, IntParameter, IntTensor, Step, TensorFormat, exact_tensor, verify
+from radixpoint.measure.evaluate import evaluate
+from radixpoint.measure.floating import FloatingEngine
+from radixpoint.measure.metrics import NO_OUTCOMES
+from radixpoint.quantization.design import BinaryPoint, Code, Design
+from radixpoint.quantization.quantize import quantize
 
 BYTES = TensorFormat(True, 8, (3,))
 
@@ -143,7 +143,7 @@ def test_a_cast_far_to_the_left() -> None:
     image = IntTensor((3,), TensorFormat(True, 8, (-300,)), -128, 127, "x", "x")
     to = TensorFormat(True, 12, (300,))
     attributes = {"rounding": "RND", "overflow": "SAT", "stream": 0, "seed": 0}
-    made = ir.rounded_tensor("cast", attributes, image, {}, to, "y", None)
+    made = ir_network.rounded_tensor("cast", attributes, image, {}, to, "y", None)
     graph = IntGraph("x", {"x": image, "y": made}, (Step("y", "cast", ("x",), attributes, {}),), "y", {}, {})
     agree(graph, np.array([[-1, 0, 1]]))
     assert ReferenceEngine(graph).run(np.array([[-1, 0, 1]]))["y"].tolist() == [[-2048, 0, 2047]]

@@ -16,9 +16,9 @@ from safetensors.numpy import save_file
 from torch import nn
 
 import networks
-from radixpoint.engines.floating import FloatingEngine, to_onnx
 from radixpoint.errors import ModelError, RadixpointError, UnsupportedError
 from radixpoint.importers import load
+from radixpoint.measure.floating import FloatingEngine, to_onnx
 from resnet import ResNet
 
 SHAPE = (3, 32, 32)

@@ -3,81 +3,36 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from radixpoint.engines import reference
 from radixpoint.engines.blas import _Compiler
-from radixpoint.engines.floating import _ONNX
-from radixpoint.ops import LAYERS, STEPS
+from radixpoint.ir.ops import LAYERS, STEPS
+from radixpoint.measure.floating import _ONNX
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "radixpoint"
 
-ORDER = [
-    ["errors"],
-    ["formats", "files", "elementary", "intervals"],
-    ["domains"],
-    ["arith"],
-    ["ops"],
-    ["ir"],
-    ["engines.floating"],
-    ["importers.compare", "importers.onnx_constants"],
-    ["importers.onnx", "importers.resnet", "importers.torch"],
-    ["importers"],
-    ["data.preprocessing"],
-    ["data.imageset"],
-    ["data.sources"],
-    ["data"],
-    ["outcomes"],
-    ["calibrate", "patches"],
-    ["equalize"],
-    ["design"],
-    ["codes"],
-    ["sites"],
-    ["output_error"],
-    ["binary_points"],
-    ["sums"],
-    ["lower"],
-    ["arena", "engines.boundary"],
-    ["engines.reference", "engines.blas"],
-    ["engines.native"],
-    ["engines"],
-    ["stand_in"],
-    ["refine"],
-    ["quantize"],
-    ["storage", "cost", "synthesis"],
-    ["allocate"],
-    ["policies"],
-    ["evaluate"],
-    ["searching.criterion"],
-    ["searching.watcher", "searching.cache", "searching.line"],
-    ["searching.judge"],
-    ["searching.strategies"],
-    ["searching.search"],
-    ["searching"],
-    ["demo"],
-    ["export.tools"],
-    ["export.plan"],
-    ["export.source", "export.onnx_graph", "export.folder", "export.passes"],
-    ["export.machine"],
-    ["export.c", "export.hls4ml", "export.onnx", "export.qonnx", "export.vectors", "export.verilog"],
-    ["export.hls"],
-    ["export"],
-    ["hardware"],
-    ["cli", ""],
-]
-LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
+PAGE = ROOT / "docs" / "architecture.md"
+WINGS = re.findall(r"^\| `(\w+)(?:\.py|/)` \|", PAGE.read_text(), re.M)
+"""In the order of the page: a wing imports only from wings before it."""
+DOORS = {("ir.network", "engines")}
+"""Imports the other way that the page tells of."""
 
 
 def modules() -> dict[str, Path]:
+    """Every module by name within the package; the package itself loads names when they are used."""
     found = {}
     for path in sorted(SOURCE.rglob("*.py")):
         name = ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
         found[name] = path
-    return found
+    return {name: path for name, path in found.items() if name not in ("", "__main__")}
 
 
 def imports(source: str) -> set[str]:
@@ -93,17 +48,21 @@ def imports(source: str) -> set[str]:
             found |= {
                 a.name.removeprefix("radixpoint").lstrip(".")
                 for a in node.names
-                if a.name.startswith("radixpoint")
+                if a.name.split(".")[0] == "radixpoint"
             }
     return found
 
 
+def wing(name: str) -> int:
+    return WINGS.index(name.split(".", maxsplit=1)[0])
+
+
 def backwards(name: str, source: str) -> list[str]:
-    return [used for used in imports(source) if LEVEL[used] >= LEVEL[name]]
+    return [used for used in imports(source) if wing(used) > wing(name) and (name, used) not in DOORS]
 
 
-def test_every_module_has_its_place() -> None:
-    assert set(modules()) == set(LEVEL)
+def test_the_page_names_every_wing() -> None:
+    assert {name.split(".")[0] for name in modules()} == set(WINGS)
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
@@ -111,10 +70,34 @@ def test_imports_point_backwards(name: str) -> None:
     assert backwards(name, modules()[name].read_text()) == []
 
 
+def test_no_circle_of_imports() -> None:
+    found = {name: imports(path.read_text()) for name, path in modules().items()}
+    for name, door in DOORS:
+        assert door in found[name], "a door that nobody uses"
+        found[name].remove(door)
+    list(graphlib.TopologicalSorter(found).static_order())
+    found["arithmetic.formats"].add("arithmetic.cast")
+    with pytest.raises(graphlib.CycleError):
+        list(graphlib.TopologicalSorter(found).static_order())
+
+
 def test_the_layering_test_catches_a_planted_import() -> None:
-    assert backwards("formats", "from radixpoint.searching import search") == ["searching"]
-    assert backwards("cost", "import radixpoint.storage") == ["storage"]
-    assert backwards("formats", "from radixpoint import searching") == ["searching"]
+    assert backwards("arithmetic.formats", "from radixpoint.searching import search") == ["searching"]
+    assert backwards("ir.graph", "import radixpoint.measure.calibrate") == ["measure.calibrate"]
+    assert backwards("ir.graph", "from radixpoint import searching") == ["searching"]
+    assert backwards("searching.judge", "from radixpoint.ir.graph import Graph") == []
+
+
+@pytest.mark.parametrize("number", range(len(WINGS)), ids=WINGS)
+def test_a_wing_loads_no_wing_below_it(number: int) -> None:
+    code = (
+        f"import sys, radixpoint.{WINGS[number]};"
+        "print(*{name.split('.')[1] for name in sys.modules if name.startswith('radixpoint.')})"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = set(said.split()) - {"_native"}
+    assert WINGS[number] in loaded
+    assert loaded <= set(WINGS[: number + 1])
 
 
 def test_the_oracle_imports_nothing_of_the_package() -> None:
@@ -122,9 +105,6 @@ def test_the_oracle_imports_nothing_of_the_package() -> None:
 
 
 def test_torch_is_imported_only_when_used() -> None:
-    import subprocess
-    import sys
-
     code = "import sys, radixpoint.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

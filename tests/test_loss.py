@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from radixpoint.calibrate import calibrate
 from radixpoint.demo import demo_images, demo_network
-from radixpoint.design import Design
-from radixpoint.evaluate import evaluate
-from radixpoint.quantize import Quantizer, divergence
+from radixpoint.measure.calibrate import calibrate
+from radixpoint.measure.evaluate import evaluate
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.quantize import Quantizer, divergence
 
 
 def test_divergence_by_hand() -> None:

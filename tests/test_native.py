@@ -15,12 +15,12 @@ import pytest
 
 import fast
 import networks
-from radixpoint.design import Design
 from radixpoint.engines import ENGINES, NativeEngine, instruction_sets, make_engine, quantize_images
 from radixpoint.engines.native import ISA_VARIABLE, PRODUCERS, chosen_instruction_set
 from radixpoint.errors import EngineError
-from radixpoint.ir import IntParameter, TensorFormat
-from radixpoint.quantize import Quantizer
+from radixpoint.ir.network import IntParameter, TensorFormat
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.quantize import Quantizer
 from test_steps import Chain
 
 BUILT = bool(instruction_sets())

@@ -11,15 +11,20 @@ import pytest
 
 import networks
 import oracle
-from radixpoint.binary_points import choose_formats
-from radixpoint.calibrate import Statistics
-from radixpoint.design import Design
-from radixpoint.engines.floating import FloatingEngine
 from radixpoint.errors import DesignError
-from radixpoint.output_error import OPERAND_CANDIDATES, WEIGHT_CANDIDATES, best_fractions, operand_candidates
-from radixpoint.patches import sampled_patches
-from radixpoint.quantize import Quantizer
-from radixpoint.sites import Formats, Key, Site, affine_parameters, sites, stored_parameters
+from radixpoint.measure.calibrate import Statistics
+from radixpoint.measure.floating import FloatingEngine
+from radixpoint.quantization.choose import choose_formats
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.output_error import (
+    OPERAND_CANDIDATES,
+    WEIGHT_CANDIDATES,
+    best_fractions,
+    operand_candidates,
+)
+from radixpoint.quantization.patches import sampled_patches
+from radixpoint.quantization.quantize import Quantizer
+from radixpoint.quantization.sites import Formats, Key, Site, affine_parameters, sites, stored_parameters
 
 
 def site(role: str, values: np.ndarray, word_length: int, signed: bool = True) -> Site:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import networks
-from radixpoint.calibrate import calibrate
 from radixpoint.engines import make_engine, quantize_images
-from radixpoint.ir import Graph
-from radixpoint.policies import POLICIES
-from radixpoint.quantize import quantize
+from radixpoint.ir.graph import Graph
+from radixpoint.measure.calibrate import calibrate
+from radixpoint.quantization.quantize import quantize
+from radixpoint.searching.policies import POLICIES
 from radixpoint.searching.strategies import LAYERED
 
 

@@ -12,22 +12,23 @@ import pytest
 
 import exports
 import networks
-from radixpoint.arith import dequantize
-from radixpoint.calibrate import calibrate
+from radixpoint.arithmetic.cast import dequantize
 from radixpoint.cli import main
 from radixpoint.data import ImageSet
-from radixpoint.design import Design
 from radixpoint.engines import ENGINES, make_engine, quantize_images
-from radixpoint.engines.floating import FloatingEngine
 from radixpoint.engines.reference import _conv
 from radixpoint.errors import DesignError
 from radixpoint.export import export_network, verify_export
-from radixpoint.ir import Graph, IntGraph, Step, verify
-from radixpoint.patches import patches
-from radixpoint.quantize import quantize
-from radixpoint.refine import TECHNIQUES, Refiner, _columns, _evening, _second_moments, _units
-from radixpoint.sites import stored_parameters
-from radixpoint.stand_in import stand_in
+from radixpoint.ir.graph import Graph
+from radixpoint.ir.network import IntGraph, Step, verify
+from radixpoint.measure.calibrate import calibrate
+from radixpoint.measure.floating import FloatingEngine
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.patches import patches
+from radixpoint.quantization.quantize import quantize
+from radixpoint.quantization.refine import TECHNIQUES, Refiner, _columns, _evening, _second_moments, _units
+from radixpoint.quantization.sites import stored_parameters
+from radixpoint.quantization.stand_in import stand_in
 
 
 def images(graph: Graph, count: int = 64, seed: int = 0) -> ImageSet:

@@ -26,7 +26,8 @@ import networks
 from radixpoint import cli, files
 from radixpoint.errors import RunError
 from radixpoint.files import is_partial, read_record, sweep, write_record, write_whole
-from radixpoint.searching import Criterion, search
+from radixpoint.searching.criterion import Criterion
+from radixpoint.searching.search import search
 
 HERE = Path(__file__).parent
 
@@ -293,7 +294,7 @@ def test_an_interrupted_search_says_how_to_go_on(tmp_path: Path) -> None:
     graph = networks.residual()
     import onnx
 
-    from radixpoint.engines.floating import to_onnx
+    from radixpoint.measure.floating import to_onnx
 
     onnx.save(to_onnx(graph, [graph.output]), tmp_path / "m.onnx")
     program = """

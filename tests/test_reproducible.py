@@ -17,13 +17,14 @@ import pytest
 
 import networks
 import radixpoint
-from radixpoint.calibrate import Ranges, calibrate
-from radixpoint.design import BinaryPoint, Design
-from radixpoint.engines.floating import FloatingEngine
 from radixpoint.errors import DataError, RunError
-from radixpoint.quantize import quantize
-from radixpoint.searching import Criterion, search
+from radixpoint.measure.calibrate import Ranges, calibrate
+from radixpoint.measure.floating import FloatingEngine
+from radixpoint.quantization.design import BinaryPoint, Design
+from radixpoint.quantization.quantize import quantize
+from radixpoint.searching.criterion import Criterion
 from radixpoint.searching.judge import Judge
+from radixpoint.searching.search import search
 
 GRAPH = networks.balanced()
 IMAGES, CALIBRATION = networks.labelled(GRAPH, 1000, 5), networks.labelled(GRAPH, 64, 6)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import oracle
-from radixpoint.export.machine import MODULES, ROUNDINGS
+from radixpoint.accelerator.machine import MODULES, ROUNDINGS
+from radixpoint.accelerator.synthesis import rtl
 from radixpoint.export.verilog import verilate
-from radixpoint.synthesis import rtl
 
 BENCHES = Path(__file__).parent / "rtl"
 WARNINGS = "BLKSEQ PINCONNECTEMPTY UNUSEDSIGNAL PROCASSINIT STMTDLY WIDTHEXPAND"

@@ -19,13 +19,15 @@ from hypothesis import strategies as st
 
 import networks
 from radixpoint.data import ImageSet
-from radixpoint.design import Design
 from radixpoint.errors import DataError, DesignError, RunError
-from radixpoint.evaluate import summarize
-from radixpoint.intervals import drop, drop_interval
-from radixpoint.outcomes import outcomes
-from radixpoint.searching import Criterion, Watcher, search
+from radixpoint.measure.evaluate import summarize
+from radixpoint.measure.intervals import drop, drop_interval
+from radixpoint.measure.metrics import outcomes
+from radixpoint.quantization.design import Design
+from radixpoint.searching.criterion import Criterion
 from radixpoint.searching.line import smallest
+from radixpoint.searching.search import search
+from radixpoint.searching.watcher import Watcher
 
 
 def test_outcomes_by_hand() -> None:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 import fast
 import oracle
+from radixpoint.arithmetic.formats import Overflow, Rounding
 from radixpoint.engines import ReferenceEngine
 from radixpoint.errors import FormatError, GraphError
-from radixpoint.formats import Overflow, Rounding
-from radixpoint.ir import (
+from radixpoint.ir.network import (
     IntGraph,
     IntParameter,
     IntTensor,

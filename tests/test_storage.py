@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import networks
-from radixpoint.design import Design
 from radixpoint.errors import GraphError, ModelError, RunError
-from radixpoint.ir import IntGraph, IntParameter, Step, TensorFormat, verify
-from radixpoint.quantize import quantize
-from radixpoint.storage import load_network, save_network
+from radixpoint.ir.network import IntGraph, IntParameter, Step, TensorFormat, verify
+from radixpoint.ir.storage import load_network, save_network
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.quantize import quantize
 
 GRAPH = networks.residual()
 RANGES = networks.calibrated(GRAPH)

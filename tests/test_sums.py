@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 import networks
-from radixpoint.arith import dequantize
-from radixpoint.design import Design
+from radixpoint.arithmetic.cast import dequantize
 from radixpoint.engines import BlasEngine, make_engine, quantize_images
-from radixpoint.engines.floating import FloatingEngine
 from radixpoint.engines.reference import ReferenceEngine
-from radixpoint.evaluate import first_mismatch
-from radixpoint.ir import Graph
-from radixpoint.quantize import Quantizer
-from radixpoint.sites import stored_parameters
-from radixpoint.sums import settled
+from radixpoint.ir.graph import Graph
+from radixpoint.measure.evaluate import first_mismatch
+from radixpoint.measure.floating import FloatingEngine
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.quantize import Quantizer
+from radixpoint.quantization.settle import settled
+from radixpoint.quantization.sites import stored_parameters
 
 TINY = (1e-12, 1e-20, 1e-38)
 

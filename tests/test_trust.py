@@ -13,11 +13,11 @@ import pytest
 
 import networks
 from radixpoint.cli import main
-from radixpoint.design import Design
 from radixpoint.errors import ExportError
 from radixpoint.export import export_network, verify_export
 from radixpoint.export.tools import run_tool, time_limit, tool
-from radixpoint.quantize import quantize
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.quantize import quantize
 
 
 @pytest.fixture(scope="module")

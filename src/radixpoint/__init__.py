@@ -10,40 +10,13 @@ The main job in six calls::
     print(radixpoint.evaluate(graph, network, images))
 
 and ``radixpoint.search`` finds the design.
+
+Names are loaded when they are first used; ``__init__.pyi`` lists them.
 """
 
-from radixpoint.calibrate import Ranges, calibrate
-from radixpoint.data import ImageSet, Preprocessing, load_images, read_classes
-from radixpoint.design import Design
-from radixpoint.errors import RadixpointError
-from radixpoint.evaluate import Evaluation, evaluate
-from radixpoint.formats import FixedFormat, Overflow, Rounding
-from radixpoint.importers import load
-from radixpoint.ir import Graph, IntGraph
-from radixpoint.quantize import quantize
-from radixpoint.searching import Criterion, search
-from radixpoint.storage import load_network, save_network
+from importlib.metadata import version
 
-__all__ = [
-    "Criterion",
-    "Design",
-    "Evaluation",
-    "FixedFormat",
-    "Graph",
-    "ImageSet",
-    "IntGraph",
-    "Overflow",
-    "Preprocessing",
-    "RadixpointError",
-    "Ranges",
-    "Rounding",
-    "calibrate",
-    "evaluate",
-    "load",
-    "load_images",
-    "load_network",
-    "quantize",
-    "read_classes",
-    "save_network",
-    "search",
-]
+import lazy_loader
+
+__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
+__version__ = version("radixpoint")

@@ -29,16 +29,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from radixpoint import formats
-from radixpoint.allocate import Constraints, Objective
-from radixpoint.calibrate import Ranges, calibrate
-from radixpoint.cost import Cost, cost
+from radixpoint.accelerator.cost import Cost, cost
+from radixpoint.accelerator.hardware import AcceleratorCost, Area, accelerator_area, accelerator_cost
+from radixpoint.accelerator.machine import LANES
+from radixpoint.accelerator.synthesis import module_table, synthesize
+from radixpoint.arithmetic.formats import MAX_STORED, Overflow
+from radixpoint.arithmetic.formats import Rounding as RoundingMode
 from radixpoint.data import ImageSet, Preprocessing, load_images, read_classes
 from radixpoint.demo import demo_images, demo_network
-from radixpoint.design import BatchNorm as BatchNormForm
-from radixpoint.design import Codes, Design
-from radixpoint.design import Rule as BinaryPointRule
-from radixpoint.design import Scope as BinaryPointScope
 from radixpoint.engines import (
     ENGINES,
     check_engine,
@@ -47,22 +45,27 @@ from radixpoint.engines import (
     quantize_images,
 )
 from radixpoint.errors import DataError, DesignError, ModelError, RadixpointError, RunError, UnsupportedError
-from radixpoint.evaluate import Evaluation, evaluate, layer_sqnr
 from radixpoint.export import TARGETS, TIME_LIMIT, Verification, export_network, target_named, verify_export
 from radixpoint.export.folder import check_replaceable
-from radixpoint.export.machine import LANES
 from radixpoint.files import shown
-from radixpoint.formats import MAX_STORED
-from radixpoint.hardware import AcceleratorCost, Area, accelerator_area, accelerator_cost
 from radixpoint.importers import load
-from radixpoint.ir import Graph, IntGraph
-from radixpoint.outcomes import check_metric
-from radixpoint.policies import POLICIES
-from radixpoint.quantize import quantize
-from radixpoint.refine import TECHNIQUES
-from radixpoint.searching import Criterion, Verdict, Watcher, search
-from radixpoint.storage import load_network, save_network
-from radixpoint.synthesis import module_table, synthesize
+from radixpoint.ir.graph import Graph
+from radixpoint.ir.network import IntGraph
+from radixpoint.ir.storage import load_network, save_network
+from radixpoint.measure.calibrate import Ranges, calibrate
+from radixpoint.measure.evaluate import Evaluation, evaluate, layer_sqnr
+from radixpoint.measure.metrics import check_metric
+from radixpoint.quantization.design import BatchNorm as BatchNormForm
+from radixpoint.quantization.design import Codes, Design
+from radixpoint.quantization.design import Rule as BinaryPointRule
+from radixpoint.quantization.design import Scope as BinaryPointScope
+from radixpoint.quantization.quantize import quantize
+from radixpoint.quantization.refine import TECHNIQUES
+from radixpoint.searching.allocate import Constraints, Objective
+from radixpoint.searching.criterion import Criterion, Verdict
+from radixpoint.searching.policies import POLICIES
+from radixpoint.searching.search import search
+from radixpoint.searching.watcher import Watcher
 
 app = typer.Typer(
     help="Find the smallest fixed-point representation of a trained CNN.\n\n"
@@ -285,8 +288,8 @@ def _options(batch_norm: str, scope: str, rule: str, rounding: str, overflow: st
         ("--batch-norm", batch_norm, get_args(BatchNormForm)),
         ("--scope", scope, get_args(BinaryPointScope)),
         ("--rule", rule, ("default", *get_args(BinaryPointRule))),
-        ("--rounding", rounding, tuple(formats.Rounding)),
-        ("--overflow", overflow, tuple(formats.Overflow)),
+        ("--rounding", rounding, tuple(RoundingMode)),
+        ("--overflow", overflow, tuple(Overflow)),
     ):
         if given not in known:
             raise DesignError(f"{option} {given!r}: expected one of {', '.join(known)}")

@@ -25,16 +25,16 @@ from PIL import Image
 
 import networks
 import radixpoint
-from radixpoint.calibrate import Ranges, calibrate
 from radixpoint.data import ImageSet, Preprocessing, load_images, read_classes
-from radixpoint.design import Design
 from radixpoint.engines import BlasEngine, NativeEngine, ReferenceEngine, instruction_sets
 from radixpoint.errors import RadixpointError
 from radixpoint.export.folder import make_manifest, read_manifest
 from radixpoint.files import read_record, write_record
-from radixpoint.ir import IntGraph
-from radixpoint.quantize import quantize
-from radixpoint.storage import load_network, save_network
+from radixpoint.ir.network import IntGraph
+from radixpoint.ir.storage import load_network, save_network
+from radixpoint.measure.calibrate import Ranges, calibrate
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.quantize import quantize
 
 
 def agree(network: IntGraph, seed: int) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from radixpoint.arithmetic.formats import Overflow, Rounding
 from radixpoint.errors import FormatError, GraphError
-from radixpoint.formats import Overflow, Rounding
-from radixpoint.ir import (
+from radixpoint.ir.network import (
     IntGraph,
     IntParameter,
     IntTensor,
@@ -22,7 +22,7 @@ from radixpoint.ir import (
     rounded_tensor,
     verify,
 )
-from radixpoint.ops import STEPS
+from radixpoint.ir.ops import STEPS
 
 NAMES = ("a", "padded 1", "tensor", "p000", "result", "é", "x" * 50, "a/1.conv", "../x", "weight", "b", "low")
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from radixpoint.data.preprocessing import Preprocessing
 from radixpoint.errors import DataError
-from radixpoint.ops import Shape
+from radixpoint.ir.ops import Shape
 
 _HOW = "--classes (in Python: classes) names the class of every output, in the order of the outputs"
 

@@ -30,7 +30,7 @@ from radixpoint.data.imageset import ImageSet
 from radixpoint.data.preprocessing import Preprocessing
 from radixpoint.errors import DataError
 from radixpoint.files import read_regular, shown
-from radixpoint.ops import Shape
+from radixpoint.ir.ops import Shape
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".gif", ".webp", ".tif", ".tiff"}
 _FORMATS = ("JPEG", "PNG", "BMP", "PPM", "GIF", "WEBP", "TIFF")

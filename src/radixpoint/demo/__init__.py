@@ -10,7 +10,7 @@ from importlib.resources import as_file, files
 
 from radixpoint.data import ImageSet, Preprocessing, load_images
 from radixpoint.importers import load
-from radixpoint.ir import Graph
+from radixpoint.ir.graph import Graph
 
 PREPROCESSING = Preprocessing(mean=(0.286,), std=(0.353,), channel_order="L")
 """What the network was trained with; 28 x 28 pixels as stored."""

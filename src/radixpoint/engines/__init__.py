@@ -18,7 +18,7 @@ from radixpoint.engines.boundary import check_threads
 from radixpoint.engines.native import NativeEngine, chosen_instruction_set, instruction_sets
 from radixpoint.engines.reference import ReferenceEngine
 from radixpoint.errors import EngineError, FormatError
-from radixpoint.ir import IntGraph
+from radixpoint.ir.network import IntGraph
 
 
 class Engine(Protocol):

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from radixpoint.arith import cast, divide, random_draws
+from radixpoint.arithmetic.cast import cast, divide, random_draws
+from radixpoint.arithmetic.formats import Overflow, Rounding
 from radixpoint.engines.boundary import check_run, check_threads
-from radixpoint.formats import Overflow, Rounding
-from radixpoint.ir import IntGraph, IntTensor, Step, verify
+from radixpoint.ir.network import IntGraph, IntTensor, Step, verify
 
 Array = NDArray[Any]
 Compiled = Callable[[list[Array]], Array]

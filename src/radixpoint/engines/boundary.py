@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from radixpoint.errors import EngineError
-from radixpoint.ir import IntGraph
+from radixpoint.ir.network import IntGraph
 
 MAX_THREADS = 1024
 """Of an engine; more are a mistake."""

@@ -20,12 +20,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from radixpoint.arena import arena_layout
+from radixpoint.arithmetic.formats import Overflow, Rounding
 from radixpoint.engines.blas import exact_step
 from radixpoint.engines.boundary import check_run, check_threads
 from radixpoint.errors import EngineError
-from radixpoint.formats import Overflow, Rounding
-from radixpoint.ir import IntGraph, IntTensor, Step, verify
+from radixpoint.ir.arena import arena_layout
+from radixpoint.ir.network import IntGraph, IntTensor, Step, verify
 
 try:
     from radixpoint import _native

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from radixpoint.arith import cast, divide, random_draws
+from radixpoint.arithmetic.cast import cast, divide, random_draws
+from radixpoint.arithmetic.formats import Overflow, Rounding
 from radixpoint.engines.boundary import check_run
-from radixpoint.formats import Overflow, Rounding
-from radixpoint.ir import IntGraph, IntTensor, Step, verify
-from radixpoint.ops import Attributes
+from radixpoint.ir.network import IntGraph, IntTensor, Step, verify
+from radixpoint.ir.ops import Attributes
 
 Ints = NDArray[np.int64]
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from radixpoint.engines import Engine, make_engine
 from radixpoint.errors import ExportError
-from radixpoint.evaluate import Mismatch
 from radixpoint.export.c import CTarget
 from radixpoint.export.folder import (
     Manifest,
@@ -34,12 +33,13 @@ from radixpoint.export.folder import (
 from radixpoint.export.hls import HlsTarget
 from radixpoint.export.hls4ml import Hls4mlTarget
 from radixpoint.export.onnx import OnnxTarget
-from radixpoint.export.plan import Ints, Plan
 from radixpoint.export.qonnx import QonnxTarget
 from radixpoint.export.tools import TIME_LIMIT, time_limit
 from radixpoint.export.vectors import VectorsTarget
 from radixpoint.export.verilog import VerilogTarget
-from radixpoint.ir import IntGraph, verify
+from radixpoint.ir.network import IntGraph, verify
+from radixpoint.ir.plan import Ints, Plan
+from radixpoint.measure.evaluate import Mismatch
 
 
 class Target(Protocol):

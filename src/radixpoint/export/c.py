@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from radixpoint.arena import arena_layout
+from radixpoint.arithmetic.formats import Overflow
 from radixpoint.errors import ExportError
-from radixpoint.export.plan import Function, Ints, Nest, Plan, extents
 from radixpoint.export.source import TracedProgram, Writer, build, literal, rows
 from radixpoint.export.tools import tool
-from radixpoint.formats import Overflow
-from radixpoint.ir import IntGraph, IntTensor, Step
+from radixpoint.ir.arena import arena_layout
+from radixpoint.ir.network import IntGraph, IntTensor, Step
+from radixpoint.ir.plan import Function, Ints, Nest, Plan, extents
 
 WARNINGS = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
 ARRAYS_UP_TO = 1 << 21

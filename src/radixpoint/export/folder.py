@@ -16,10 +16,10 @@ import msgspec
 import numpy as np
 
 from radixpoint.errors import ExportError
-from radixpoint.export.plan import Ints, Plan
 from radixpoint.files import read_regular, shown
-from radixpoint.ir import IntGraph, TensorFormat
-from radixpoint.storage import load_network, save_network
+from radixpoint.ir.network import IntGraph, TensorFormat
+from radixpoint.ir.plan import Ints, Plan
+from radixpoint.ir.storage import load_network, save_network
 
 MANIFEST = "manifest.json"
 NETWORK = "network.safetensors"

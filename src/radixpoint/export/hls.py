@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from radixpoint.arithmetic.formats import Overflow
 from radixpoint.errors import ExportError
 from radixpoint.export.c import c_type
-from radixpoint.export.plan import Function, Ints, Nest, Plan, extents
 from radixpoint.export.source import TracedProgram, Writer, build, literal, rows
 from radixpoint.export.tools import tool
-from radixpoint.formats import Overflow
-from radixpoint.ir import IntGraph, Step, TensorFormat
+from radixpoint.ir.network import IntGraph, Step, TensorFormat
+from radixpoint.ir.plan import Function, Ints, Nest, Plan, extents
 
 SIGNATURE = "void network(const image_t image[RADIXPOINT_IMAGE_VALUES], logit_t logits[RADIXPOINT_LOGITS])"
 HEADERS = ("radixpoint_fixed.h", "testbench.cpp")

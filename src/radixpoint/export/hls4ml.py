@@ -15,8 +15,8 @@ import msgspec
 
 from radixpoint.engines import Engine
 from radixpoint.errors import ExportError
-from radixpoint.export.plan import Ints
-from radixpoint.ir import IntGraph, Step, TensorFormat
+from radixpoint.ir.network import IntGraph, Step, TensorFormat
+from radixpoint.ir.plan import Ints
 
 FILE = "hls4ml_config.json"
 DIFFERENCES = "differences.json"

@@ -11,12 +11,12 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from radixpoint.arith import random_draws
+from radixpoint.arithmetic.cast import random_draws
+from radixpoint.arithmetic.formats import Overflow, Rounding
 from radixpoint.errors import ExportError
 from radixpoint.export.onnx_graph import ModelBuilder
-from radixpoint.export.plan import FARTHEST_SHIFT, Ints, Plan
-from radixpoint.formats import Overflow, Rounding
-from radixpoint.ir import IntGraph, Step
+from radixpoint.ir.network import IntGraph, Step
+from radixpoint.ir.plan import FARTHEST_SHIFT, Ints, Plan
 
 FILE = "network.onnx"
 ENOUGH_LEFT = 40

@@ -11,8 +11,8 @@ import onnx
 from numpy.typing import DTypeLike, NDArray
 from onnx import helper, numpy_helper
 
-from radixpoint.export.plan import Plan
-from radixpoint.ir import IntGraph, Step
+from radixpoint.ir.network import IntGraph, Step
+from radixpoint.ir.plan import Plan
 
 OPSET = 17
 LARGE = 1024

@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 from numpy.typing import DTypeLike, NDArray
 
+from radixpoint.arithmetic.formats import Overflow, Rounding
 from radixpoint.errors import ExportError
 from radixpoint.export.onnx_graph import ModelBuilder
-from radixpoint.export.plan import Ints, Plan
-from radixpoint.formats import Overflow, Rounding
-from radixpoint.ir import IntGraph, Step, TensorFormat
+from radixpoint.ir.network import IntGraph, Step, TensorFormat
+from radixpoint.ir.plan import Ints, Plan
 
 FILE = "network.qonnx.onnx"
 DOMAIN = "qonnx.custom_op.general"

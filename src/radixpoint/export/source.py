@@ -9,9 +9,9 @@ from functools import cache
 import numpy as np
 
 from radixpoint.errors import ExportError
-from radixpoint.export.plan import Ints, Plan, channel_first, channel_last
 from radixpoint.export.tools import run_tool
-from radixpoint.ir import IntGraph
+from radixpoint.ir.network import IntGraph
+from radixpoint.ir.plan import Ints, Plan, channel_first, channel_last
 
 
 def literal(value: int) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 from radixpoint.engines import ReferenceEngine, make_engine
 from radixpoint.errors import ExportError
 from radixpoint.export.folder import read_manifest
-from radixpoint.export.plan import Ints, Plan
-from radixpoint.ir import IntGraph, IntParameter, TensorFormat, freeze
+from radixpoint.ir.graph import freeze
+from radixpoint.ir.network import IntGraph, IntParameter, TensorFormat
+from radixpoint.ir.plan import Ints, Plan
 
 
 def _words(values: Ints, form: TensorFormat) -> list[str]:

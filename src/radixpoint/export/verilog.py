@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from radixpoint.accelerator.machine import LANES, MODULES, Machine, descriptor_fields
+from radixpoint.accelerator.synthesis import rtl
 from radixpoint.engines import make_engine
 from radixpoint.errors import ExportError
 from radixpoint.export.folder import read_manifest
-from radixpoint.export.machine import LANES, MODULES, Machine, descriptor_fields
-from radixpoint.export.plan import Ints
 from radixpoint.export.source import build
 from radixpoint.export.tools import run_tool, tool
-from radixpoint.ir import IntGraph
-from radixpoint.synthesis import rtl
+from radixpoint.ir.network import IntGraph
+from radixpoint.ir.plan import Ints
 
 
 def _verilator() -> tuple[list[str], dict[str, str]]:

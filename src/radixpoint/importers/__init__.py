@@ -1,4 +1,4 @@
-"""Importers: a model file or module becomes a :class:`radixpoint.ir.Graph`.
+"""Importers: a model file or module becomes a :class:`radixpoint.ir.graph.Graph`.
 
 Batch normalization stays a layer of its own: importing never folds it. A framework is imported only when
 its importer runs.
@@ -14,7 +14,7 @@ from radixpoint.errors import ModelError
 from radixpoint.importers.onnx import import_onnx
 from radixpoint.importers.resnet import import_resnet
 from radixpoint.importers.torch import import_module, read_weights
-from radixpoint.ir import Graph
+from radixpoint.ir.graph import Graph
 
 
 def load(model: Any, input_shape: Sequence[int] | None = None) -> Graph:

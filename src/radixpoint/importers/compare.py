@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from radixpoint.engines.floating import FloatingEngine
 from radixpoint.errors import ModelError
-from radixpoint.ir import Graph
-from radixpoint.ops import Shape
+from radixpoint.ir.graph import Graph
+from radixpoint.ir.ops import Shape
+from radixpoint.measure.floating import FloatingEngine
 
 Reals = NDArray[np.floating]
 Original = Callable[[NDArray[np.float32]], Mapping[str, Reals]]

@@ -19,12 +19,12 @@ import onnx.shape_inference
 import onnxruntime
 from numpy.typing import NDArray
 
-from radixpoint.domains import MAX_ELEMENTS, check_attributes, check_shape
 from radixpoint.errors import GraphError, ModelError, UnsupportedError
 from radixpoint.importers.compare import check_imported, in_batches
 from radixpoint.importers.onnx_constants import Constants, NoConstant
-from radixpoint.ir import Graph, Layer, build_graph
-from radixpoint.ops import LAYERS, Shape
+from radixpoint.ir.domains import MAX_ELEMENTS, check_attributes, check_shape
+from radixpoint.ir.graph import Graph, Layer, build_graph
+from radixpoint.ir.ops import LAYERS, Shape
 
 MAX_NODES = 1 << 16
 """Of a model that is read."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixpoint.errors import ModelError
-from radixpoint.ir import Graph, Layer, build_graph
+from radixpoint.ir.graph import Graph, Layer, build_graph
 
 EPSILON = 1e-5
 """torch.nn.BatchNorm2d's default, which torchvision keeps."""

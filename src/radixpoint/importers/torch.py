@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from radixpoint.errors import GraphError, ModelError, UnsupportedError
 from radixpoint.importers.compare import check_imported, random_images
-from radixpoint.ir import Graph, Layer, build_graph
-from radixpoint.ops import LAYERS, Shape
+from radixpoint.ir.graph import Graph, Layer, build_graph
+from radixpoint.ir.ops import LAYERS, Shape
 
 
 def read_weights(path: Path) -> dict[str, NDArray[np.float32]]:

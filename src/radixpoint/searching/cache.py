@@ -15,7 +15,7 @@ import numpy as np
 
 from radixpoint.errors import RunError
 from radixpoint.files import read_record, sweep, write_record
-from radixpoint.outcomes import NO_OUTCOMES, Outcomes
+from radixpoint.measure.metrics import NO_OUTCOMES, Outcomes
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

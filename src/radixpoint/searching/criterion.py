@@ -7,8 +7,8 @@ from typing import Literal
 import msgspec
 
 from radixpoint.errors import DesignError
-from radixpoint.evaluate import check_confidence
-from radixpoint.outcomes import Metric, check_metric
+from radixpoint.measure.evaluate import check_confidence
+from radixpoint.measure.metrics import Metric, check_metric
 
 Verdict = Literal["holds", "fails"]
 

@@ -12,22 +12,22 @@ from typing import Any
 
 import msgspec
 
-from radixpoint.allocate import Losses
-from radixpoint.calibrate import Ranges
-from radixpoint.cost import multiplier_cost
+from radixpoint.accelerator.cost import multiplier_cost
 from radixpoint.data import ImageSet
-from radixpoint.design import Codes, Design
 from radixpoint.engines import make_engine
-from radixpoint.evaluate import Evaluation, integer_outcomes, summarize
 from radixpoint.files import write_whole
-from radixpoint.intervals import DropTest, drop, drop_interval
-from radixpoint.ir import Graph
-from radixpoint.outcomes import BATCH, Outcomes
-from radixpoint.quantize import Quantizer
+from radixpoint.ir.graph import Graph
+from radixpoint.ir.storage import save_network
+from radixpoint.measure.calibrate import Ranges
+from radixpoint.measure.evaluate import Evaluation, integer_outcomes, summarize
+from radixpoint.measure.intervals import DropTest, drop, drop_interval
+from radixpoint.measure.metrics import BATCH, Outcomes
+from radixpoint.quantization.design import Codes, Design
+from radixpoint.quantization.quantize import Quantizer
+from radixpoint.searching.allocate import Losses
 from radixpoint.searching.cache import Cache
 from radixpoint.searching.criterion import Criterion, Verdict
 from radixpoint.searching.watcher import Watcher
-from radixpoint.storage import save_network
 
 FEWEST = 500
 """An evaluation is not stopped before this many images."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from radixpoint.evaluate import Evaluation
+from radixpoint.measure.evaluate import Evaluation
 from radixpoint.searching.criterion import Verdict
 
 Judged = tuple[Evaluation, Verdict]

@@ -15,21 +15,21 @@ from typing import Any, get_args
 import msgspec
 import numpy as np
 
-from radixpoint.allocate import Constraints, Objective
-from radixpoint.calibrate import Ranges, calibrate, float_outcomes
 from radixpoint.data import ImageSet
-from radixpoint.design import Design
-from radixpoint.equalize import pairs
 from radixpoint.errors import DataError, DesignError, RunError
 from radixpoint.files import is_partial, read_regular, sweep, write_whole
-from radixpoint.intervals import better_than_chance
-from radixpoint.ir import Graph
-from radixpoint.outcomes import BEST, Outcomes
-from radixpoint.policies import POLICIES
-from radixpoint.quantize import Quantizer
+from radixpoint.ir.graph import Graph
+from radixpoint.measure.calibrate import Ranges, calibrate, float_outcomes
+from radixpoint.measure.intervals import better_than_chance
+from radixpoint.measure.metrics import BEST, Outcomes
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.equalize import pairs
+from radixpoint.quantization.quantize import Quantizer
+from radixpoint.searching.allocate import Constraints, Objective
 from radixpoint.searching.cache import Cache
 from radixpoint.searching.criterion import Criterion
 from radixpoint.searching.judge import Judge
+from radixpoint.searching.policies import POLICIES
 from radixpoint.searching.strategies import LAYERED, Answer, Rank, Space, Strategy, strategy
 from radixpoint.searching.watcher import Watcher
 
@@ -292,9 +292,10 @@ def search(
 
     ``joint`` is one word length everywhere. ``separate`` (Kang 2018) finds the smallest convolution word
     length with batch normalization at ``bn_start`` bits, then the smallest batch normalization word length
-    that still holds with it; so do the other policies of :data:`radixpoint.policies.POLICIES`. ``greedy`` and
-    ``per-layer`` first find the word lengths of the layers (:mod:`radixpoint.allocate`). No policy's answer
-    is worse than a design that another one has seen hold and that it could have given itself.
+    that still holds with it; so do the other policies of :data:`radixpoint.searching.policies.POLICIES`.
+    ``greedy`` and ``per-layer`` first find the word lengths of the layers
+    (:mod:`radixpoint.searching.allocate`). No policy's answer is worse than a design that another one has
+    seen hold and that it could have given itself.
 
     Args:
         graph: the network.
@@ -320,7 +321,7 @@ def search(
             the run folder holds, or it is measured.
         replaces: whether the result of another search in the folder may be replaced.
         at_chance: go on with a float network that is no better than guessing.
-        options: further fields of :class:`radixpoint.design.Design`.
+        options: further fields of :class:`radixpoint.quantization.design.Design`.
 
     Returns:
         What is written to ``result.json`` (see ``docs/result.md``).

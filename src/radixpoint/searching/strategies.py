@@ -19,7 +19,10 @@ from typing import Any, Protocol
 import msgspec
 from msgspec.structs import replace
 
-from radixpoint.allocate import (
+from radixpoint.ir.graph import Graph
+from radixpoint.measure.evaluate import Evaluation
+from radixpoint.quantization.design import Design, Widths
+from radixpoint.searching.allocate import (
     Allocation,
     Constraints,
     Losses,
@@ -36,12 +39,9 @@ from radixpoint.allocate import (
     other_parameters,
     product_layers,
 )
-from radixpoint.design import Design, Widths
-from radixpoint.evaluate import Evaluation
-from radixpoint.ir import Graph
-from radixpoint.policies import POLICIES, check_policy
 from radixpoint.searching.judge import Judge
 from radixpoint.searching.line import Found, Judged, cheapest, confident, smallest
+from radixpoint.searching.policies import POLICIES, check_policy
 
 POINTS = 12
 """Designs on the frontier of accuracy and cost."""
@@ -59,7 +59,7 @@ class Space:
         graph: the network.
         lengths: candidates for word lengths, ascending.
         bn_start: word length of batch normalization while the convolutions' is searched.
-        options: further fields of :class:`radixpoint.design.Design`.
+        options: further fields of :class:`radixpoint.quantization.design.Design`.
         objective: what ``per-layer`` makes as small as it can.
         constraints: what ``per-layer`` keeps to.
     """
@@ -289,7 +289,7 @@ class TwoStages:
 @dataclass(frozen=True)
 class ByLayer:
     """Word lengths of the layers first, with batch normalization at ``bn_start`` bits, then batch
-    normalization's (:mod:`radixpoint.allocate`)."""
+    normalization's (:mod:`radixpoint.searching.allocate`)."""
 
     name: str
     space: Space

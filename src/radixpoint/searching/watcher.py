@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from radixpoint.evaluate import Evaluation
+from radixpoint.measure.evaluate import Evaluation
 from radixpoint.searching.criterion import Verdict
 
 

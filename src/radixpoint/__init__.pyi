@@ -1,0 +1,90 @@
+from . import (
+    accelerator as accelerator,
+)
+from . import (
+    arithmetic as arithmetic,
+)
+from . import (
+    cli as cli,
+)
+from . import (
+    data as data,
+)
+from . import (
+    demo as demo,
+)
+from . import (
+    engines as engines,
+)
+from . import (
+    errors as errors,
+)
+from . import (
+    export as export,
+)
+from . import (
+    files as files,
+)
+from . import (
+    importers as importers,
+)
+from . import (
+    ir as ir,
+)
+from . import (
+    measure as measure,
+)
+from . import (
+    quantization as quantization,
+)
+from . import (
+    searching as searching,
+)
+from .accelerator.cost import Cost, cost
+from .arithmetic.formats import FixedFormat, Overflow, Rounding
+from .data import ImageSet, Preprocessing, load_images, read_classes
+from .engines import make_engine
+from .errors import RadixpointError
+from .export import export_network, verify_export
+from .importers import load
+from .ir.graph import Graph
+from .ir.network import IntGraph
+from .ir.storage import load_network, save_network
+from .measure.calibrate import Ranges, calibrate
+from .measure.evaluate import Evaluation, evaluate
+from .quantization.design import Design
+from .quantization.quantize import quantize
+from .searching.criterion import Criterion
+from .searching.search import search
+
+__version__: str
+
+__all__ = [
+    "Cost",
+    "Criterion",
+    "Design",
+    "Evaluation",
+    "FixedFormat",
+    "Graph",
+    "ImageSet",
+    "IntGraph",
+    "Overflow",
+    "Preprocessing",
+    "RadixpointError",
+    "Ranges",
+    "Rounding",
+    "__version__",
+    "calibrate",
+    "cost",
+    "evaluate",
+    "export_network",
+    "load",
+    "load_images",
+    "load_network",
+    "make_engine",
+    "quantize",
+    "read_classes",
+    "save_network",
+    "search",
+    "verify_export",
+]

@@ -1,0 +1,198 @@
+"""What a quantized network costs, before any hardware is chosen: operations, memory, energy, DSP blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from radixpoint.ir.arena import arena_layout
+from radixpoint.ir.network import IntGraph, Step
+
+PRODUCT_SUMS = ("conv", "dense")
+
+
+def _products(graph: IntGraph, step: Step) -> int:
+    result = graph.tensors[step.name].shape
+    if step.op == "scale":
+        return math.prod(result)
+    weight = graph.arrays(step)["weight"]
+    return math.prod(result) * math.prod(weight.shape[1:])
+
+
+def operand_widths(graph: IntGraph, step: Step) -> tuple[int, int]:
+    """Word lengths of what a multiplying step multiplies: activation, parameter."""
+    role = "factor" if step.op == "scale" else "weight"
+    source = graph.tensors[step.inputs[0]].format.word_length
+    return source, graph.parameters[step.parameters[role]].format.word_length
+
+
+def multiplier_cost(graph: IntGraph) -> int:
+    """Partial-product bits an image: over all multiplications, the product of both operands' word lengths.
+
+    An array multiplier's area and switched capacitance grow with it; the count of "bit operations" (BOPs) of
+    the literature (Baskin et al., UNIQ, 2018) is the same without its additions.
+    """
+    return sum(
+        _products(graph, step) * math.prod(operand_widths(graph, step))
+        for step in graph.steps
+        if step.op in (*PRODUCT_SUMS, "scale")
+    )
+
+
+def bit_operations(x: int, w: int, terms: int) -> float:
+    """BOPs of one of ``terms`` products of ``x`` by ``w`` bits, with its share of their additions.
+
+    Baskin et al., UNIQ, 2018: ab + a + b + log2 n.
+    """
+    return x * w + x + w + math.log2(terms)
+
+
+# --------------------------------------------------------------------------------------------- energy
+
+SRAM: Mapping[int, float] = {8 << 10: 10.0, 32 << 10: 20.0, 1 << 20: 100.0}
+"""pJ of an access of 64 bits, by bytes of the memory; a larger one is counted as the largest."""
+DRAM = 1300.0
+"""pJ of an access of 64 bits; the low end of 1.3 to 2.6 nJ."""
+
+
+def multiply_energy(a: int, b: int) -> float:
+    """pJ of an integer multiplication in 45 nm at 0.9 V.
+
+    0.2 pJ at 8 x 8 bits, in proportion to the partial products: 3.2 pJ at 32 x 32, where 3.1 is published
+    (Horowitz, "Computing's energy problem", ISSCC 2014, figure 1.1.9, as are all constants here).
+    """
+    return 0.2 * a * b / 64
+
+
+def add_energy(bits: int) -> float:
+    """pJ of an integer addition: 0.03 at 8 bits, in proportion (0.12 at 32 bits, where 0.1 is published)."""
+    return 0.03 * bits / 8
+
+
+def product_energy(x: int, w: int, accumulator: int) -> float:
+    """pJ of a product of ``x`` by ``w`` bits and of its addition to ``accumulator`` bits."""
+    return multiply_energy(x, w) + add_energy(accumulator)
+
+
+def memory_energy(size_bits: int, bits: int) -> float:
+    """pJ to read or write ``bits`` of an on-chip memory of ``size_bits``."""
+    fitting = [size for size in SRAM if size_bits <= 8 * size]
+    return SRAM[min(fitting, default=max(SRAM))] * bits / 64
+
+
+# ------------------------------------------------------------------------------------------ DSP blocks
+
+
+def products_per_dsp(x: int, w: int, symmetric: bool = False) -> Fraction:
+    """Products of ``x`` by ``w`` bits, both signed, that a DSP48E2 (27 x 18 bits) makes in one clock.
+
+    Two weights in the wide port, k places apart, share an activation, and the result holds both products, k
+    places apart (Xilinx WP486, for 8 bits). k must be x + w, and the packed weights fit 27 bits if
+    2w + x <= 26. ``symmetric`` weights lack the most negative value (SAT_SYM): k = x + w - 1, 2w + x <= 28.
+    Two activations in the other port as well make four products (WP521, for 4 bits). No bit is left to add
+    before the products are taken apart. Above 27 x 18, several blocks make one product.
+    """
+    small, large = sorted((x, w))
+    if 2 * (x + w) + large <= 26 and 2 * small + large <= 17:
+        return Fraction(4)
+    if 2 * small + large <= (28 if symmetric else 26) and large <= 18:
+        return Fraction(2)
+    if small <= 18 and large <= 27:
+        return Fraction(1)
+    return Fraction(1, -(-small // 17) * -(-large // 26))
+
+
+# ------------------------------------------------------------------------------------------- the whole
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one image.
+
+    Attributes:
+        macs: multiplications of convolutions and fully connected layers.
+        scalings: multiplications of batch normalization and pooling.
+        conv_bits, scale_bits: largest operand word lengths of each: (activation, parameter).
+        multiplier_cost: see :func:`multiplier_cost`.
+        bit_operations: BOPs with additions, see :func:`bit_operations`.
+        weight_bits, parameter_bits: stored weights, and all other parameters.
+        activation_bits: memory of the activations that live at the same time, at their word lengths.
+        energy: pJ of the arithmetic, see :func:`multiply_energy` and :func:`add_energy`.
+    """
+
+    macs: int
+    scalings: int
+    conv_bits: tuple[int, int]
+    scale_bits: tuple[int, int]
+    multiplier_cost: int
+    bit_operations: int
+    weight_bits: int
+    parameter_bits: int
+    activation_bits: int
+    energy: float
+
+
+def _widest(graph: IntGraph, ops: tuple[str, ...]) -> tuple[int, int]:
+    widths = [operand_widths(graph, step) for step in graph.steps if step.op in ops]
+    return max((x for x, _ in widths), default=0), max((w for _, w in widths), default=0)
+
+
+def _activation_bits(graph: IntGraph) -> int:
+    """A tensor lives from the step that begins to compute it to the last that reads it.
+
+    What only one element-wise step reads is never stored: that step works on it as it comes.
+    """
+    passing = ("cast", "scale", "offset", "clamp", "divide")
+    order = {graph.input: 0} | {step.name: i + 1 for i, step in enumerate(graph.steps)}
+    last = dict(order)
+    readers: dict[str, list[Step]] = {name: [] for name in order}
+    for step in graph.steps:
+        for name in step.inputs:
+            last[name] = order[step.name]
+            readers[name].append(step)
+    sizes = {
+        name: math.prod(graph.tensors[name].shape) * graph.tensors[name].format.word_length
+        for name in order
+        if name in (graph.input, graph.output)
+        or len(readers[name]) > 1
+        or any(step.op not in passing for step in readers[name])
+    }
+    begin = {graph.input: 0}
+    for step in graph.steps:
+        flows_in = step.op in passing and step.inputs[0] not in sizes
+        begin[step.name] = begin[step.inputs[0]] if flows_in else order[step.name]
+    layout = arena_layout(sizes, {n: (begin[n], last[n]) for n in sizes})
+    return max(layout[n] + sizes[n] for n in sizes)
+
+
+def cost(graph: IntGraph) -> Cost:
+    """Operations, memory and arithmetic energy of one image."""
+    macs = scalings = operations = 0
+    energy = 0.0
+    for step in graph.steps:
+        if step.op not in (*PRODUCT_SUMS, "scale"):
+            continue
+        products, (x, w) = _products(graph, step), operand_widths(graph, step)
+        terms = 1 if step.op == "scale" else math.prod(graph.arrays(step)["weight"].shape[1:])
+        operations += round(products * bit_operations(x, w, terms))
+        energy += products * product_energy(x, w, graph.tensors[step.name].format.word_length)
+        if step.op == "scale":
+            scalings += products
+        else:
+            macs += products
+    weights = {s.parameters["weight"] for s in graph.steps if s.op in PRODUCT_SUMS}
+    bits = {key: p.data.size * p.format.word_length for key, p in graph.parameters.items()}
+    return Cost(
+        macs,
+        scalings,
+        _widest(graph, PRODUCT_SUMS),
+        _widest(graph, ("scale",)),
+        multiplier_cost(graph),
+        operations,
+        sum(n for key, n in bits.items() if key in weights),
+        sum(n for key, n in bits.items() if key not in weights),
+        _activation_bits(graph),
+        energy,
+    )

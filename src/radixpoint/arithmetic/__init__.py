@@ -1,0 +1,1 @@
+"""Arithmetic: formats, rounding, overflow and the one cast; ``docs/arithmetic.md``, executable."""

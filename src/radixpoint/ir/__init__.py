@@ -1,0 +1,1 @@
+"""The two intermediate representations, the table of operators behind them, and the file of a network."""

@@ -1,0 +1,147 @@
+"""An IntGraph as one file: safetensors, with the structure as JSON in its header."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from radixpoint.errors import FormatError, GraphError, ModelError
+from radixpoint.files import write_whole
+from radixpoint.ir.graph import freeze
+from radixpoint.ir.network import IntGraph, IntParameter, IntTensor, Step, TensorFormat, verify
+
+_KEY = "radixpoint_network"
+
+
+class _Format(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    signed: bool
+    word_length: int
+    fraction_lengths: tuple[int, ...]
+
+
+class _Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    shape: tuple[int, ...]
+    format: _Format
+    low: int
+    high: int
+    layer: str
+    value: str | None
+
+
+class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    attributes: dict[str, Any]
+    parameters: dict[str, str]
+
+
+class _Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    radixpoint_network: Literal[1]
+    input: str
+    output: str
+    tensors: dict[str, _Tensor]
+    steps: list[_Step]
+    parameters: dict[str, _Format]
+    metadata: dict[str, str]
+
+
+def _format(form: TensorFormat) -> _Format:
+    return _Format(form.signed, form.word_length, form.fraction_lengths)
+
+
+def _narrow(form: TensorFormat) -> type:
+    return np.int8 if form.max < 1 << 7 else np.int16 if form.max < 1 << 15 else np.int32
+
+
+def save_network(graph: IntGraph, path: Path) -> None:
+    """Write an IntGraph; the same graph gives the same bytes.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    network = _Network(
+        1,
+        graph.input,
+        graph.output,
+        {
+            name: _Tensor(t.shape, _format(t.format), t.low, t.high, t.layer, t.value)
+            for name, t in graph.tensors.items()
+        },
+        [_Step(s.name, s.op, s.inputs, dict(s.attributes), dict(s.parameters)) for s in graph.steps],
+        {name: _format(p.format) for name, p in graph.parameters.items()},
+        dict(graph.metadata),
+    )
+    arrays: dict[str, NDArray[Any]] = {
+        name: np.ascontiguousarray(p.data, _narrow(p.format) if p.format.signed else np.int64)
+        for name, p in graph.parameters.items()
+    }
+    write_whole(path, save(arrays, {_KEY: msgspec.json.encode(network, order="deterministic").decode()}))
+
+
+def _lists_to_tuples(value: Any) -> Any:
+    return tuple(_lists_to_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def load_network(path: str | Path) -> IntGraph:
+    """Read and verify an IntGraph.
+
+    Raises:
+        ModelError: not such a file.
+        GraphError: its contents break a rule.
+    """
+    if not Path(path).is_file():
+        raise ModelError(f"{path}: {'is no regular file' if Path(path).exists() else 'no such file'}")
+    try:
+        with safe_open(str(path), "numpy") as archive:
+            header = (archive.metadata() or {}).get(_KEY)
+            if header is None:
+                raise ModelError(f"{path}: a safetensors file, but no quantized network")
+            network = msgspec.json.decode(header, type=_Network)
+            stored = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+        strange = next((name for name, value in stored.items() if value.dtype.kind != "i"), None)
+        if strange is not None:
+            raise GraphError(f"{path}: parameter {strange!r} is {stored[strange].dtype}: expected integers")
+        arrays = {name: value.astype(np.int64) for name, value in stored.items()}
+        missing = set(network.parameters) ^ set(arrays)
+        if missing:
+            raise GraphError(f"{path}: parameters {sorted(missing)} without data or without format")
+
+        def form(f: _Format) -> TensorFormat:
+            return TensorFormat(f.signed, f.word_length, f.fraction_lengths)
+
+        graph = IntGraph(
+            network.input,
+            {
+                name: IntTensor(t.shape, form(t.format), t.low, t.high, t.layer, t.value)
+                for name, t in network.tensors.items()
+            },
+            tuple(
+                Step(
+                    s.name,
+                    s.op,
+                    s.inputs,
+                    {k: _lists_to_tuples(v) for k, v in s.attributes.items()},
+                    s.parameters,
+                )
+                for s in network.steps
+            ),
+            network.output,
+            {name: IntParameter(freeze(arrays[name]), form(f)) for name, f in network.parameters.items()},
+            network.metadata,
+        )
+    except (OSError, SafetensorError, msgspec.MsgspecError, TypeError, RecursionError) as error:
+        raise ModelError(f"{path}: not a readable quantized network: {error}") from None
+    except FormatError as error:
+        raise GraphError(f"{path}: {error}") from None
+    try:
+        verify(graph)
+    except GraphError as error:
+        raise GraphError(f"{path}: {error}") from None
+    return graph

@@ -1,0 +1,193 @@
+"""Accuracy of a quantized network against the float network on the same images, with paired intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from radixpoint.arithmetic.cast import dequantize
+from radixpoint.data import ImageSet
+from radixpoint.engines import Engine, make_engine, quantize_images
+from radixpoint.errors import DesignError, ModelError
+from radixpoint.ir.graph import Graph
+from radixpoint.ir.network import IntGraph
+from radixpoint.measure.calibrate import float_outcomes
+from radixpoint.measure.floating import FloatingEngine
+from radixpoint.measure.intervals import Bits, DropTest, drop, drop_interval
+from radixpoint.measure.metrics import NO_OUTCOMES, Metric, Outcomes, ahead, check_metric, outcomes
+
+
+class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Accuracy of a quantized network, all in percent or percentage points.
+
+    Attributes:
+        images: how many it was evaluated on.
+        top1, top5: its accuracy.
+        float_top1, float_top5: the float network's, on the same images.
+        metric: what ``drop`` is a drop of.
+        drop: float minus quantized.
+        drop_interval: paired 95 % interval of the drop.
+        agreement: share of images on which both networks name the same best class.
+        drop_bound: the drop is at most this, but for the error that was asked for; None if none was.
+    """
+
+    images: int
+    top1: float
+    top5: float
+    float_top1: float
+    float_top5: float
+    metric: Metric
+    drop: float
+    drop_interval: tuple[float, float]
+    agreement: float
+    drop_bound: float | None = None
+
+
+def check_confidence(confidence: float) -> float:
+    """A probability of at least one half.
+
+    Raises:
+        DesignError: it is none.
+    """
+    if not 0.5 <= confidence < 1:
+        raise DesignError(
+            f"a confidence of {confidence}: expected at least 0.5 and less than 1, such as 0.95"
+        )
+    return confidence
+
+
+def _percent(bits: Bits) -> float:
+    return 100 * int(np.count_nonzero(bits)) / len(bits)
+
+
+def summarize(
+    reference: Outcomes, candidate: Outcomes, metric: Metric = "top1", error: float | None = None
+) -> Evaluation:
+    """Compare outcomes on the same images; ``reference`` may have seen more, its first ones count.
+
+    Args:
+        error: probability with which ``drop_bound`` may be too low; None leaves it out.
+
+    Raises:
+        DesignError: an unknown metric.
+    """
+    reference = reference.first(len(candidate))
+    before, after = reference.hits(metric), candidate.hits(metric)
+    return Evaluation(
+        len(candidate),
+        _percent(candidate.top1),
+        _percent(candidate.top5),
+        _percent(reference.top1),
+        _percent(reference.top5),
+        metric,
+        drop(before, after),
+        drop_interval(before, after),
+        _percent(reference.prediction == candidate.prediction),
+        None if error is None else DropTest(before, after, error).bound(),
+    )
+
+
+def integer_outcomes(graph: IntGraph, engine: Engine, images: ImageSet, start: int = 0) -> Iterator[Outcomes]:
+    """Outcomes of a quantized network, batch by batch, from image ``start`` on."""
+    for stored, labels in ahead(images, start, lambda inputs: quantize_images(graph, inputs)):
+        yield outcomes(engine.run(stored)[graph.output], labels)
+
+
+def evaluate(
+    graph: Graph,
+    quantized: IntGraph,
+    images: ImageSet,
+    metric: Metric = "top1",
+    engine: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+    threads: int = 0,
+    confidence: float | None = None,
+) -> Evaluation:
+    """Evaluate a quantized network against the float network it stands for, on all images.
+
+    Args:
+        confidence: of the ``drop_bound`` that is reported; None reports none.
+
+    Raises:
+        DataError: the images do not fit the network.
+        DesignError: an unknown metric, or a confidence that is no probability.
+        EngineError: there is no such engine.
+        ModelError: the quantized network is of another float network.
+    """
+    check_metric(metric)
+    error = None if confidence is None else 1 - check_confidence(confidence)
+    for ours, theirs in ((graph.input, quantized.input), (graph.output, quantized.output)):
+        if graph.shapes[ours] != quantized.tensors[theirs].shape:
+            raise ModelError(
+                f"{graph.source}: its {ours!r} has shape {graph.shapes[ours]}, but the quantized network "
+                f"takes "
+                f"{quantized.tensors[theirs].shape} there: expected the float network it was quantized from"
+            )
+    images.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
+    runner = make_engine(quantized, engine, threads)
+    result = NO_OUTCOMES
+    for more in integer_outcomes(quantized, runner, images):
+        result = result.joined(more)
+        if progress is not None:
+            progress(len(result), len(images))
+    return summarize(float_outcomes(graph, images), result, metric, error)
+
+
+def layer_sqnr(graph: Graph, quantized: IntGraph, inputs: NDArray[np.float32]) -> dict[str, float]:
+    """Signal to quantization-noise ratio of every layer's result, in dB.
+
+    10 log10 of the power of the float tensor over the power of its difference from the quantized one, over
+    all ``inputs`` (float32, batch first). Left out: a layer that only a ReLU reads (what it cuts off has
+    no room in its format, so its own noise means nothing), and one without a quantized counterpart.
+    """
+    pairs = {t.value: name for name, t in quantized.tensors.items() if t.value not in (None, graph.input)}
+    layers = [
+        layer.name
+        for layer in graph.layers
+        if layer.name in pairs and graph.seen_by_reader(layer.name) == layer.name
+    ]
+    real = FloatingEngine(graph, layers).run(inputs)
+    stored = make_engine(quantized).run(quantize_images(quantized, inputs), [pairs[name] for name in layers])
+    result = {}
+    for name in layers:
+        tensor = quantized.tensors[pairs[name]]
+        values = dequantize(stored[pairs[name]], tensor.format.fractions(len(tensor.shape)))
+        signal = float(np.sum(real[name].astype(np.float64) ** 2))
+        noise = float(np.sum((values - real[name]) ** 2))
+        result[name] = math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal else -math.inf
+    return result
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """The first place where two engines differ."""
+
+    tensor: str
+    index: tuple[int, ...]
+    expected: int | str
+    got: int | str
+
+
+def first_mismatch(
+    graph: IntGraph, expected: Engine, got: Engine, images: NDArray[np.int64]
+) -> Mismatch | None:
+    """Compare two engines on every tensor with ==; ``images`` are stored integers, batch first.
+
+    Returns:
+        The first difference in execution order, or None if there is none.
+    """
+    names = [graph.input, *(step.name for step in graph.steps)]
+    a, b = expected.run(images, names), got.run(images, names)
+    for name in names:
+        if a[name].shape != b[name].shape:
+            return Mismatch(name, (), a[name].size, b[name].size)
+        differing = np.argwhere(a[name] != b[name])
+        if len(differing):
+            index = tuple(int(i) for i in differing[0])
+            return Mismatch(name, index, int(a[name][index]), int(b[name][index]))
+    return None

@@ -1,0 +1,220 @@
+"""Graph + Ranges + Design -> IntGraph: binary points are chosen, then the network is lowered."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from radixpoint.arithmetic.cast import dequantize
+from radixpoint.arithmetic.elementary import exp, log2
+from radixpoint.arithmetic.formats import Overflow, Rounding
+from radixpoint.data import ImageSet
+from radixpoint.engines import make_engine, quantize_images
+from radixpoint.errors import DesignError
+from radixpoint.ir.graph import Graph
+from radixpoint.ir.network import IntGraph
+from radixpoint.measure.calibrate import Ranges
+from radixpoint.quantization.choose import choose_formats
+from radixpoint.quantization.design import Design, Widths
+from radixpoint.quantization.equalize import equalized
+from radixpoint.quantization.lower import ParameterCache, lower
+from radixpoint.quantization.patches import Patches, sampled_patches
+from radixpoint.quantization.refine import Refiner
+from radixpoint.quantization.sites import (
+    Formats,
+    Key,
+    Stored,
+    check_layers,
+    real_weights,
+    sites,
+    stored_parameters,
+)
+from radixpoint.quantization.stand_in import Operands, stand_in
+
+
+def at_length(design: Design, word_length: int) -> Design:
+    """The design with one word length for all that is multiplied: ``conv`` and its company."""
+    own = [name for name in ("conv", "fc", "input") if name in design.classes]
+    return replace(design, classes={**design.classes, **dict.fromkeys(own, Widths.all(word_length))})
+
+
+def divergence(logits: NDArray[np.floating], reference: NDArray[np.floating]) -> float:
+    """How far two networks' answers are apart: what is lost when one stands for the other.
+
+    The Jensen-Shannon divergence (Lin, "Divergence Measures Based on the Shannon Entropy", 1991, equation 4.1
+    with equal weights) of the class probabilities, the softmax of (images, classes), mean over the images, in
+    bits: 0 where they are the same, at most 1. Near 0 it is a square of errors, as of different layers that
+    add; and no single image can outweigh the others, as one with large logits does in their squared error.
+    """
+
+    def probabilities(x: NDArray[np.floating]) -> NDArray[np.float64]:
+        weights = exp((x - x.max(1, keepdims=True)).astype(np.float64))
+        return np.asarray(weights / weights.sum(1, keepdims=True))
+
+    p, q = probabilities(logits), probabilities(reference)
+    middle = (p + q) / 2
+    total = 0.0
+    for one in (p, q):
+        ratio = np.divide(one, middle, out=np.ones_like(one), where=one > 0)
+        total += float((one * log2(ratio)).sum(1).mean())
+    return max(total / 2, 0.0)
+
+
+class Quantizer:
+    """Quantizes one calibrated network by many designs, sharing what they have in common.
+
+    ``calibration`` (images) is needed for designs that refine.
+    """
+
+    def __init__(self, graph: Graph, ranges: Ranges, calibration: ImageSet | None = None) -> None:
+        self.graph, self.ranges, self._cache = graph, ranges, ParameterCache()
+        self.calibration = calibration
+        self._made: object = None  # what _stored was made for
+        self._stored: dict[Key, Stored] = {}
+        self._by_loss: dict[bytes, Formats] = {}
+        self._last: tuple[Design, IntGraph] | None = None  # judged, reported and saved in turn
+
+    def _parameters(self, design: Design) -> dict[Key, Stored]:
+        """What is stored under the design's form of batch normalization and codebook."""
+        made_for: object = design.batch_norm
+        if design.codes.weights is not None and design.codes.weights.kind == "codebook":
+            made_for = (design.batch_norm, design.classes, design.layers)
+        if self._made != made_for:
+            self._stored, self._cache = stored_parameters(self.graph, design), ParameterCache()
+            self._made = made_for
+        return self._stored
+
+    @cached_property
+    def patches(self) -> Patches:
+        """Of the float network on the calibration sample."""
+        return sampled_patches(self.graph, self.ranges.sample, self._operands)
+
+    @cached_property
+    def _operands(self) -> Operands:
+        return stand_in(self.graph, self.ranges)
+
+    @cached_property
+    def _even(self) -> Quantizer:
+        """Of the equalized network, which computes the same in float."""
+        return Quantizer(*equalized(self.graph, self.ranges), self.calibration)
+
+    def lowered(self, design: Design, formats: Formats) -> IntGraph:
+        """The network in these formats, with the design's form and conversions, verified."""
+        if design.equalize:
+            return self._even.lowered(replace(design, equalize=False), formats)
+        return lower(self.graph, formats, self._parameters(design), design, self._cache)
+
+    def loss(self, design: Design, formats: Formats) -> float:
+        """Divergence of the classes from those of float on the calibration sample, in bits."""
+        graph = self.lowered(design, formats)
+        stored = make_engine(graph).run(quantize_images(graph, self.ranges.sample))[graph.output]
+        logits = dequantize(stored, graph.logit_fraction_length())
+        return divergence(logits, self.ranges.logits)
+
+    def formats(self, design: Design) -> Formats:
+        """The format of every quantized place.
+
+        Where rule ``loss`` chooses for each tensor, a convolution, a fully connected layer or an image with a
+        word length of its own takes the binary points that it has when all of them have that length: best for
+        one length is not for another.
+
+        Raises:
+            DesignError: the design does not fit the network.
+        """
+        if design.equalize:
+            return self._even.formats(replace(design, equalize=False))
+        design.check(self.graph)
+        if design.layers:
+            check_layers(self.graph, design, sites(self.graph, self.ranges, design, self._parameters(design)))
+        point = design.binary_point
+        if point.rule != "loss" or point.scope not in ("tensor", "channel"):
+            return self._chosen(design)
+        alone = {layer.name for layer in self.graph.layers if layer.op in ("conv", "fc")} | {self.graph.input}
+        own = {name: widths for name, widths in design.layers.items() if name in alone}
+        others = {
+            name: Widths(parameters=widths.parameters) if name in alone else widths
+            for name, widths in design.layers.items()
+            if name not in alone or widths.parameters is not None
+        }
+        whole = replace(design, layers=others, refine=[])
+        formats = dict(self._chosen_by_loss(whole))
+        for name, widths in own.items():
+            places = {"weight": widths.weights, "operand": widths.activations}
+            if name == self.graph.input:
+                places = {"result": widths.activations}
+            for role, width in places.items():
+                if width is not None:
+                    formats[name, role] = self._chosen_by_loss(at_length(whole, width))[name, role]
+        return formats
+
+    def _chosen(self, design: Design) -> Formats:
+        """Chosen as if all rounding were to nearest: binary points should not depend on draws."""
+        for field in ("rounding", "parameter_rounding"):
+            if getattr(design, field) is Rounding.STOCHASTIC:
+                design = replace(design, **{field: Rounding.RND})
+        return choose_formats(
+            self.graph,
+            self.ranges,
+            design,
+            self._parameters(design),
+            lambda f: self.loss(design, f),
+            lambda: self.patches,
+        )
+
+    def _chosen_by_loss(self, design: Design) -> Formats:
+        key = design.to_json()
+        if key not in self._by_loss:
+            self._by_loss[key] = self._chosen(design)
+        return self._by_loss[key]
+
+    def _integers(self, design: Design) -> IntGraph:
+        if design.equalize:
+            return self._even._integers(replace(design, equalize=False))
+        result = self.lowered(design, self.formats(design))
+        if design.refine and self.calibration is not None:
+            refiner = Refiner(self.graph, self.calibration, self._operands)
+            symmetric = design.overflow is Overflow.SAT_SYM
+            result = refiner.refine(result, real_weights(self.graph, design), design.refine, symmetric)
+        return result
+
+    def quantize(self, design: Design) -> IntGraph:
+        """The network in the representation that ``design`` describes, verified.
+
+        Raises:
+            DesignError: the design does not fit the network.
+        """
+        if self._last is not None and self._last[0] == design:
+            return self._last[1]
+        if design.refine and self.calibration is None:
+            raise DesignError("a design that refines needs the calibration images, not only their ranges")
+        result = self._integers(design)
+        metadata = {
+            "design": design.to_json().decode(),
+            "network": self.graph.digest,
+            "ranges": self.ranges.digest,
+        }
+        result = dataclasses.replace(result, metadata=metadata)
+        self._last = (design, result)
+        return result
+
+
+def quantize(graph: Graph, ranges: Ranges, design: Design, calibration: ImageSet | None = None) -> IntGraph:
+    """Quantize a network.
+
+    Args:
+        graph: the network.
+        ranges: of its tensors, from :func:`radixpoint.calibrate`.
+        design: word lengths, scopes and conversions.
+        calibration: the images, for a design that refines.
+
+    Returns:
+        The network in stored integers and casts, verified.
+
+    Raises:
+        DesignError: the design does not fit the network.
+    """
+    return Quantizer(graph, ranges, calibration).quantize(design)

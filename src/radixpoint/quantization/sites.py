@@ -1,0 +1,254 @@
+"""The quantized places of a network: what is stored there, and what values it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from radixpoint.arithmetic.formats import MAX_FRACTION, Overflow
+from radixpoint.errors import DesignError
+from radixpoint.ir.graph import Graph, Layer
+from radixpoint.ir.network import TensorFormat
+from radixpoint.measure.calibrate import Ranges, Statistics
+from radixpoint.quantization.codes import ENTRY_BITS, Grid, codebook, operand_grid, weight_grid
+from radixpoint.quantization.design import KINDS, Codes, Design, Kind
+
+Key = tuple[str, str]
+"""(layer, role): one quantized place."""
+Formats = Mapping[Key, TensorFormat]
+
+_BN_ROLES = (("scale", "offset"), ("negative_mean", "reciprocal_deviation", "gamma", "beta"))
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One quantized place of a network.
+
+    Attributes:
+        key: layer and role.
+        layer_class, kind: whose word length it takes.
+        word_length: in bits.
+        statistics: the values it takes.
+        by_channel: whether it may have a binary point for each channel.
+        signed: whether it may be negative; an unsigned format of W bits has the binary points of a signed
+            one of W + 1.
+        grid: the values of its code, or None if it is fixed-point; ``word_length`` is then the decoded one.
+    """
+
+    key: Key
+    layer_class: str
+    kind: Kind
+    word_length: int
+    statistics: Statistics
+    by_channel: bool
+    signed: bool = True
+    grid: Grid | None = None
+
+    @property
+    def levels(self) -> int | Grid:
+        """What it can hold: a grid, or the word length of the signed format with the same largest value."""
+        return self.word_length + (not self.signed) if self.grid is None else self.grid
+
+    def format(self, fractions: tuple[int, ...]) -> TensorFormat:
+        return TensorFormat(self.signed, self.word_length, fractions)
+
+
+def never_negative(graph: Graph) -> frozenset[str]:
+    """Tensors that no image makes negative: a ReLU's result, and what only passes such values on."""
+    found: set[str] = set()
+    for layer in graph.layers:
+        cuts = layer.op == "relu" or (layer.op == "clip" and layer.attributes["low"] >= 0)
+        passes = layer.op in ("max_pool", "average_pool", "flatten", "concat", "add")
+        if cuts or (passes and found.issuperset(layer.inputs)):
+            found.add(layer.name)
+    return frozenset(found)
+
+
+def folded_batch_norm(graph: Graph, layer: Layer, design: Design) -> Layer | None:
+    """The batch normalization that ``design`` folds into this convolution, or None."""
+    if design.batch_norm != "folded" or layer.op != "conv":
+        return None
+    consumers = graph.consumers(layer.name)
+    if len(consumers) == 1 and consumers[0].op == "batch_norm" and layer.name != graph.output:
+        return consumers[0]
+    return None
+
+
+def affine_parameters(graph: Graph, bn: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scale and offset of y = s*x + t, in float64: s = gamma/sqrt(var+eps), t = beta - mean*s."""
+    gamma, beta, mean, variance = (
+        graph.parameter(bn, role).astype(np.float64) for role in ("gamma", "beta", "mean", "variance")
+    )
+    scale = gamma / np.sqrt(variance + bn.attributes["epsilon"])
+    return scale, beta - mean * scale
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A stored parameter: its real values (float64) and their statistics."""
+
+    values: NDArray[np.float64]
+    statistics: Statistics
+
+
+def stored_parameters(graph: Graph, design: Design) -> dict[Key, Stored]:
+    """Every parameter that is stored under the design's form of batch normalization."""
+    return {
+        (layer.name, role): Stored(values, Statistics.of(values.astype(np.float32)))
+        for layer in graph.layers
+        for role, values in _parameters(graph, layer, design).items()
+    }
+
+
+def _parameters(graph: Graph, layer: Layer, design: Design) -> dict[str, NDArray[np.float64]]:
+    """Real values of what a layer stores, by role."""
+    values = {role: graph.parameter(layer, role).astype(np.float64) for role in layer.parameters}
+    if layer.op in ("conv", "fc"):
+        bn = folded_batch_norm(graph, layer, design)
+        if bn is not None:
+            scale, offset = affine_parameters(graph, bn)
+            values["bias"] = offset + scale * values.get("bias", 0.0)
+            values["weight"] = values["weight"] * scale[:, None, None, None]
+        if design.codes.weights is not None and design.codes.weights.kind == "codebook":
+            values["weight"] = codebook(values["weight"], 1 << design.width(layer.name, layer.op, "weights"))
+        return values
+    if layer.op != "batch_norm":
+        return {}
+    if design.batch_norm == "staged":
+        return {
+            "negative_mean": -values["mean"],
+            "reciprocal_deviation": 1 / np.sqrt(values["variance"] + layer.attributes["epsilon"]),
+            "gamma": values["gamma"],
+            "beta": values["beta"],
+        }
+    scale, offset = affine_parameters(graph, layer)
+    return {"scale": scale, "offset": offset}
+
+
+def real_weights(graph: Graph, design: Design) -> dict[str, NDArray[np.float64]]:
+    """The weights of convolutions and fully connected layers before any code, folded if the design folds."""
+    uncoded = replace(design, codes=Codes())
+    products = (layer for layer in graph.layers if layer.op in ("conv", "fc"))
+    return {layer.name: _parameters(graph, layer, uncoded)["weight"] for layer in products}
+
+
+def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Stored]) -> Iterator[Site]:
+    """Every quantized place of the network under this design.
+
+    The result and the bias of a convolution or fully connected layer have batch normalization's widths:
+    that is where the classes meet.
+
+    Raises:
+        DesignError: a layer without a word length.
+    """
+
+    def parameter(layer: Layer, role: str, cls: str, kind: Kind) -> Site:
+        width, grid = design.width(layer.name, cls, kind), None
+        if role == "weight" and design.codes.weights is not None:
+            grid = weight_grid(design, layer.name, cls)
+            width = ENTRY_BITS if grid is None else grid.word_length
+        return Site(
+            (layer.name, role), cls, kind, width, stored[layer.name, role].statistics, True, True, grid
+        )
+
+    yield Site(
+        (graph.input, "result"),
+        "input",
+        "activations",
+        design.width(graph.input, "input", "activations"),
+        ranges.tensors[graph.input],
+        False,
+    )
+    unsigned = never_negative(graph) if design.unsigned else frozenset()
+    folded = {}
+    for layer in graph.layers:
+        bn = folded_batch_norm(graph, layer, design)
+        if bn is not None:
+            folded[bn.name] = layer
+    for layer in graph.layers:
+        if layer.name in folded:
+            continue
+        bn = folded_batch_norm(graph, layer, design)
+        seen = layer.name if bn is None else bn.name
+        if design.overflow is not Overflow.WRAP:  # which would make large values of negative ones
+            seen = graph.seen_by_reader(seen)
+        result = ranges.tensors[seen]
+        if layer.op in ("conv", "fc"):
+            signed = layer.inputs[0] not in unsigned
+            grid = operand_grid(design, layer.name, layer.op, signed)
+            yield Site(
+                (layer.name, "operand"),
+                layer.op,
+                "activations",
+                design.width(layer.name, layer.op, "activations") if grid is None else grid.word_length,
+                ranges.tensors[layer.inputs[0]],
+                False,
+                signed,
+                grid,
+            )
+            yield parameter(layer, "weight", layer.op, "weights")
+            if (layer.name, "bias") in stored:
+                yield parameter(layer, "bias", "bn", "parameters")
+            feeds_bn = [c.op for c in graph.consumers(layer.name)] == ["batch_norm"] and bn is None
+            yield Site(
+                (layer.name, "result"),
+                "bn",
+                "activations",
+                design.width("", "bn", "activations"),
+                result,
+                feeds_bn,
+            )
+        elif layer.op == "batch_norm":
+            for role in _BN_ROLES[design.batch_norm == "staged"]:
+                yield parameter(layer, role, "bn", "parameters")
+            width = design.width(layer.name, "bn", "activations")
+            if design.batch_norm == "staged":
+                normalized = ranges.normalized[layer.name]
+                yield Site((layer.name, "normalized"), "bn", "activations", width, normalized, True)
+            yield Site((layer.name, "result"), "bn", "activations", width, result, False)
+        elif layer.op in ("add", "concat", "average_pool"):
+            cls = "pool" if layer.op == "average_pool" else "add"
+            width = design.width(layer.name, cls, "activations")
+            yield Site((layer.name, "result"), cls, "activations", width, result, False)
+
+
+def check_layers(graph: Graph, design: Design, everything: Iterable[Site]) -> None:
+    """Check that every word length of a single layer has a place that takes it.
+
+    Raises:
+        DesignError: one that would change nothing.
+    """
+    taken = {(site.key[0], site.kind) for site in everything}
+    if design.average_pool == "reciprocal":
+        taken |= {(layer.name, "parameters") for layer in graph.layers if layer.op == "average_pool"}
+    for name, widths in design.layers.items():
+        for kind in KINDS:
+            if getattr(widths, kind) is not None and (name, kind) not in taken:
+                raise DesignError(
+                    f"layer {name!r}: a word length for its {kind}, but it has none of its own with batch "
+                    f"normalization {design.batch_norm} and average pooling by {design.average_pool}"
+                )
+
+
+def largest_fractions(
+    low: NDArray[np.float64], high: NDArray[np.float64], levels: int | Grid
+) -> NDArray[np.int64]:
+    """Most fraction bits at which low..high, rounded to nearest, fits; element by element.
+
+    ``levels``: word length of a signed format, or a grid.
+    """
+    if isinstance(levels, Grid):
+        return levels.largest_fractions(low, high)
+    word_length = levels
+    top = (1 << (word_length - 1)) - 1
+    magnitude = np.maximum(-low, high)
+    fraction = word_length + 1 - np.frexp(magnitude)[1].astype(np.int64)
+    for _ in range(3):  # starts at most three places too high
+        over = (np.ldexp(high, fraction) >= top + 0.5) | (np.ldexp(low, fraction) < -top - 1.5)
+        fraction -= over
+    fraction = np.where(magnitude > 0, fraction, word_length - 1)
+    return np.clip(fraction, -MAX_FRACTION // 4, MAX_FRACTION // 4)
