@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from radixpoint.arithmetic.formats import TensorFormat
 from radixpoint.engines import NativeEngine, ReferenceEngine, instruction_sets
-from radixpoint.ir.network import IntGraph, IntParameter, TensorFormat, verify
+from radixpoint.ir.network import IntGraph, IntParameter, verify
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from test_steps import Chain

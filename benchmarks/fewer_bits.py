@@ -37,7 +37,15 @@ from radixpoint.quantization.design import Design
 from radixpoint.quantization.refine import IMAGES, Refiner
 from radixpoint.quantization.sites import real_weights
 from radixpoint.quantization.stand_in import stand_in
-from radixpoint.searching.allocate import Losses, Sensitivity, allocated, averages, greedy, product_layers
+from radixpoint.searching.allocate import (
+    Averages,
+    Losses,
+    Sensitivity,
+    allocated,
+    averages,
+    greedy,
+    product_layers,
+)
 from radixpoint.searching.allocate import frontier as allocations
 from radixpoint.searching.judge import Judge
 from radixpoint.searching.policies import POLICIES
@@ -70,7 +78,7 @@ def separate(data: Data, runs: Path) -> None:
         options = {"binary_point": {"scope": scope, "rule": "loss"}, "unsigned": True}
         name = f"separate-{scope}-{limit}"
         found = data.search(runs, name, "top1", limit, policies=["separate"], **options)
-        best = found["policies"]["separate"]
+        best = found.policies["separate"]
         row(scope, limit, f"{best['conv']} / {best['bn']}", f"{best['top1']:.2f} %", interval(best))
     row("conv, bits", "drop", "agrees with float")
     row(*["---"] * 3)
@@ -174,7 +182,7 @@ WORTH = (3.4, 5.2)
 """Refined are the allocations whose multipliers have so many bits."""
 
 
-def allocated_designs(judge: Judge) -> Iterator[tuple[dict[str, float], Design]]:
+def allocated_designs(judge: Judge) -> Iterator[tuple[Averages, Design]]:
     """The frontier of word lengths by layer, the cheapest last: average bits, design."""
     start = Design.separate(LENGTHS[-1], BN, **BEST)
     layers = product_layers(judge.graph, unsigned=True)
@@ -183,16 +191,16 @@ def allocated_designs(judge: Judge) -> Iterator[tuple[dict[str, float], Design]]
         yield averages(layers, allocation), allocated(start, allocation, judge.graph)
 
 
-def greedy_designs(judge: Judge) -> Iterator[tuple[dict[str, float], Design]]:
+def greedy_designs(judge: Judge) -> Iterator[tuple[Averages, Design]]:
     """Of the path of Judd et al., the designs at the cost of those worth refining: average bits, design."""
     start = Design.separate(LENGTHS[-1], BN, **BEST)
     layers = product_layers(judge.graph, unsigned=True)
     path = judge.measured("greedy", start, LENGTHS, list[dict[str, tuple[int, int]]], greedy)
     points = [(averages(layers, one), one) for one in path]
     for average, _ in allocated_designs(judge):
-        bits = average["multiplier"]
+        bits = average.multiplier
         if WORTH[0] <= bits <= WORTH[1]:
-            found, allocation = min(points, key=lambda point: abs(point[0]["multiplier"] - bits))
+            found, allocation = min(points, key=lambda point: abs(point[0].multiplier - bits))
             yield found, allocated(start, allocation, judge.graph)
 
 
@@ -251,7 +259,7 @@ def frontier(data: Data, runs: Path, plots: Path | None) -> None:
     for word in (6, 5):
         note("separate, refined", word, Design.separate(word, BN, **BEST, refine=COLUMNS))
     for average, design in allocated_designs(judge):
-        bits = average["multiplier"]
+        bits = average.multiplier
         text = f"{average['weight']:.2f}, {average['operand']:.2f}"
         note("per-layer", bits, design, text)
         if WORTH[0] <= bits <= WORTH[1]:
@@ -259,7 +267,7 @@ def frontier(data: Data, runs: Path, plots: Path | None) -> None:
             note("per-layer, refined", bits, better, text)
     for average, design in greedy_designs(judge):
         text = f"{average['weight']:.2f}, {average['operand']:.2f}"
-        note("greedy", average["multiplier"], design, text)
+        note("greedy", average.multiplier, design, text)
     if plots is not None:
         _plot(curves, plots / "frontier.svg")
 

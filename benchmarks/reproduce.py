@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import Any
 
 import radixpoint
 from radixpoint.quantization.sites import sites, stored_parameters
+from radixpoint.searching.result import Result
 from resnet50 import Data, interval
 
 FORMS = ("affine", "staged", "folded")
@@ -36,13 +36,13 @@ def results(data: Data, runs: Path) -> None:
         for metric, limit in (("top1", 1.0), ("top1", 0.5), ("top5", 1.0)):
             name = f"results-{form}-{metric}-{limit}"
             result = data.search(runs, name, metric, limit, batch_norm=form)
-            joint, separate = result["policies"]["joint"], result["policies"]["separate"]
+            joint, separate = result.policies["joint"], result.policies["separate"]
             rows.append(
-                f"| {form} | {metric}, {limit} | {joint['word_length']} | {interval(joint)} | "
-                f"{separate['conv']} / {separate['bn']} | {interval(separate)} | "
-                f"{separate.get('relative_cost') or float('nan'):.2f} |"
+                f"| {form} | {metric}, {limit} | {joint.word_length} | {interval(joint)} | "
+                f"{separate.conv} / {separate.bn} | {interval(separate)} | "
+                f"{separate.relative_cost or float('nan'):.2f} |"
             )
-    print(f"\nfloat: top-1 {result['float']['top1']:.2f} %, top-5 {result['float']['top5']:.2f} %\n")
+    print(f"\nfloat: top-1 {result.floating.top1:.2f} %, top-5 {result.floating.top5:.2f} %\n")
     print("| batch normalization | limit, points | joint, bits | drop | separate, conv / bn | drop | cost |")
     print("|---|---|---|---|---|---|---|")
     print("\n".join(rows))
@@ -50,7 +50,7 @@ def results(data: Data, runs: Path) -> None:
 
 def reproduction(data: Data, runs: Path) -> None:
     """Every scope, form of batch normalization and rule, at 1.0 point of top-1."""
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    found: dict[tuple[str, str, str], Result] = {}
     combinations = [(scope, form, rule) for scope, rules in RULES.items() for form in FORMS for rule in rules]
     # The default rule of each scope and the affine form first: the most telling when time runs out.
     combinations.sort(key=lambda c: (c[2] not in (RULES[c[0]][0], "loss"), FORMS.index(c[1])))
@@ -65,9 +65,9 @@ def reproduction(data: Data, runs: Path) -> None:
         for rule in rules:
             cells = []
             for form in FORMS:
-                policies = found[scope, form, rule]["policies"]
-                joint, separate = policies["joint"]["word_length"], policies["separate"]
-                cells.append(f"{joint or '> 16'}; {separate['conv'] or '> 16'} / {separate['bn'] or '-'}")
+                policies = found[scope, form, rule].policies
+                joint, separate = policies["joint"].word_length, policies["separate"]
+                cells.append(f"{joint or '> 16'}; {separate.conv or '> 16'} / {separate.bn or '-'}")
             print(f"| {scope} | {rule} | " + " | ".join(cells) + " |")
     _plot(found, Path(__file__).parent.parent / "docs" / "reproduction.svg")
 
@@ -91,7 +91,7 @@ def ranges(data: Data, runs: Path) -> None:
               f"{math.log2(max(every) / min(every)):.1f} |")  # fmt: skip
 
 
-def _plot(found: dict[tuple[str, str, str], dict[str, Any]], path: Path) -> None:
+def _plot(found: dict[tuple[str, str, str], Result], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -102,12 +102,12 @@ def _plot(found: dict[tuple[str, str, str], dict[str, Any]], path: Path) -> None
     for axis, scope in zip(axes, reversed(RULES), strict=True):
         rule = RULES[scope][-1] if scope in ("class", "network") else "max"
         for colour, form in enumerate(FORMS):
-            policies = found[scope, form, rule]["policies"]
+            policies = found[scope, form, rule].policies
             for series, style in (("joint", "--"), ("separate", "-")):
-                tried = policies[series]["conv_search" if series == "separate" else "tried"]
+                tried = policies[series].conv_search if series == "separate" else policies[series].tried
                 axis.plot(
-                    [t["word_length"] for t in tried],
-                    [max(t["drop"], -1) for t in tried],
+                    [t.word_length for t in tried],
+                    [max(t.drop, -1) for t in tried],
                     style,
                     marker="o",
                     ms=3,

@@ -7,7 +7,6 @@ network of quarter width inside the package. A folder of runs keeps every result
 
 from __future__ import annotations
 
-import json
 import resource
 import time
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 import radixpoint
 from radixpoint.demo import demo_images, demo_network
 from radixpoint.searching.judge import Judge
-from radixpoint.searching.search import open_judges
+from radixpoint.searching.result import FILE, PolicyResult, Result
+from radixpoint.searching.task import open_judges
 from radixpoint.searching.watcher import Watcher
 
 
@@ -53,10 +53,10 @@ class Data:
         (judge,) = open_judges(self.graph, [judged], self.calibration, runs / "judged", runs / "cache", Log())
         return judge
 
-    def search(self, runs: Path, name: str, metric: str, limit: float, **options: Any) -> dict[str, Any]:
+    def search(self, runs: Path, name: str, metric: str, limit: float, **options: Any) -> Result:
         """Run a search, or read what it found."""
         started = time.time()
-        finished = runs / name / "result.json"
+        finished = runs / name / FILE
         if not finished.exists():
             print(f"{name}:", flush=True)
             radixpoint.search(
@@ -71,12 +71,12 @@ class Data:
             )
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             print(f"  {time.time() - started:.0f} s, peak memory so far {memory:.2f} GiB", flush=True)
-        return json.loads(finished.read_text())
+        return Result.load(finished)
 
 
-def interval(policy: dict[str, Any]) -> str:
+def interval(policy: PolicyResult) -> str:
     """A drop with its 95 % interval."""
-    if policy["drop"] is None:
+    if policy.drop is None:
         return "none holds"
-    low, high = policy["drop_interval"]
-    return f"{policy['drop']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    low, high = policy.drop_interval
+    return f"{policy.drop:+.2f} [{low:+.2f}, {high:+.2f}]"

@@ -17,7 +17,7 @@ from typing import Any
 import networks
 from radixpoint import files
 from radixpoint.searching.criterion import Criterion
-from radixpoint.searching.search import search
+from radixpoint.searching.task import search
 
 MOMENTS_A_FILE = 4
 

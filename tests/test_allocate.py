@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
+from typing import Any
 
+import highspy
 import msgspec
 import numpy as np
 import pytest
@@ -31,7 +32,8 @@ from radixpoint.searching.allocate import (
 )
 from radixpoint.searching.criterion import Criterion
 from radixpoint.searching.line import cheapest
-from radixpoint.searching.search import search
+from radixpoint.searching.result import Result
+from radixpoint.searching.task import search
 from radixpoint.searching.watcher import Watcher
 
 LENGTHS = (3, 4, 5)
@@ -192,11 +194,9 @@ def test_a_solver_that_gives_up_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     """Not an answer that is not proven, and not 'nothing meets the constraints'."""
     sensitivity, layers = problem(0)
 
-    class GaveUp:
-        status, message, x = 1, "time limit", None
-
-    monkeypatch.setattr("scipy.optimize.milp", lambda *a, **k: GaveUp)
-    with pytest.raises(DesignError, match="gave up: time limit"):
+    late = highspy.HighsModelStatus.kTimeLimit
+    monkeypatch.setattr(highspy.Highs, "getModelStatus", lambda self: late)
+    with pytest.raises(DesignError, match="gave up: Time limit"):
         allocate(sensitivity, layers, 0.9)
 
 
@@ -256,6 +256,10 @@ def test_search(tmp_path: Path, policy: str) -> None:
         def judged(self, text: str, *_: object) -> None:
             lines.append(text)
 
+    kept_to: dict[str, Any] = {}
+    if policy == "per-layer":  # the other layers cannot have 10 bits
+        kept_to = {"constraints": Constraints(equal=True, fixed={graph.layers[0].name: 10})}
+        kept_to["objective"] = "memory"
     result = search(
         graph,
         images,
@@ -265,38 +269,36 @@ def test_search(tmp_path: Path, policy: str) -> None:
         [policy],
         (3, 4, 5, 6, 8),
         held_out=held_out,
-        objective="memory",
-        constraints=Constraints(equal=True, fixed={graph.layers[0].name: 10}),  # the others cannot have it
         watcher=Lines(),
+        **kept_to,
     )
     # points of a path are no word lengths; those of batch normalization are
     points, bns = ([line for line in lines if kind in line] for kind in (", point ", ", bn "))
     assert points
     assert not any(line.endswith(" bits") for line in points)
     assert any(line.endswith(" bits") for line in bns)
-    found = result["policies"][policy]
-    assert found["drop"] <= 5.0
-    assert found["held_out"]["images"] == 200
-    assert result["held_out"]["count"] == 200
+    found = result.policies[policy]
+    assert found.drop <= 5.0
+    assert found.held_out.images == 200
+    assert result.held_out.count == 200
     design = Design.load(tmp_path / policy / "design.json")
     image = design.layers[graph.input]
-    assert image.activations == found["layers"][graph.layers[0].name][1]  # no second rounding of the image
-    widths = {n: [w.weights, w.activations] for n, w in design.layers.items() if n != graph.input}
-    assert widths == found["layers"]
+    assert image.activations == found.layers[graph.layers[0].name][1]  # no second rounding of the image
+    widths = {n: (w.weights, w.activations) for n, w in design.layers.items() if n != graph.input}
+    assert widths == found.layers
     sizes = product_layers(graph)
     weights = sum(one.weights for one in sizes.values())
-    average = sum(sizes[n].weights * pair[0] for n, pair in found["layers"].items()) / weights
-    assert found["average"]["weight"] == pytest.approx(average)
+    average = sum(sizes[n].weights * pair[0] for n, pair in found.layers.items()) / weights
+    assert found.average.weight == pytest.approx(average)
     if policy == "per-layer":
-        assert found["layers"][graph.layers[0].name] == [10, 10]
-        assert {w for name, pair in found["layers"].items() for w in pair} <= {3, 4, 5, 6, 8, 10}
-        costs = [point["cost"] for point in found["frontier"]]
+        assert found.layers[graph.layers[0].name] == (10, 10)
+        assert {w for name, pair in found.layers.items() for w in pair} <= {3, 4, 5, 6, 8, 10}
+        costs = [point.cost for point in found.frontier]
         assert costs == sorted(costs)
-        assert all(point["images"] == 500 for point in found["frontier"])
-        holding = [point["cost"] for point in found["frontier"] if point["drop"] <= 5.0]
-        assert sum(sizes[n].weights * p[0] for n, p in found["layers"].items()) == holding[0]
-    again = json.loads((tmp_path / "result.json").read_text())
-    assert again == json.loads(json.dumps(result))
+        assert all(point.images == 500 for point in found.frontier)
+        holding = [point.cost for point in found.frontier if point.drop <= 5.0]
+        assert sum(sizes[n].weights * p[0] for n, p in found.layers.items()) == holding[0]
+    assert Result.load(tmp_path / "result.json") == result
 
 
 def test_by_layer_holds_where_one_length_for_all_does(tmp_path: Path) -> None:
@@ -305,14 +307,14 @@ def test_by_layer_holds_where_one_length_for_all_does(tmp_path: Path) -> None:
     images = networks.labelled(graph, 500, 1)
     calibration = networks.images(64, 2, graph.shapes["input"])
     result = search(graph, images, calibration, tmp_path, Criterion("top1", 1.0), ["separate", "per-layer"])
-    separate, by_layer = (result["policies"][name] for name in ("separate", "per-layer"))
-    assert separate["conv"] is not None
-    assert by_layer["drop"] is not None
-    holding = [point["cost"] for point in by_layer["frontier"] if point["drop"] <= 1.0]
+    separate, by_layer = (result.policies[name] for name in ("separate", "per-layer"))
+    assert separate.conv is not None
+    assert by_layer.drop is not None
+    holding = [point.cost for point in by_layer.frontier if point.drop <= 1.0]
     sizes = product_layers(graph)
-    chosen = sum(sizes[name].cost(tuple(pair), "multipliers") for name, pair in by_layer["layers"].items())
+    chosen = sum(sizes[name].cost(tuple(pair), "multipliers") for name, pair in by_layer.layers.items())
     assert chosen == min(holding)
-    assert by_layer["frontier"][-1]["predicted_loss"] < 1e-4  # the safest is on it
+    assert by_layer.frontier[-1].predicted_loss < 1e-4  # the safest is on it
 
 
 def test_an_answer_below_a_dearer_failure_is_found() -> None:
@@ -377,7 +379,7 @@ def test_lin_and_uniform_run_with_the_defaults(tmp_path: Path) -> None:
     result = search(
         graph, images, images, tmp_path, Criterion("top1", 5.0), ["sqnr", "uniform"], binary_point=point
     )
-    assert result["policies"]["sqnr"]["conv"] is not None
+    assert result.policies["sqnr"].conv is not None
     design = Design.load(tmp_path / "uniform" / "design.json")
     assert (design.binary_point.scope, design.binary_point.rule) == ("class", "loss")
 
@@ -389,7 +391,7 @@ def test_no_answer_leaves_no_network(tmp_path: Path) -> None:
         result = search(
             graph, images, images, tmp_path, Criterion("top1", 1.0), ["joint"], lengths, replaces=True
         )
-        assert (result["policies"]["joint"]["word_length"] is not None) == there
+        assert (result.policies["joint"].word_length is not None) == there
         assert (tmp_path / "joint" / "network.safetensors").exists() == there
 
 

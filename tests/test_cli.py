@@ -19,7 +19,7 @@ from radixpoint.quantization.design import Design
 
 def run(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
     result = subprocess.run(
-        [sys.executable, "-c", "from radixpoint.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-c", "from radixpoint.cli.main import main; main()", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
@@ -223,15 +223,15 @@ def test_bad_input(files: Path, tmp_path: Path) -> None:
     fails("--word-lengths '16:2'", "search", *good, "--out", out, "--word-lengths", "16:2")
     fails("--metric", "search", *good, "--out", out, "--metric", "top3")
     fails("--limit", "search", *good, "--out", out, "--limit", "-1")
-    fails("expected one of network, class", "search", *good, "--out", out, "--scope", "layer")
+    fails("not one of 'network', 'class'", "search", *good, "--out", out, "--scope", "layer")
     fails("--fix 'conv0=²'", "search", *good, "--out", out, "--policy", "per-layer", "--fix", "conv0=²")
     twice = ("--fix", "conv0=4", "--fix", "conv0=5")
     fails("conv0 has 4", "search", *good, "--out", out, "--policy", "per-layer", *twice)
-    fails("expected --policy per-layer", "search", *good, "--out", out, "--policy", "greedy", "--memory", "9")
-    fails("expected --policy per-layer", "search", *good, "--out", out, "--objective", "luts")
+    fails("expected per-layer", "search", *good, "--out", out, "--policy", "greedy", "--memory", "9")
+    fails("expected per-layer", "search", *good, "--out", out, "--objective", "luts")
     fails("rule sqnr with scope class", "search", *good, "--out", out, "--scope", "class", "--rule", "sqnr")
     fails("²", "search", *good, "--out", out, "--held-out", "²")
-    fails("--rule 'best'", "search", *good, "--out", out, "--rule", "best")
+    fails("'--rule': Value error, 'best' is not one of", "search", *good, "--out", out, "--rule", "best")
     fails("rounding", "search", *good, "--out", out, "--rounding", "UP")
     fails("expected some of joint, separate", "search", *good, "--out", out, "--policy", "both")
     fails("expected numbers such as", "search", *good, "--out", out, "--input-shape", "big")

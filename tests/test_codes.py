@@ -15,7 +15,7 @@ import pytest
 import fast
 import networks
 from radixpoint.arithmetic.cast import dequantize
-from radixpoint.cli import main
+from radixpoint.cli.main import main
 from radixpoint.engines import ENGINES, make_engine, quantize_images
 from radixpoint.errors import DesignError, ExportError, GraphError
 from radixpoint.export import TARGETS, export_network, verify_export
@@ -195,7 +195,7 @@ def test_exports_refuse_coded_activations(tmp_path: Path) -> None:
     ranges = networks.calibrated(graph)
     both = quantize(graph, ranges, POLICIES["minifloat"].design(5, 14, {}, graph))
     for target in TARGETS:
-        with pytest.raises(ExportError, match="looks a coded activation up"):
+        with pytest.raises(ExportError, match="a coded activation is looked up"):
             export_network(both, target, tmp_path / target)
         assert not (tmp_path / target).exists()
     for policy in ("codebook", "float-weights"):

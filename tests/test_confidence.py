@@ -19,7 +19,7 @@ from radixpoint.quantization.design import Design
 from radixpoint.quantization.quantize import quantize
 from radixpoint.searching.criterion import Criterion
 from radixpoint.searching.line import confident
-from radixpoint.searching.search import search
+from radixpoint.searching.task import search
 
 
 def test_the_distribution_of_a_drop_by_enumeration() -> None:
@@ -122,20 +122,20 @@ IMAGES, CALIBRATION = networks.labelled(GRAPH, 2000, 5), networks.labelled(GRAPH
 
 
 def test_search_with_confidence(tmp_path: Path) -> None:
-    plain = search(GRAPH, IMAGES, CALIBRATION, tmp_path / "plain", Criterion(limit=2.0))["policies"]
+    plain = search(GRAPH, IMAGES, CALIBRATION, tmp_path / "plain", Criterion(limit=2.0)).policies
     found = search(GRAPH, IMAGES, CALIBRATION, tmp_path / "sure", Criterion(limit=2.0, confidence=0.95))[
         "policies"
     ]
     for name in ("joint", "separate"):
-        assert plain[name]["drop_bound"] is None
-        assert found[name]["drop"] < found[name]["drop_bound"] <= 2.0
-        assert found[name]["multiplier_cost"] >= plain[name]["multiplier_cost"]
-        assert found[name]["monotone"]
+        assert plain[name].drop_bound is None
+        assert found[name].drop < found[name].drop_bound <= 2.0
+        assert found[name].multiplier_cost >= plain[name].multiplier_cost
+        assert found[name].monotone
     # fixed order: from the longest down, until one fails, each on every image
-    tried = found["joint"]["tried"]
-    assert [t["verdict"] for t in tried] == ["fails"] + ["holds"] * (len(tried) - 1)
-    assert all(t["images"] == len(IMAGES) for t in tried)
-    assert tried[1]["word_length"] == found["joint"]["word_length"]
+    tried = found["joint"].tried
+    assert [t.verdict for t in tried] == ["fails"] + ["holds"] * (len(tried) - 1)
+    assert all(t.images == len(IMAGES) for t in tried)
+    assert tried[1].word_length == found["joint"].word_length
 
 
 def test_the_error_is_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,10 +166,10 @@ def test_greedy_and_per_layer_with_confidence(tmp_path: Path) -> None:
     found = search(
         GRAPH, IMAGES, CALIBRATION, tmp_path / "run", Criterion(limit=4.0, confidence=0.95),
         policies=("greedy", "per-layer"), word_lengths=(6, 8, 10, 12),
-    )["policies"]  # fmt: skip
+    ).policies  # fmt: skip
     for details in found.values():
-        assert details["drop_bound"] <= 4.0
-    assert len(found["greedy"]["conv_search"]) <= 14
+        assert details.drop_bound <= 4.0
+    assert len(found["greedy"].conv_search) <= 14
 
 
 def test_evaluate_with_confidence() -> None:

@@ -22,7 +22,7 @@ from radixpoint.accelerator.cost import (
     products_per_dsp,
 )
 from radixpoint.accelerator.hardware import accelerator_cost
-from radixpoint.cli import app, main
+from radixpoint.cli.main import app, main
 from radixpoint.errors import ExportError
 from radixpoint.ir.network import IntGraph
 from radixpoint.ir.storage import save_network

@@ -205,7 +205,8 @@ def test_word_lengths(name: str, word: int) -> None:
 
 def test_wide_products_are_split() -> None:
     """31-bit operands: sums beyond 2**53 go through the digits."""
-    from radixpoint.ir.network import IntTensor, TensorFormat
+    from radixpoint.arithmetic.formats import TensorFormat
+    from radixpoint.ir.network import IntTensor
 
     random = np.random.default_rng(0)
     matrix = random.integers(-(2**30), 2**30, (50, 6))
@@ -218,7 +219,8 @@ def test_wide_products_are_split() -> None:
 @pytest.mark.parametrize("bits", [9, 10, 11, 12, 13])
 def test_blocked_products(bits: int) -> None:
     """Extremes everywhere: every partial sum at its bound, through each way of splitting."""
-    from radixpoint.ir.network import IntTensor, TensorFormat
+    from radixpoint.arithmetic.formats import TensorFormat
+    from radixpoint.ir.network import IntTensor
 
     top = 1 << (bits - 1)
     source = IntTensor((600,), TensorFormat(True, bits, (0,)), -top, top - 1, "", None)

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 import exports
 import networks
-from radixpoint.arithmetic.formats import Overflow, Rounding
-from radixpoint.cli import app, main
+from radixpoint.arithmetic.formats import Overflow, Rounding, TensorFormat
+from radixpoint.cli.main import app, main
 from radixpoint.data import load_images, read_classes
 from radixpoint.demo import demo_images, demo_network
 from radixpoint.engines import quantize_images
@@ -25,7 +25,7 @@ from radixpoint.errors import ExportError, RadixpointError
 from radixpoint.export import TARGETS, export_network, verify_export
 from radixpoint.export.folder import read_manifest
 from radixpoint.importers import load
-from radixpoint.ir.network import IntGraph, TensorFormat
+from radixpoint.ir.network import IntGraph
 from radixpoint.ir.ops import LAYERS, STEPS
 from radixpoint.ir.storage import save_network
 from radixpoint.measure.calibrate import calibrate
@@ -506,7 +506,8 @@ def test_command_line(
         assert "Traceback" not in said
         return said
 
-    assert "'cobol': expected one of vectors, c" in fails("export", network, "--to", "cobol", "-o", out + "2")
+    said = fails("export", network, "--to", "cobol", "-o", out + "2")
+    assert "'cobol' is not one of 'vectors', 'c'" in said
     assert "name=value" in fails("export", network, "--to", "c", "-o", out + "2", "--option", "blob")
     assert "expected arrays or blob" in fails(
         "export", network, "--to", "c", "-o", out + "2", "--option", "parameters=x"

@@ -15,10 +15,10 @@ import pytest
 
 import networks
 from fast import USABLE, agree, fast_engines
+from radixpoint.arithmetic.formats import TensorFormat
 from radixpoint.engines import BlasEngine, NativeEngine, ReferenceEngine, make_engine
 from radixpoint.errors import DesignError, EngineError, GraphError, ModelError
-from radixpoint.ir import network as ir_network
-from radixpoint.ir.network import IntGraph, IntParameter, IntTensor, Step, TensorFormat, exact_tensor, verify
+from radixpoint.ir.network import IntGraph, IntParameter, IntTensor, Step, derived_tensor, verify
 from radixpoint.measure.evaluate import evaluate
 from radixpoint.measure.floating import FloatingEngine
 from radixpoint.measure.metrics import NO_OUTCOMES
@@ -37,7 +37,7 @@ def network(
         role: IntParameter(np.asarray(v, np.int64), TensorFormat(True, 8, (2,))) for role, v in arrays.items()
     }
     try:
-        made = exact_tensor(op, attributes, [image], parameters, "y", None)
+        made = derived_tensor(op, attributes, [image], parameters, "y", None)
     except Exception:
         made = image
     step = Step("y", op, ("x",), attributes, {role: role for role in arrays})
@@ -123,14 +123,14 @@ def test_operands_too_far_apart() -> None:
     image = IntTensor((4,), BYTES, -128, 127, "x", "x")
     zeros = IntParameter(np.zeros(4, np.int64), TensorFormat(True, 8, (80,)))
     with pytest.raises(GraphError, match="77 places from its sum"):
-        exact_tensor("offset", {}, [image], {"value": zeros}, "y", None)
+        derived_tensor("offset", {}, [image], {"value": zeros}, "y", None)
 
 
 def test_a_limit_beyond_the_values() -> None:
     """Found by random networks: a limit that float32 does not hold, of values that it does."""
     image = IntTensor((4,), TensorFormat(True, 32, (0,)), -(1 << 31), (1 << 31) - 1, "x", "x")
-    first = exact_tensor("clamp", {"low": -5, "high": 9}, [image], {}, "y", None)
-    second = exact_tensor("clamp", {"low": 16_777_217, "high": 16_777_219}, [first], {}, "z", None)
+    first = derived_tensor("clamp", {"low": -5, "high": 9}, [image], {}, "y", None)
+    second = derived_tensor("clamp", {"low": 16_777_217, "high": 16_777_219}, [first], {}, "z", None)
     steps = (
         Step("y", "clamp", ("x",), {"low": -5, "high": 9}, {}),
         Step("z", "clamp", ("y",), {"low": 16_777_217, "high": 16_777_219}, {}),
@@ -143,7 +143,7 @@ def test_a_cast_far_to_the_left() -> None:
     image = IntTensor((3,), TensorFormat(True, 8, (-300,)), -128, 127, "x", "x")
     to = TensorFormat(True, 12, (300,))
     attributes = {"rounding": "RND", "overflow": "SAT", "stream": 0, "seed": 0}
-    made = ir_network.rounded_tensor("cast", attributes, image, {}, to, "y", None)
+    made = derived_tensor("cast", attributes, [image], {}, "y", None, to)
     graph = IntGraph("x", {"x": image, "y": made}, (Step("y", "cast", ("x",), attributes, {}),), "y", {}, {})
     agree(graph, np.array([[-1, 0, 1]]))
     assert ReferenceEngine(graph).run(np.array([[-1, 0, 1]]))["y"].tolist() == [[-2048, 0, 2047]]
@@ -246,8 +246,11 @@ def test_a_changed_network_is_looked_at_again() -> None:
 
 
 def test_a_network_is_evaluated_against_its_own_float_network() -> None:
-    with pytest.raises(ModelError, match="takes"):
+    with pytest.raises(ModelError, match="was not quantized from test: their digests differ"):
         evaluate(networks.residual(), QUANTIZED, networks.images(4, 0, GRAPH.shapes["input"], 10))
+    unnamed = replace(QUANTIZED, metadata={})
+    with pytest.raises(ModelError, match="takes"):
+        evaluate(networks.residual(), unnamed, networks.images(4, 0, GRAPH.shapes["input"], 10))
 
 
 # -------------------------------------------------------------------------------------------- unknown names

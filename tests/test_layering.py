@@ -11,18 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from radixpoint.engines import reference
-from radixpoint.engines.blas import _Compiler
-from radixpoint.ir.ops import LAYERS, STEPS
-from radixpoint.measure.floating import _ONNX
-
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "radixpoint"
 
 PAGE = ROOT / "docs" / "architecture.md"
 WINGS = re.findall(r"^\| `(\w+)(?:\.py|/)` \|", PAGE.read_text(), re.M)
 """In the order of the page: a wing imports only from wings before it."""
-DOORS = {("ir.network", "engines")}
+DOORS = {("ir.network", "engines"), ("engines.floating", "measure")}
 """Imports the other way that the page tells of."""
 
 
@@ -107,22 +102,3 @@ def test_the_oracle_imports_nothing_of_the_package() -> None:
 def test_torch_is_imported_only_when_used() -> None:
     code = "import sys, radixpoint.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.parametrize("name", STEPS)
-def test_every_step_is_complete(name: str) -> None:
-    rounds = STEPS[name].bounds is None
-    assert rounds == (name in ("cast", "divide"))
-    assert hasattr(_Compiler, f"_{name}")
-    assert name in reference._EXACT or name in ("cast", "divide", "add", "offset")
-    assert re.search(rf"^### `{name}`", (ROOT / "docs" / "ops.md").read_text(), re.M), (
-        f"docs/ops.md: no {name}"
-    )
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_every_layer_is_complete(name: str) -> None:
-    assert name in _ONNX
-    assert re.search(rf"^### `{name}` layer", (ROOT / "docs" / "ops.md").read_text(), re.M), (
-        f"docs/ops.md: no {name}"
-    )

@@ -15,10 +15,11 @@ import pytest
 
 import fast
 import networks
+from radixpoint.arithmetic.formats import TensorFormat
 from radixpoint.engines import ENGINES, NativeEngine, instruction_sets, make_engine, quantize_images
 from radixpoint.engines.native import ISA_VARIABLE, PRODUCERS, chosen_instruction_set
 from radixpoint.errors import EngineError
-from radixpoint.ir.network import IntParameter, TensorFormat
+from radixpoint.ir.network import IntParameter
 from radixpoint.quantization.design import Design
 from radixpoint.quantization.quantize import Quantizer
 from test_steps import Chain

@@ -13,7 +13,7 @@ import pytest
 import exports
 import networks
 from radixpoint.arithmetic.cast import dequantize
-from radixpoint.cli import main
+from radixpoint.cli.main import main
 from radixpoint.data import ImageSet
 from radixpoint.engines import ENGINES, make_engine, quantize_images
 from radixpoint.engines.reference import _conv

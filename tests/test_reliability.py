@@ -23,11 +23,12 @@ import pytest
 
 import kills
 import networks
-from radixpoint import cli, files
+from radixpoint import files
+from radixpoint.cli import main as cli
 from radixpoint.errors import RunError
 from radixpoint.files import is_partial, read_record, sweep, write_record, write_whole
 from radixpoint.searching.criterion import Criterion
-from radixpoint.searching.search import search
+from radixpoint.searching.task import search
 
 HERE = Path(__file__).parent
 
@@ -265,7 +266,7 @@ def test_many_writers_of_one_file(tmp_path: Path) -> None:
 
 def command(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from radixpoint.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-c", "from radixpoint.cli.main import main; main()", *map(str, arguments)],
         capture_output=True, text=True, check=False, **more,  # type: ignore[call-overload]
     )  # fmt: skip
 
@@ -299,12 +300,12 @@ def test_an_interrupted_search_says_how_to_go_on(tmp_path: Path) -> None:
     onnx.save(to_onnx(graph, [graph.output]), tmp_path / "m.onnx")
     program = """
 import sys
-from radixpoint import cli
+from radixpoint.cli import inputs, main, search
 def interrupted(*arguments, **more):
     raise KeyboardInterrupt
-cli.search = interrupted
-cli.load_images = lambda *a: __import__("networks").images(20, 0, (3, 12, 12), 10)
-cli.main()
+search.task.search = interrupted
+inputs.load_images = lambda *a: __import__("networks").images(20, 0, (3, 12, 12), 10)
+main.main()
 """
     done = subprocess.run(
         [sys.executable, "-c", program, "search", str(tmp_path / "m.onnx"), "--images", "x",

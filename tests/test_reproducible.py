@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from typer.testing import CliRunner
 
 import networks
 import radixpoint
+from radixpoint.cli.main import app
 from radixpoint.errors import DataError, RunError
 from radixpoint.measure.calibrate import Ranges, calibrate
 from radixpoint.measure.floating import FloatingEngine
@@ -24,7 +26,7 @@ from radixpoint.quantization.design import BinaryPoint, Design
 from radixpoint.quantization.quantize import quantize
 from radixpoint.searching.criterion import Criterion
 from radixpoint.searching.judge import Judge
-from radixpoint.searching.search import search
+from radixpoint.searching.task import search
 
 GRAPH = networks.balanced()
 IMAGES, CALIBRATION = networks.labelled(GRAPH, 1000, 5), networks.labelled(GRAPH, 64, 6)
@@ -180,7 +182,7 @@ def test_the_result_says_which_ranges(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scope", "rule"), [("network", "loss"), ("class", "loss"), ("tensor", "max"), ("channel", "max")]
 )
-def test_one_default_rule(scope: str, rule: str, tmp_path: Path) -> None:
+def test_one_default_rule(scope: str, rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In Python, in a file, on the command line: the design itself says."""
     assert BinaryPoint(scope=scope).rule == rule  # type: ignore[arg-type]
     assert Design.separate(8, 8, binary_point={"scope": scope}).binary_point.rule == rule
@@ -188,10 +190,11 @@ def test_one_default_rule(scope: str, rule: str, tmp_path: Path) -> None:
     document = {"radixpoint_design": 1, "classes": classes, "binary_point": {"scope": scope}}
     (tmp_path / "d.json").write_text(json.dumps(document))
     assert Design.load(tmp_path / "d.json").binary_point.rule == rule
-    from radixpoint.cli import _options
-
-    point = _options("affine", scope, "default", "RND", "SAT")["binary_point"]
-    assert Design.separate(8, 8, binary_point=point).binary_point.rule == rule
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("radixpoint.cli.demo.run_search", lambda *_, **options: asked.update(options))
+    said = CliRunner().invoke(app, ["demo", "--scope", scope])
+    assert said.exit_code == 0, said.output
+    assert Design.separate(8, 8, binary_point=asked["binary_point"]).binary_point.rule == rule
 
 
 def accuracy(table: dict[tuple[int, int], bool]) -> Any:
@@ -228,12 +231,12 @@ def test_separate_is_no_worse_than_what_joint_saw_hold(
         policies=order,
         word_lengths=(4, 6, 8, 10, 12),
         bn_start=12,
-    )["policies"]
-    assert found["joint"]["word_length"] == 6
-    assert (found["separate"]["conv"], found["separate"]["bn"], found["separate"]["adopted"]) == (6, 6, True)
+    ).policies
+    assert found["joint"].word_length == 6
+    assert (found["separate"].conv, found["separate"].bn, found["separate"].adopted) == (6, 6, True)
     design = Design.load(tmp_path / "run" / "separate" / "design.json")
     assert (design.classes["conv"].weights, design.classes["bn"].activations) == (6, 6)
-    assert not found["joint"]["adopted"]
+    assert not found["joint"].adopted
 
 
 def test_per_layer_is_no_worse_than_one_width(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,12 +262,12 @@ def test_per_layer_is_no_worse_than_one_width(tmp_path: Path, monkeypatch: pytes
         policies=("separate", "per-layer"),
         word_lengths=(4, 6, 8, 10),
         bn_start=12,
-    )["policies"]
+    ).policies
     per_layer, separate = found["per-layer"], found["separate"]
-    assert per_layer["adopted"]
-    assert {tuple(pair) for pair in per_layer["layers"].values()} == {(separate["conv"],) * 2}
-    assert per_layer["bn"] <= separate["bn"]
-    assert per_layer["multiplier_cost"] == separate["multiplier_cost"]
+    assert per_layer.adopted
+    assert {tuple(pair) for pair in per_layer.layers.values()} == {(separate.conv,) * 2}
+    assert per_layer.bn <= separate.bn
+    assert per_layer.multiplier_cost == separate.multiplier_cost
 
 
 # ---------------------------------------------------------------------------------- what a folder holds

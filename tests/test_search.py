@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -26,7 +25,8 @@ from radixpoint.measure.metrics import outcomes
 from radixpoint.quantization.design import Design
 from radixpoint.searching.criterion import Criterion
 from radixpoint.searching.line import smallest
-from radixpoint.searching.search import search
+from radixpoint.searching.result import Result
+from radixpoint.searching.task import search
 from radixpoint.searching.watcher import Watcher
 
 
@@ -128,20 +128,20 @@ def test_the_labels_are_varied() -> None:
 def test_search_and_its_result(tmp_path: Path) -> None:
     first = Counting()
     result = search(GRAPH, IMAGES, CALIBRATION, tmp_path / "run", Criterion(limit=2.0), watcher=first)
-    assert result == json.loads((tmp_path / "run" / "result.json").read_text())
-    joint, separate = result["policies"]["joint"], result["policies"]["separate"]
-    assert result["float"]["top1"] == 100.0
-    assert joint["drop"] <= 2.0
-    assert joint["drop_interval"][0] <= joint["drop"] <= joint["drop_interval"][1]
-    assert joint["top1"] == pytest.approx(100 - joint["drop"])
-    assert separate["conv"] <= joint["word_length"]
-    assert separate["relative_cost"] == separate["multiplier_cost"] / joint["multiplier_cost"]
-    assert any(t["images"] < len(IMAGES) for t in joint["tried"]), "nothing was stopped early"
-    below = [t for t in joint["tried"] if t["word_length"] == joint["word_length"] - 1]
-    assert below[0]["verdict"] == "fails"
+    assert result == Result.load(tmp_path / "run" / "result.json")
+    joint, separate = result.policies["joint"], result.policies["separate"]
+    assert result.floating.top1 == 100.0
+    assert joint.drop <= 2.0
+    assert joint.drop_interval[0] <= joint.drop <= joint.drop_interval[1]
+    assert joint.top1 == pytest.approx(100 - joint.drop)
+    assert separate.conv <= joint.word_length
+    assert separate.relative_cost == separate.multiplier_cost / joint.multiplier_cost
+    assert any(t.images < len(IMAGES) for t in joint.tried), "nothing was stopped early"
+    below = [t for t in joint.tried if t.word_length == joint.word_length - 1]
+    assert below[0].verdict == "fails"
     for name in ("joint", "separate"):
         design = Design.load(tmp_path / "run" / name / "design.json")
-        assert design.classes["conv"].weights == result["policies"][name].get("conv", joint["word_length"])
+        assert design.classes["conv"].weights == (joint.word_length if name == "joint" else separate.conv)
         assert (tmp_path / "run" / name / "network.safetensors").exists()
     # once more, in the same folder: everything is known, nothing changes
     again = Counting()
@@ -161,20 +161,20 @@ def test_grid(tmp_path: Path) -> None:
         grid=True,
         policies=("separate",),
     )
-    assert [(c["conv"], c["bn"]) for c in result["grid"]] == [(c, b) for c in (6, 8, 10) for b in (6, 8, 10)]
-    assert all(c["images"] == 600 for c in result["grid"])
+    assert [(c.conv, c.bn) for c in result.grid] == [(c, b) for c in (6, 8, 10) for b in (6, 8, 10)]
+    assert all(c.images == 600 for c in result.grid)
 
 
 def test_the_criterion_is_a_parameter(tmp_path: Path) -> None:
     loose = search(GRAPH, IMAGES, CALIBRATION, tmp_path / "a", Criterion("top5", 5.0), policies=("joint",))
     tight = search(GRAPH, IMAGES, CALIBRATION, tmp_path / "b", Criterion("top1", 0.5), policies=("joint",))
-    assert loose["policies"]["joint"]["word_length"] < tight["policies"]["joint"]["word_length"]
+    assert loose.policies["joint"].word_length < tight.policies["joint"].word_length
 
 
 def test_no_word_length_holds(tmp_path: Path) -> None:
     result = search(GRAPH, IMAGES, CALIBRATION, tmp_path / "run", word_lengths=(2, 3))
-    assert result["policies"]["joint"]["word_length"] is None
-    assert result["policies"]["separate"]["conv"] is None
+    assert result.policies["joint"].word_length is None
+    assert result.policies["separate"].conv is None
 
 
 def test_cache_is_keyed_by_content(tmp_path: Path) -> None:
@@ -295,10 +295,10 @@ def test_images_that_serve_twice_are_warned_of(tmp_path: Path) -> None:
     asked = {"policies": ["joint"], "word_lengths": (8, 9)}
     with pytest.warns(UserWarning, match="300 of 300 images are calibration images too"):
         result = search(graph, images, images, tmp_path / "a", **asked)
-    assert result["overlap"] == {"images, calibration": 300}
+    assert result.overlap == {"images, calibration": 300}
     with pytest.warns(UserWarning, match="300 held-out images are searched images too"):
         result = search(graph, images, other, tmp_path / "b", held_out=images, **asked)
-    assert result["overlap"]["held_out, images"] == 300
+    assert result.overlap["held_out, images"] == 300
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         search(graph, images, other, tmp_path / "c", **asked)

@@ -15,19 +15,10 @@ from hypothesis import strategies as st
 
 import fast
 import oracle
-from radixpoint.arithmetic.formats import Overflow, Rounding
+from radixpoint.arithmetic.formats import Overflow, Rounding, TensorFormat
 from radixpoint.engines import ReferenceEngine
 from radixpoint.errors import FormatError, GraphError
-from radixpoint.ir.network import (
-    IntGraph,
-    IntParameter,
-    IntTensor,
-    Step,
-    TensorFormat,
-    exact_tensor,
-    rounded_tensor,
-    verify,
-)
+from radixpoint.ir.network import IntGraph, IntParameter, IntTensor, Step, derived_tensor, verify
 
 CHANNELS = 3
 GIVEN = settings(max_examples=400, deadline=None)
@@ -49,10 +40,7 @@ class Chain:
         keys = {role: f"{name}/{role}" for role in parameters}
         self.parameters |= {keys[role]: value for role, value in parameters.items()}
         sources = [self.tensors[i] for i in inputs]
-        if to is None:
-            made = exact_tensor(op, attributes, sources, parameters, "", None)
-        else:
-            made = rounded_tensor(op, attributes, sources[0], parameters, to, "", None)
+        made = derived_tensor(op, attributes, sources, parameters, "", None, to)
         self.tensors[name] = made
         self.steps.append(Step(name, op, inputs, attributes, keys))
         self.last = name

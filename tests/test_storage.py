@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import networks
+from radixpoint.arithmetic.formats import TensorFormat
 from radixpoint.errors import GraphError, ModelError, RunError
-from radixpoint.ir.network import IntGraph, IntParameter, Step, TensorFormat, verify
+from radixpoint.ir.network import IntGraph, IntParameter, Step, verify
 from radixpoint.ir.storage import load_network, save_network
 from radixpoint.quantization.design import Design
 from radixpoint.quantization.quantize import quantize

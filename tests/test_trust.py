@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import networks
-from radixpoint.cli import main
+from radixpoint.cli.main import main
 from radixpoint.errors import ExportError
 from radixpoint.export import export_network, verify_export
 from radixpoint.export.tools import run_tool, time_limit, tool

@@ -54,8 +54,8 @@ from .measure.calibrate import Ranges, calibrate
 from .measure.evaluate import Evaluation, evaluate
 from .quantization.design import Design
 from .quantization.quantize import quantize
+from .searching import search
 from .searching.criterion import Criterion
-from .searching.search import search
 
 __version__: str
 

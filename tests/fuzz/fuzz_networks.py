@@ -10,18 +10,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from radixpoint.arithmetic.formats import Overflow, Rounding
+from radixpoint.arithmetic.formats import Overflow, Rounding, TensorFormat
 from radixpoint.errors import FormatError, GraphError
-from radixpoint.ir.network import (
-    IntGraph,
-    IntParameter,
-    IntTensor,
-    Step,
-    TensorFormat,
-    exact_tensor,
-    rounded_tensor,
-    verify,
-)
+from radixpoint.ir.network import IntGraph, IntParameter, IntTensor, Step, derived_tensor, verify
 from radixpoint.ir.ops import STEPS
 
 NAMES = ("a", "padded 1", "tensor", "p000", "result", "é", "x" * 50, "a/1.conv", "../x", "weight", "b", "low")
@@ -71,10 +62,7 @@ class Builder:
         own = {role: self.parameters[key] for role, key in roles.items()}
         sources = [self.tensors[i] for i in inputs]
         name = self.name(op)
-        if to is None:
-            made = exact_tensor(op, attributes, sources, own, name, None)
-        else:
-            made = rounded_tensor(op, attributes, sources[0], own, to, name, None)
+        made = derived_tensor(op, attributes, sources, own, name, None, to)
         if np.prod(made.shape) > 1 << 14 or made.format.word_length > 64:
             raise GraphError("too large to try")
         self.tensors[name] = made

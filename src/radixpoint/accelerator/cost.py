@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+from radixpoint.errors import DesignError
 from radixpoint.ir.arena import arena_layout
 from radixpoint.ir.network import IntGraph, Step
-
-PRODUCT_SUMS = ("conv", "dense")
+from radixpoint.ir.ops import Family
+from radixpoint.quantization.design import Design
 
 
 def _products(graph: IntGraph, step: Step) -> int:
@@ -23,7 +24,7 @@ def _products(graph: IntGraph, step: Step) -> int:
 
 def operand_widths(graph: IntGraph, step: Step) -> tuple[int, int]:
     """Word lengths of what a multiplying step multiplies: activation, parameter."""
-    role = "factor" if step.op == "scale" else "weight"
+    role = step.row.factor or ""
     source = graph.tensors[step.inputs[0]].format.word_length
     return source, graph.parameters[step.parameters[role]].format.word_length
 
@@ -37,7 +38,7 @@ def multiplier_cost(graph: IntGraph) -> int:
     return sum(
         _products(graph, step) * math.prod(operand_widths(graph, step))
         for step in graph.steps
-        if step.op in (*PRODUCT_SUMS, "scale")
+        if step.row.factor is not None
     )
 
 
@@ -134,8 +135,9 @@ class Cost:
     energy: float
 
 
-def _widest(graph: IntGraph, ops: tuple[str, ...]) -> tuple[int, int]:
-    widths = [operand_widths(graph, step) for step in graph.steps if step.op in ops]
+def _widest(graph: IntGraph, family: Family) -> tuple[int, int]:
+    steps = (step for step in graph.steps if step.row.factor is not None and step.family == family)
+    widths = [operand_widths(graph, step) for step in steps]
     return max((x for x, _ in widths), default=0), max((w for _, w in widths), default=0)
 
 
@@ -144,35 +146,55 @@ def _activation_bits(graph: IntGraph) -> int:
 
     What only one element-wise step reads is never stored: that step works on it as it comes.
     """
-    passing = ("cast", "scale", "offset", "clamp", "divide")
     order = {graph.input: 0} | {step.name: i + 1 for i, step in enumerate(graph.steps)}
     last = dict(order)
-    readers: dict[str, list[Step]] = {name: [] for name in order}
+    readers = graph.readers
     for step in graph.steps:
         for name in step.inputs:
             last[name] = order[step.name]
-            readers[name].append(step)
     sizes = {
         name: math.prod(graph.tensors[name].shape) * graph.tensors[name].format.word_length
         for name in order
         if name in (graph.input, graph.output)
         or len(readers[name]) > 1
-        or any(step.op not in passing for step in readers[name])
+        or not all(step.row.pointwise for step in readers[name])
     }
     begin = {graph.input: 0}
     for step in graph.steps:
-        flows_in = step.op in passing and step.inputs[0] not in sizes
+        flows_in = step.row.pointwise and step.inputs[0] not in sizes
         begin[step.name] = begin[step.inputs[0]] if flows_in else order[step.name]
     layout = arena_layout(sizes, {n: (begin[n], last[n]) for n in sizes})
     return max(layout[n] + sizes[n] for n in sizes)
 
 
+def check_fixed_point(network: IntGraph) -> None:
+    """See that what a network multiplies is fixed-point, whose multipliers are what is counted.
+
+    Raises:
+        DesignError: its design codes weights or activations.
+    """
+    design = Design.recorded(network)
+    if design is None:
+        return
+    coded = [kind for kind in ("weights", "activations") if getattr(design.codes, kind) is not None]
+    if coded:
+        raise DesignError(
+            f"its design codes {' and '.join(coded)}: expected fixed-point operands, whose multipliers are "
+            "what is counted"
+        )
+
+
 def cost(graph: IntGraph) -> Cost:
-    """Operations, memory and arithmetic energy of one image."""
+    """Operations, memory and arithmetic energy of one image.
+
+    Raises:
+        DesignError: what is multiplied is not fixed-point.
+    """
+    check_fixed_point(graph)
     macs = scalings = operations = 0
     energy = 0.0
     for step in graph.steps:
-        if step.op not in (*PRODUCT_SUMS, "scale"):
+        if step.row.factor is None:
             continue
         products, (x, w) = _products(graph, step), operand_widths(graph, step)
         terms = 1 if step.op == "scale" else math.prod(graph.arrays(step)["weight"].shape[1:])
@@ -182,13 +204,13 @@ def cost(graph: IntGraph) -> Cost:
             scalings += products
         else:
             macs += products
-    weights = {s.parameters["weight"] for s in graph.steps if s.op in PRODUCT_SUMS}
+    weights = {s.parameters["weight"] for s in graph.steps if s.family == "product"}
     bits = {key: p.data.size * p.format.word_length for key, p in graph.parameters.items()}
     return Cost(
         macs,
         scalings,
-        _widest(graph, PRODUCT_SUMS),
-        _widest(graph, ("scale",)),
+        _widest(graph, "product"),
+        _widest(graph, "elementwise"),
         multiplier_cost(graph),
         operations,
         sum(n for key, n in bits.items() if key in weights),

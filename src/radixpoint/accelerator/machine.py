@@ -23,9 +23,9 @@ from radixpoint.accelerator.passes import (
     signed_bits,
 )
 from radixpoint.accelerator.synthesis import rtl
-from radixpoint.arithmetic.formats import Overflow, Rounding
+from radixpoint.arithmetic.formats import Overflow, Rounding, TensorFormat
 from radixpoint.errors import ExportError
-from radixpoint.ir.network import IntGraph, Step, TensorFormat
+from radixpoint.ir.network import IntGraph, Step
 from radixpoint.ir.plan import Ints
 
 ROUNDINGS = (
@@ -229,7 +229,7 @@ class Machine:
             return max((format_bits(form) for form in formats), default=2)
 
         heads = [one.head for one in passes if one.head is not None]
-        products = [step for step in heads if step.op in ("conv", "dense")]
+        products = [step for step in heads if step.family == "product"]
         x = format_of(iter(narrow_memory))
         w = max((format_bits(network.parameters[s.parameters["weight"]].format) for s in products), default=2)
         acc = max((tensors[s.name].format.word_length for s in products), default=2)
@@ -245,8 +245,7 @@ class Machine:
         divide = 0
         for step in steps(RESULT):
             if step.op == "divide":
-                source = tensors[step.inputs[0]]
-                shift = source.format.fraction_lengths[0] - tensors[step.name].format.fraction_lengths[0]
+                shift = int(self.network.shift(step)[0])
                 divisor = int(network.arrays(step)["divisor"].max()).bit_length()
                 divide = max(
                     divide,
@@ -514,5 +513,5 @@ def _conversion(name: str, step: Step | None, form: TensorFormat | None) -> dict
         mode = Overflow(step.attributes["overflow"])
         rounding = ROUNDINGS.index(Rounding(step.attributes["rounding"]))
         overflow = int(mode is Overflow.WRAP)
-        low, high = (-form.max if mode is Overflow.SAT_SYM and form.signed else form.min), form.max
+        low, high = form.limits(mode)
     return {f"{name}_ROUNDING": rounding, f"{name}_WRAP": overflow, f"{name}_LOW": low, f"{name}_HIGH": high}

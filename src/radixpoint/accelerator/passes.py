@@ -15,10 +15,11 @@ from functools import cached_property
 
 import numpy as np
 
+from radixpoint.arithmetic.formats import TensorFormat
 from radixpoint.errors import ExportError
 from radixpoint.ir.arena import arena_layout
-from radixpoint.ir.network import IntGraph, IntTensor, Step, TensorFormat
-from radixpoint.ir.plan import ELEMENTWISE, Ints, Plan
+from radixpoint.ir.network import IntGraph, IntTensor, Step
+from radixpoint.ir.plan import Ints, Plan
 
 CAST, CENTRE, FACTOR, OFFSET, RESULT, CLAMP, OPERAND = range(1, 8)
 """Stages after the head (0)."""
@@ -173,7 +174,7 @@ class Schedule:
         return Layout(height, width, (*range(channels), *gaps))
 
     def _reads_narrow(self, step: Step) -> bool:
-        return step.op in ("conv", "dense")
+        return step.family == "product"
 
     def _schedule(self) -> list[Pass]:
         passes: list[Pass] = []
@@ -185,7 +186,7 @@ class Schedule:
             if step.op == "concat":
                 passes += self._concat(step, sources)
                 open_pass = None
-            elif step.op in ELEMENTWISE:
+            elif step.row.pointwise:
                 layout = self.layouts[sources[0]]
                 stage = None if open_pass is None else self._stage(open_pass, step, sources[0])
                 if stage is None:
@@ -235,7 +236,7 @@ class Schedule:
                     "part of a concatenation"
                 )
             return Pass(step, sources, first, step.name)
-        if step.op in ("max_pool", "sum_pool"):
+        if step.family == "window":
             _, height, width = self.tensor(step.name).shape
             return Pass(step, sources, Layout(height, width, self.layouts[sources[0]].slots), step.name)
         return Pass(step, sources, self._fresh(step.name), step.name)

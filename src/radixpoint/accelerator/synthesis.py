@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -224,6 +224,44 @@ def multiplier_area(x: int, w: int, unit: Literal["gates", "luts"]) -> float:
     if unit == "gates":
         return synthesize(*part, "gates").gate_equivalents
     return synthesize(*part, "lut").luts
+
+
+class ModuleCost(msgspec.Struct, frozen=True):
+    """Cells of one module at one word length: gates, FPGA cells without DSPs and with them."""
+
+    gate_equivalents: float
+    luts_without_dsp: int
+    luts: int
+    dsps: int
+    flip_flops: int
+    yosys: str
+
+
+MODULE_WORD_LENGTHS = range(4, 17)
+
+
+def module_costs(
+    word_lengths: Sequence[int] = MODULE_WORD_LENGTHS, progress: Callable[[int, int], None] | None = None
+) -> dict[str, dict[int, ModuleCost]]:
+    """Cells of each module at each word length, by module and word length.
+
+    Args:
+        word_lengths: of the operands.
+        progress: called with word lengths done and word lengths in all.
+
+    Raises:
+        ExportError: synthesis is needed, and there is no Yosys.
+    """
+    result: dict[str, dict[int, ModuleCost]] = {}
+    for number, word in enumerate(word_lengths):
+        for name, part in module_table(word).items():
+            gates, logic, dsp = (synthesize(*part, flow) for flow in ("gates", "lut", "dsp"))
+            result.setdefault(name, {})[word] = ModuleCost(
+                round(gates.gate_equivalents, 1), logic.luts, dsp.luts, dsp.dsps, dsp.flip_flops, gates.yosys
+            )
+        if progress is not None:
+            progress(number + 1, len(word_lengths))
+    return result
 
 
 def module_table(word: int) -> dict[str, tuple[str, dict[str, int]]]:

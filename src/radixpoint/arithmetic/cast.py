@@ -122,8 +122,8 @@ def limit(x: Int64Array, to: FixedFormat, overflow: Overflow) -> Int64Array:
         bits = np.int64((1 << to.word_length) - 1)
         x = x & bits
         return np.where(x > to.max, x - (np.int64(1) << to.word_length), x) if to.signed else x
-    low = -to.max if overflow is Overflow.SAT_SYM and to.signed else to.min
-    return np.clip(x, low, min(to.max, (1 << 63) - 1))
+    low, high = to.limits(overflow)
+    return np.clip(x, low, min(high, (1 << 63) - 1))
 
 
 def cast(

@@ -11,6 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from radixpoint.errors import FormatError
 
 MAX_STORED = 32
@@ -99,6 +102,10 @@ class FixedFormat:
         """Largest stored integer."""
         return (1 << (self.word_length - self.signed)) - 1
 
+    def limits(self, overflow: Overflow) -> tuple[int, int]:
+        """Smallest and largest stored integer that a conversion with this overflow mode gives."""
+        return (-self.max if overflow is Overflow.SAT_SYM and self.signed else self.min), self.max
+
     @property
     def integer_bits(self) -> int:
         """Bits left of the binary point, sign included: W - F."""
@@ -120,6 +127,57 @@ class FixedFormat:
             raise FormatError(f"{text!r} is not a format: expected a name such as 'sfix10_En7'")
         sign, word, negative, fraction = match.groups()
         return cls(sign == "s", int(word), int(fraction) if negative else -int(fraction))
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFormat:
+    """Format of a tensor: one word length, and one fraction length or one a channel.
+
+    ``fraction_lengths`` has length 1 (per tensor) or the number of channels (per channel).
+    """
+
+    signed: bool
+    word_length: int
+    fraction_lengths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.fraction_lengths:
+            raise FormatError("a format without a fraction length")
+        for fraction in (min(self.fraction_lengths), max(self.fraction_lengths)):
+            FixedFormat(self.signed, self.word_length, fraction)
+
+    @property
+    def per_channel(self) -> bool:
+        return len(self.fraction_lengths) > 1
+
+    @property
+    def min(self) -> int:
+        return self.channel(0).min
+
+    @property
+    def max(self) -> int:
+        return self.channel(0).max
+
+    def limits(self, overflow: Overflow) -> tuple[int, int]:
+        """Smallest and largest stored integer that a conversion with this overflow mode gives."""
+        return self.channel(0).limits(overflow)
+
+    def channel(self, index: int) -> FixedFormat:
+        """The format of one channel."""
+        fraction = self.fraction_lengths[index if self.per_channel else 0]
+        return FixedFormat(self.signed, self.word_length, fraction)
+
+    def fractions(self, rank: int) -> NDArray[np.int64]:
+        """Fraction lengths, broadcastable to an array of ``rank`` axes whose first is the channel."""
+        values = np.array(self.fraction_lengths, np.int64)
+        return values.reshape(-1, *[1] * (rank - 1)) if rank else values.reshape(())
+
+    def __str__(self) -> str:
+        if not self.per_channel:
+            return str(self.channel(0))
+        low, high = min(self.fraction_lengths), max(self.fraction_lengths)
+        sign = "s" if self.signed else "u"
+        return f"{sign}fix{self.word_length} with {low}..{high} fraction bits a channel"
 
 
 def smallest_format(low: int, high: int, fraction_length: int) -> FixedFormat:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
@@ -224,9 +224,9 @@ class _Compiler:
         return run
 
     def _divide(self, step: Step) -> Compiled:
-        source, result = self._source(step), self._result(step)
+        result = self._result(step)
         divisor = _channels_last(self.graph.arrays(step)["divisor"][None])[0]
-        shift = source.format.fraction_lengths[0] - result.format.fraction_lengths[0]
+        shift = int(self.graph.shift(step)[0])
         target = carrier(_magnitude(result))
         rounding, overflow = Rounding(step.attributes["rounding"]), Overflow(step.attributes["overflow"])
         return lambda inputs: divide(
@@ -239,24 +239,19 @@ class _Compiler:
         stored = _channels_last(factor[None])[0].astype(working)
         return lambda inputs: inputs[0].astype(working, copy=False) * stored
 
-    def _sum(self, step: Step, others: list[tuple[int, Array]]) -> tuple[type, list[Array]]:
-        """Carrier in which both aligned operands and their sum are exact, and the alignments."""
-        result = self._result(step)
-        fractions = np.array(result.format.fraction_lengths)
-        bound, shifts = _magnitude(result), []
-        for magnitude, own in others:
-            shift = fractions - own
-            bound = max(bound, magnitude << int(shift.max()))
-            shifts.append(shift)
-        working = carrier(bound)
+    def _sum(self, step: Step, operands: Mapping[int | str, int]) -> tuple[type, list[Array]]:
+        """Carrier in which both aligned operands and their sum are exact, and the alignments.
+
+        ``operands``: largest magnitude of each.
+        """
+        shifts = [self.graph.align(step, operand) for operand in operands]
+        aligned = [m << int(shift.max()) for m, shift in zip(operands.values(), shifts, strict=True)]
+        working = carrier(max(_magnitude(self._result(step)), *aligned))
         return working, [_powers(shift, working) for shift in shifts]
 
     def _add(self, step: Step) -> Compiled:
         a, b = self._source(step), self._source(step, 1)
-        working, (up_a, up_b) = self._sum(
-            step,
-            [(_magnitude(t), np.array(t.format.fraction_lengths)) for t in (a, b)],
-        )
+        working, (up_a, up_b) = self._sum(step, {0: _magnitude(a), 1: _magnitude(b)})
 
         def run(inputs: list[Array]) -> Array:
             x: Array = inputs[0].astype(working, copy=False)
@@ -273,13 +268,7 @@ class _Compiler:
         value = self.graph.parameters[step.parameters["value"]]
         source = self._source(step)
         magnitude = max(int(np.abs(value.data).max()), 1)
-        working, (up_x, up_t) = self._sum(
-            step,
-            [
-                (_magnitude(source), np.array(source.format.fraction_lengths)),
-                (magnitude, np.array(value.format.fraction_lengths)),
-            ],
-        )
+        working, (up_x, up_t) = self._sum(step, {0: _magnitude(source), "value": magnitude})
         t = _channels_last(value.data[None])[0].astype(working) * up_t
 
         def run(inputs: list[Array]) -> Array:

@@ -162,8 +162,8 @@ class _Stage:
             raise _Unsupported(f"a parameter of {most} bits")
         return values << places
 
-    def _fractions(self, tensor: IntTensor) -> Ints:
-        return np.broadcast_to(np.array(tensor.format.fraction_lengths, np.int64), (self.channels,)).copy()
+    def _by_channel(self, places: Ints) -> Ints:
+        return np.broadcast_to(places, (self.channels,)).copy()
 
     def _shift_left(self, places: Ints) -> None:
         if not places.any():
@@ -184,20 +184,18 @@ class _Stage:
     def _offset(self, step: Step, current: IntTensor) -> bool:
         if self.rounded:
             return False
-        result = self._fractions(self.graph.tensors[step.name])
-        value = self.graph.parameters[step.parameters["value"]]
-        own = np.broadcast_to(np.array(value.format.fraction_lengths, np.int64), (self.channels,))
-        self._shift_left(result - self._fractions(current))
-        self.addend = self.addend + self._shifted(self._per_channel(value.data), result - own)
+        self._shift_left(self._by_channel(self.graph.align(step, 0)))
+        value = self._per_channel(self.graph.arrays(step)["value"])
+        self.addend = self.addend + self._shifted(value, self._by_channel(self.graph.align(step, "value")))
         return True
 
     def _add(self, step: Step, current: IntTensor) -> bool:
         if self.rounded or self.other is not None:
             return False
-        result = self._fractions(self.graph.tensors[step.name])
-        self._shift_left(result - self._fractions(current))
-        (self.other,) = (name for name in step.inputs if name != self.result)
-        self.other_left = result - self._fractions(self.graph.tensors[self.other])
+        own = step.inputs.index(self.result)
+        self._shift_left(self._by_channel(self.graph.align(step, own)))
+        self.other = step.inputs[1 - own]
+        self.other_left = self._by_channel(self.graph.align(step, 1 - own))
         return True
 
     def _cast(self, step: Step, current: IntTensor) -> bool:
@@ -207,7 +205,7 @@ class _Stage:
         rounding, overflow = Rounding(step.attributes["rounding"]), Overflow(step.attributes["overflow"])
         if rounding is Rounding.STOCHASTIC:
             raise _Unsupported("stochastic rounding")
-        places = self._fractions(current) - self._fractions(result)
+        places = self._by_channel(self.graph.shift(step))
         self._shift_left(np.maximum(-places, 0))
         right = np.maximum(places, 0)
         if right.max() > 62:
@@ -222,8 +220,7 @@ class _Stage:
             self.limit = WRAP_SIGNED if form.signed else WRAP_UNSIGNED
             self.wrap_bits = form.word_length
         else:
-            self.low = -form.max if overflow is Overflow.SAT_SYM and form.signed else form.min
-            self.high = form.max
+            self.low, self.high = form.limits(overflow)
         return True
 
     def _clamp(self, step: Step, current: IntTensor) -> bool:
@@ -356,10 +353,6 @@ class _Planner:
 
     def __init__(self, graph: IntGraph, keep: set[str], byte_dot: bool) -> None:
         self.graph, self.keep, self.byte_dot = graph, keep, byte_dot
-        self.consumers: dict[str, list[Step]] = {name: [] for name in graph.tensors}
-        for step in graph.steps:
-            for name in dict.fromkeys(step.inputs):
-                self.consumers[name].append(step)
         self.done: set[str] = set()  # steps that have a place
         self.stored: set[str] = {graph.input}
         self.operations: list[_Operation] = []
@@ -374,7 +367,7 @@ class _Planner:
     # -- how tensors lie in memory
 
     def _operand_of(self, name: str) -> list[Step]:
-        return [s for s in self.consumers[name] if s.op in ("conv", "dense") and not self._is_depthwise(s)]
+        return [s for s in self.graph.readers[name] if s.family == "product" and not self._is_depthwise(s)]
 
     def _is_depthwise(self, step: Step) -> bool:
         if step.op != "conv":
@@ -425,7 +418,7 @@ class _Planner:
         if step.op not in PRODUCERS:
             raise _Unsupported(f"{step.op} has no kernel")
         kind = "pool"
-        if step.op in ("conv", "dense"):
+        if step.family == "product":
             kind = "depthwise" if self._is_depthwise(step) else "conv"
             weight = self.graph.arrays(step)["weight"]
             if weight.min() < RANGES[I16][0] or weight.max() > RANGES[I16][1]:
@@ -458,11 +451,11 @@ class _Planner:
             return False
         if step is None or name in self.keep:
             return True
-        return any(reader is not step and reader.name not in self.done for reader in self.consumers[name])
+        return any(reader is not step and reader.name not in self.done for reader in self.graph.readers[name])
 
     def _next(self, name: str) -> Step | None:
         """A step that can go on with ``name`` while it is in hand."""
-        for step in self.consumers[name]:
+        for step in self.graph.readers[name]:
             if step.name in self.done or step.op not in ELEMENTWISE:
                 continue
             others = [other for other in step.inputs if other != name]

@@ -87,8 +87,9 @@ class ReferenceEngine:
     def _fractions(self, tensor: IntTensor) -> Ints:
         return tensor.format.fractions(len(tensor.shape))
 
-    def _aligned(self, x: Ints, fractions: Ints, to: IntTensor) -> Ints:
-        return x << (self._fractions(to) - fractions)
+    def _aligned(self, step: Step, operand: int | str, x: Ints) -> Ints:
+        places = self.graph.align(step, operand)
+        return x << places.reshape(-1, *[1] * (len(self.graph.tensors[step.name].shape) - 1))
 
     def _step(self, step: Step, inputs: list[Ints]) -> Ints:
         graph = self.graph
@@ -111,17 +112,14 @@ class ReferenceEngine:
             return divide(
                 inputs[0],
                 graph.arrays(step)["divisor"],
-                source.format.fraction_lengths[0] - result.format.fraction_lengths[0],
+                int(graph.shift(step)[0]),
                 result.format.channel(0),
                 Rounding(step.attributes["rounding"]),
                 Overflow(step.attributes["overflow"]),
             )
         if step.op in ("add", "offset"):
-            total = self._aligned(inputs[0], self._fractions(source), result)
+            total = self._aligned(step, 0, inputs[0])
             if step.op == "add":
-                other = graph.tensors[step.inputs[1]]
-                return total + self._aligned(inputs[1], self._fractions(other), result)
-            value = graph.parameters[step.parameters["value"]]
-            fractions = value.format.fractions(len(result.shape))
-            return total + self._aligned(value.data, fractions, result)
+                return total + self._aligned(step, 1, inputs[1])
+            return total + self._aligned(step, "value", graph.arrays(step)["value"])
         return _EXACT[step.op](step, inputs, graph.arrays(step))

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -34,6 +33,7 @@ from radixpoint.export.hls import HlsTarget
 from radixpoint.export.hls4ml import Hls4mlTarget
 from radixpoint.export.onnx import OnnxTarget
 from radixpoint.export.qonnx import QonnxTarget
+from radixpoint.export.target import Target, check_steps
 from radixpoint.export.tools import TIME_LIMIT, time_limit
 from radixpoint.export.vectors import VectorsTarget
 from radixpoint.export.verilog import VerilogTarget
@@ -41,37 +41,7 @@ from radixpoint.ir.network import IntGraph, verify
 from radixpoint.ir.plan import Ints, Plan
 from radixpoint.measure.evaluate import Mismatch
 
-
-class Target(Protocol):
-    """One kind of export."""
-
-    name: str
-    summary: str
-    options: tuple[str, ...]
-
-    def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> Mapping[str, bytes]:
-        """Contents of its files, by path; the same arguments give the same bytes.
-
-        Args:
-            network: a verified IntGraph.
-            images: stored integers of the input, int64, batch first.
-            options: of this target.
-
-        Raises:
-            ExportError: the target cannot express the network, with the layer and the reason.
-        """
-        ...
-
-    def open(self, folder: Path, network: IntGraph, scratch: Path) -> Mapping[str, Engine]:
-        """What runs the files in ``folder``, by a name to print; products of compilers go to ``scratch``.
-
-        Raises:
-            ExportError: a tool is missing, or a file cannot be compiled or read.
-        """
-        ...
-
-
-TARGETS: Mapping[str, Target] = {
+TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         VectorsTarget(),
@@ -83,6 +53,7 @@ TARGETS: Mapping[str, Target] = {
         Hls4mlTarget(),
     )
 }
+"""By name; a user may add to them."""
 
 
 def example_images(network: IntGraph, count: int = 4) -> Ints:
@@ -131,12 +102,7 @@ def export_network(
         raise ExportError(f"{target}: unknown option {unknown[0]!r}: {known}")
     verify(network)
     check_replaceable(folder)
-    coded = next((step.name for step in network.steps if step.op == "lookup"), None)
-    if coded is not None:
-        raise ExportError(
-            f"{target}: step {coded!r} looks a coded activation up, which no target can express: expected "
-            "fixed-point activations (coded weights are exported decoded)"
-        )
+    check_steps(chosen, network)
     images = example_images(network) if images is None else np.asarray(images)
     check_images(network, images, "images")
     images = images.astype(np.int64)

@@ -12,6 +12,7 @@ import numpy as np
 from radixpoint.arithmetic.formats import Overflow
 from radixpoint.errors import ExportError
 from radixpoint.export.source import TracedProgram, Writer, build, literal, rows
+from radixpoint.export.target import FIXED_POINT
 from radixpoint.export.tools import tool
 from radixpoint.ir.arena import arena_layout
 from radixpoint.ir.network import IntGraph, IntTensor, Step
@@ -201,9 +202,9 @@ class Source:
         w.open(f"for (int32_t c = 0; c < {channels}; ++c)")
         w(f"const int32_t i = (y * {width} + x) * {channels} + c;")
         w("int64_t v;")
-        if head.op in ("conv", "dense"):
+        if head.family == "product":
             self._product_sum(w, head)
-        elif head.op in ("max_pool", "sum_pool"):
+        elif head.family == "window":
             self._pool(w, head)
         elif head.op == "flatten":
             self._flatten(w, head)
@@ -267,8 +268,8 @@ class Source:
         if overflow is Overflow.WRAP:
             w(f"v = rx_wrap(v, {form.word_length}, {int(form.signed)});")
             return
-        low = -form.max if overflow is Overflow.SAT_SYM and form.signed else form.min
-        w(f"v = rx_saturate(v, {literal(low)}, {literal(form.max)});")
+        low, high = form.limits(overflow)
+        w(f"v = rx_saturate(v, {literal(low)}, {literal(high)});")
 
     def _cast(self, w: Writer, step: Step) -> None:
         shifts = self.plan.cast_shifts(step)
@@ -291,8 +292,7 @@ class Source:
         self._overflow(w, step)
 
     def _divide(self, w: Writer, step: Step) -> None:
-        source, result = (self.network.tensors[n].format for n in (step.inputs[0], step.name))
-        shift = source.fraction_lengths[0] - result.fraction_lengths[0]
+        shift = int(self.network.shift(step)[0])
         numerator = f"rx_align(v, {-shift})" if shift < 0 else "v"
         divisor = f"(int64_t){self._beside(step, 'divisor')}"
         if shift > 0:
@@ -383,16 +383,17 @@ class CTarget:
     name = "c"
     summary = "the network as C99: integers only, no library"
     options: tuple[str, ...] = ("parameters",)
+    steps = FIXED_POINT
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
-        """See :class:`radixpoint.export.Target`; option ``parameters``: ``arrays`` or ``blob``."""
+        """See :class:`radixpoint.export.target.Target`; option ``parameters``: ``arrays`` or ``blob``."""
         chosen = options.get("parameters")
         if chosen not in (None, "arrays", "blob"):
             raise ExportError(f"option parameters={chosen!r}: expected arrays or blob")
         return Source(network, None if chosen is None else chosen == "blob").files()
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, TracedProgram]:
-        """See :class:`radixpoint.export.Target`."""
+        """See :class:`radixpoint.export.target.Target`."""
         cc = tool("CC", "cc", "gcc", "clang")
         sources = [
             str(folder / n) for n in ("network.c", "parameters.c", "harness.c") if (folder / n).exists()

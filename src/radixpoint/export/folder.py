@@ -15,9 +15,10 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from radixpoint.arithmetic.formats import TensorFormat
 from radixpoint.errors import ExportError
 from radixpoint.files import read_regular, shown
-from radixpoint.ir.network import IntGraph, TensorFormat
+from radixpoint.ir.network import IntGraph
 from radixpoint.ir.plan import Ints, Plan
 from radixpoint.ir.storage import load_network, save_network
 

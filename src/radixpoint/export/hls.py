@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from radixpoint.arithmetic.formats import Overflow
+from radixpoint.arithmetic.formats import Overflow, TensorFormat
 from radixpoint.errors import ExportError
 from radixpoint.export.c import c_type
 from radixpoint.export.source import TracedProgram, Writer, build, literal, rows
+from radixpoint.export.target import FIXED_POINT
 from radixpoint.export.tools import tool
-from radixpoint.ir.network import IntGraph, Step, TensorFormat
+from radixpoint.ir.network import IntGraph, Step
 from radixpoint.ir.plan import Function, Ints, Nest, Plan, extents
 
 SIGNATURE = "void network(const image_t image[RADIXPOINT_IMAGE_VALUES], logit_t logits[RADIXPOINT_LOGITS])"
@@ -210,7 +211,7 @@ class _Source:
         source = step.inputs[0]
         x = self.plan.identifiers[source]
         shape = self.network.tensors[source].shape
-        if step.op in ("conv", "dense"):
+        if step.family == "product":
             form = self.form(step.name)
             parameter = self.network.parameters[step.parameters["weight"]].format
             # a binary point a channel: products of stored integers
@@ -224,7 +225,7 @@ class _Source:
             numbers = [*extents(shape), *kernel, *step.attributes["strides"], *step.attributes["pads"][:2]]
             numbers += [*step.attributes["dilations"], terms, outputs // step.attributes["groups"]]
             return f"rx::convolution<{', '.join(map(str, numbers))}, {types}>({x}, {array}, y, x, c)"
-        if step.op in ("max_pool", "sum_pool"):
+        if step.family == "window":
             numbers = [*extents(shape), *step.attributes["kernel"], *step.attributes["strides"]]
             spelled = ", ".join(map(str, [*numbers, *step.attributes["pads"][:2]]))
             if step.op == "max_pool":
@@ -321,8 +322,8 @@ class _Source:
         return f"rx::reinterpret<{self.type_of(step.name)}>({cut}({exact}))"
 
     def _divide(self, step: Step, value: str) -> str:
-        source, form = self.form(step.inputs[0]), self.form(step.name)
-        shift = source.fraction_lengths[0] - form.fraction_lengths[0]
+        form = self.form(step.name)
+        shift = int(self.network.shift(step)[0])
         operand = self.plan.operand(step, "divisor").values
         divisors = self._array(f"{self.plan.parameter_names[step.parameters['divisor']]}", operand)
         index = self.plan.operand(step, "divisor").index()
@@ -382,13 +383,14 @@ class HlsTarget:
     name = "hls"
     summary = "C++ for Vitis HLS (ap_fixed) and Catapult (ac_fixed)"
     options: tuple[str, ...] = ()
+    steps = FIXED_POINT
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
-        """See :class:`radixpoint.export.Target`."""
+        """See :class:`radixpoint.export.target.Target`."""
         return _Source(network).files()
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, TracedProgram]:
-        """See :class:`radixpoint.export.Target`."""
+        """See :class:`radixpoint.export.target.Target`."""
         cxx = tool("CXX", "c++", "g++", "clang++")
 
         def program(flavour: str, defines: list[str]) -> TracedProgram:

@@ -13,9 +13,11 @@ from typing import Any
 
 import msgspec
 
+from radixpoint.arithmetic.formats import TensorFormat
 from radixpoint.engines import Engine
 from radixpoint.errors import ExportError
-from radixpoint.ir.network import IntGraph, Step, TensorFormat
+from radixpoint.export.target import FIXED_POINT
+from radixpoint.ir.network import IntGraph, Step
 from radixpoint.ir.plan import Ints
 
 FILE = "hls4ml_config.json"
@@ -51,17 +53,14 @@ class _Config:
     def _set(self, layer: str, role: str, precision: str) -> None:
         self.layers.setdefault(layer.replace(".", "_"), {}).setdefault("Precision", {})[role] = precision
 
-    def _readers(self, tensor: str) -> list[Step]:
-        return [step for step in self.network.steps if tensor in step.inputs]
-
     def _operand(self, step: Step) -> None:
         """A cast at a layer's input: hls4ml has none, so it becomes the result of the layer before."""
         (source,) = step.inputs
-        readers = self._readers(source)
+        readers = list(self.network.readers[source])
         made_by = {s.name: s for s in self.network.steps}
         while source in made_by and made_by[source].op == "flatten" and len(readers) == 1:
             (source,) = made_by[source].inputs  # hls4ml's Reshape converts nothing
-            readers = [step if s.op == "flatten" else s for s in self._readers(source)]
+            readers = [step if s.op == "flatten" else s for s in self.network.readers[source]]
         before, to = self.network.tensors[source].layer, self.network.tensors[step.name].format
         if source == self.network.input or any(
             s.op != "cast" or self.network.tensors[s.name].format != to for s in readers
@@ -81,7 +80,7 @@ class _Config:
         for step in network.steps:
             tensor = network.tensors[step.name]
             layer = tensor.layer
-            if step.op in ("conv", "dense"):
+            if step.family == "product":
                 weight = network.parameters[step.parameters["weight"]].format
                 self._set(layer, "weight", _precision(self._form(layer, weight)))
                 self._set(layer, "accum", _precision(self._form(layer, tensor.format), "TRN,WRAP"))
@@ -118,15 +117,16 @@ class Hls4mlTarget:
     name = "hls4ml"
     summary = "a per-layer precision configuration for hls4ml"
     options: tuple[str, ...] = ()
+    steps = FIXED_POINT
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
-        """See :class:`radixpoint.export.Target`."""
+        """See :class:`radixpoint.export.target.Target`."""
         config = _Config(network)
         contents = {FILE: config.make(), DIFFERENCES: config.differences}
         return {n: msgspec.json.format(msgspec.json.encode(c), indent=2) + b"\n" for n, c in contents.items()}
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, Engine]:
-        """See :class:`radixpoint.export.Target`."""
+        """See :class:`radixpoint.export.target.Target`."""
         raise ExportError(
             f"{folder}: a configuration computes nothing: convert your module with it (docs/export.md); for "
             "C++ that is verified, export --to hls"

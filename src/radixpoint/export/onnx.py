@@ -15,6 +15,7 @@ from radixpoint.arithmetic.cast import random_draws
 from radixpoint.arithmetic.formats import Overflow, Rounding
 from radixpoint.errors import ExportError
 from radixpoint.export.onnx_graph import ModelBuilder
+from radixpoint.export.target import FIXED_POINT
 from radixpoint.ir.network import IntGraph, Step
 from radixpoint.ir.plan import FARTHEST_SHIFT, Ints, Plan
 
@@ -162,8 +163,8 @@ class _Integers(ModelBuilder):
     def _overflowed(self, x: str, step: Step, name: str) -> None:
         form, overflow = self.network.tensors[step.name].format, Overflow(step.attributes["overflow"])
         if overflow is not Overflow.WRAP:
-            least = -form.max if overflow is Overflow.SAT_SYM and form.signed else form.min
-            self._limit(x, least, form.max, name)
+            low, high = form.limits(overflow)
+            self._limit(x, low, high, name)
         elif form.word_length == 64:
             self.alias(x, name)
         elif form.word_length == 63:
@@ -185,8 +186,7 @@ class _Integers(ModelBuilder):
         self._overflowed(x, step, name)
 
     def _divide(self, step: Step, name: str, inputs: list[str]) -> None:
-        source, result = (self.network.tensors[n].format for n in (step.inputs[0], step.name))
-        shift = source.fraction_lengths[0] - result.fraction_lengths[0]
+        shift = int(self.network.shift(step)[0])
         x = inputs[0] if shift >= 0 else self.node("Mul", [inputs[0], self.int64(1 << -shift)])
         divisor = self.int64(self.network.arrays(step)["divisor"] << max(shift, 0))
         floor, rest = self._divided(x, divisor)
@@ -250,11 +250,12 @@ class OnnxTarget:
     name = "onnx"
     summary = "an ONNX model of the integers, for onnxruntime"
     options: tuple[str, ...] = ()
+    steps = FIXED_POINT
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
-        """See :class:`radixpoint.export.Target`."""
+        """See :class:`radixpoint.export.target.Target`."""
         return {FILE: _Integers(network).write()}
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, OnnxProgram]:
-        """See :class:`radixpoint.export.Target`."""
+        """See :class:`radixpoint.export.target.Target`."""
         return {"onnxruntime": OnnxProgram(network, folder / FILE)}

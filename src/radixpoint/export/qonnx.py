@@ -15,10 +15,11 @@ import numpy as np
 import onnx
 from numpy.typing import DTypeLike, NDArray
 
-from radixpoint.arithmetic.formats import Overflow, Rounding
+from radixpoint.arithmetic.formats import Overflow, Rounding, TensorFormat
 from radixpoint.errors import ExportError
 from radixpoint.export.onnx_graph import ModelBuilder
-from radixpoint.ir.network import IntGraph, Step, TensorFormat
+from radixpoint.export.target import FIXED_POINT
+from radixpoint.ir.network import IntGraph, Step
 from radixpoint.ir.plan import Ints, Plan
 
 FILE = "network.qonnx.onnx"
@@ -191,9 +192,8 @@ class _RealValues(ModelBuilder):
         self.node("Concat", self._operands(step), name, axis=1)
 
     def _divide(self, step: Step, name: str) -> None:
-        source, result = self.network.tensors[step.inputs[0]], self.network.tensors[step.name]
         divisor = self.network.arrays(step)["divisor"]
-        shift = source.format.fraction_lengths[0] - result.format.fraction_lengths[0]
+        shift = int(self.network.shift(step)[0])
         if int(divisor.max()) << max(shift, 0) > LARGEST_DIVISOR:
             self._refuse(
                 step, f"a division by {int(divisor.max())} with a shift by {shift} places in float64"
@@ -298,11 +298,12 @@ class QonnxTarget:
     name = "qonnx"
     summary = "QONNX with Quant nodes, for FINN and hls4ml"
     options: tuple[str, ...] = ()
+    steps = FIXED_POINT
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
-        """See :class:`radixpoint.export.Target`."""
+        """See :class:`radixpoint.export.target.Target`."""
         return {FILE: _RealValues(network).write()}
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, QonnxProgram]:
-        """See :class:`radixpoint.export.Target`."""
+        """See :class:`radixpoint.export.target.Target`."""
         return {"qonnx": QonnxProgram(network, folder / FILE)}

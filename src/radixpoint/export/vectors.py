@@ -11,11 +11,13 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from radixpoint.arithmetic.formats import TensorFormat
 from radixpoint.engines import ReferenceEngine, make_engine
 from radixpoint.errors import ExportError
 from radixpoint.export.folder import read_manifest
+from radixpoint.export.target import FIXED_POINT
 from radixpoint.ir.graph import freeze
-from radixpoint.ir.network import IntGraph, IntParameter, TensorFormat
+from radixpoint.ir.network import IntGraph, IntParameter
 from radixpoint.ir.plan import Ints, Plan
 
 
@@ -135,9 +137,13 @@ class VectorsTarget:
     name = "vectors"
     summary = "golden vectors and memory images for hardware written by hand"
     options: tuple[str, ...] = ("memory",)
+    steps = FIXED_POINT
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
-        """See :class:`radixpoint.export.Target`; option ``memory``: hex, coe, mif, raw, joined by ``+``."""
+        """See :class:`radixpoint.export.target.Target`.
+
+        Option ``memory``: hex, coe, mif, raw, joined by ``+``.
+        """
         asked = options.get("memory", "hex").split("+")
         for form in asked:
             if form not in MEMORIES:

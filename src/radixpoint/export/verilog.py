@@ -19,6 +19,7 @@ from radixpoint.engines import make_engine
 from radixpoint.errors import ExportError
 from radixpoint.export.folder import read_manifest
 from radixpoint.export.source import build
+from radixpoint.export.target import FIXED_POINT
 from radixpoint.export.tools import run_tool, tool
 from radixpoint.ir.network import IntGraph
 from radixpoint.ir.plan import Ints
@@ -177,9 +178,10 @@ class VerilogTarget:
     name = "verilog"
     summary = "an accelerator in Verilog with the memory images of the network"
     options: tuple[str, ...] = ("lanes",)
+    steps = FIXED_POINT
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
-        """See :class:`radixpoint.export.Target`; option ``lanes``: values of a vector, default 16."""
+        """See :class:`radixpoint.export.target.Target`; option ``lanes``: values of a vector, default 16."""
         machine = _machine(network, options)
         logits = make_engine(network).run(images)[network.output]
         numbers = {**machine.parameters, "COUNT": len(images)}
@@ -203,7 +205,7 @@ class VerilogTarget:
         return {name: text.encode() for name, text in texts.items()}
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, VerilatedTestbench]:
-        """See :class:`radixpoint.export.Target`."""
+        """See :class:`radixpoint.export.target.Target`."""
         manifest = read_manifest(folder)
         return {
             "verilator": VerilatedTestbench(network, _machine(network, manifest.options), folder, scratch)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from radixpoint.errors import GraphError, ModelError
 from radixpoint.ir.domains import MAX_STEPS, check_attributes, check_shape
-from radixpoint.ir.ops import LAYERS, Attributes, Shape
+from radixpoint.ir.ops import LAYERS, Attributes, Family, LayerOp, Shape
 
 MALFORMED = (ValueError, TypeError, KeyError, IndexError, OverflowError)
 """What a shape rule may end in on operands that it does not expect."""
@@ -47,6 +47,16 @@ class Layer:
     inputs: tuple[str, ...]
     attributes: Attributes
     parameters: Mapping[str, str]
+
+    @property
+    def row(self) -> LayerOp:
+        """Its row of the table."""
+        return LAYERS[self.op]
+
+    @property
+    def family(self) -> Family:
+        """What it does to elements."""
+        return LAYERS[self.op].family
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +98,15 @@ class Graph:
     def seen_by_reader(self, tensor: str) -> str:
         """``tensor``, or the ReLU that alone reads it: what a ReLU cuts off needs no range."""
         consumers = self.consumers(tensor)
-        if len(consumers) == 1 and consumers[0].op in ("relu", "clip") and tensor != self.output:
+        if len(consumers) == 1 and consumers[0].row.limits and tensor != self.output:
             return consumers[0].name
         return tensor
+
+    @property
+    def nothing_to_separate(self) -> bool:
+        """Whether it has convolutions, but no batch normalization: an exporter may have folded it."""
+        ops = {layer.op for layer in self.layers}
+        return "conv" in ops and "batch_norm" not in ops
 
     @property
     def digest(self) -> str:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 from weakref import WeakValueDictionary
@@ -17,74 +17,17 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from radixpoint.arithmetic.cast import cast, divide, limit
-from radixpoint.arithmetic.formats import (
-    MAX_DIVIDE_SHIFT,
-    MAX_DIVIDEND,
-    MAX_STORED,
-    FixedFormat,
-    Overflow,
-    Rounding,
-    smallest_format,
-)
+from radixpoint.arithmetic.formats import MAX_STORED, Overflow, TensorFormat
 from radixpoint.errors import FormatError, GraphError
 from radixpoint.ir.domains import (
     MAX_ELEMENTS,
-    MAX_POINTS,
     MAX_SHIFT,
     MAX_STEPS,
     check_attributes,
     check_shape,
 )
 from radixpoint.ir.graph import MALFORMED, check_inputs
-from radixpoint.ir.ops import STEPS, Alignment, Arrays, Attributes, Shape
-
-
-@dataclass(frozen=True, slots=True)
-class TensorFormat:
-    """Format of a tensor: one word length, and one fraction length or one a channel.
-
-    ``fraction_lengths`` has length 1 (per tensor) or the number of channels (per channel).
-    """
-
-    signed: bool
-    word_length: int
-    fraction_lengths: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not self.fraction_lengths:
-            raise FormatError("a format without a fraction length")
-        for fraction in (min(self.fraction_lengths), max(self.fraction_lengths)):
-            FixedFormat(self.signed, self.word_length, fraction)
-
-    @property
-    def per_channel(self) -> bool:
-        return len(self.fraction_lengths) > 1
-
-    @property
-    def min(self) -> int:
-        return self.channel(0).min
-
-    @property
-    def max(self) -> int:
-        return self.channel(0).max
-
-    def channel(self, index: int) -> FixedFormat:
-        """The format of one channel."""
-        fraction = self.fraction_lengths[index if self.per_channel else 0]
-        return FixedFormat(self.signed, self.word_length, fraction)
-
-    def fractions(self, rank: int) -> NDArray[np.int64]:
-        """Fraction lengths, broadcastable to an array of ``rank`` axes whose first is the channel."""
-        values = np.array(self.fraction_lengths, np.int64)
-        return values.reshape(-1, *[1] * (rank - 1)) if rank else values.reshape(())
-
-    def __str__(self) -> str:
-        if not self.per_channel:
-            return str(self.channel(0))
-        low, high = min(self.fraction_lengths), max(self.fraction_lengths)
-        sign = "s" if self.signed else "u"
-        return f"{sign}fix{self.word_length} with {low}..{high} fraction bits a channel"
+from radixpoint.ir.ops import STEPS, Alignment, Arrays, Attributes, Family, Shape, StepOp
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +68,18 @@ class Step:
     attributes: Attributes
     parameters: Mapping[str, str]
 
+    @property
+    def row(self) -> StepOp:
+        """Its row of the table."""
+        return STEPS[self.op]
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
+    @property
+    def family(self) -> Family:
+        """What it does to elements."""
+        return STEPS[self.op].family
+
+
+@dataclass(frozen=True)
 class IntGraph:
     """A quantized network: stored integers and casts only.
 
@@ -154,6 +107,51 @@ class IntGraph:
         own = (dict(self.tensors), self.steps, self.output, dict(self.parameters), dict(self.metadata))
         return IntGraph, (self.input, *own)
 
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[Step, ...]]:
+        """Steps that read each tensor, in execution order; one that reads it twice is there once."""
+        found: dict[str, list[Step]] = {name: [] for name in self.tensors}
+        for step in self.steps:
+            for name in dict.fromkeys(step.inputs):
+                found[name].append(step)
+        return MappingProxyType({name: tuple(steps) for name, steps in found.items()})
+
+    def derive(self, step: Step) -> IntTensor:
+        """The result of a step, derived again from what it reads; a rounding keeps its recorded format.
+
+        Raises:
+            GraphError: the operands do not fit.
+            FormatError: the exact result needs more than 64 bits.
+        """
+        recorded = self.tensors[step.name]
+        return derived_tensor(
+            step.op,
+            step.attributes,
+            [self.tensors[name] for name in step.inputs],
+            {role: self.parameters[key] for role, key in step.parameters.items()},
+            recorded.layer,
+            recorded.value,
+            recorded.format if step.row.rounds else None,
+        )
+
+    def align(self, step: Step, operand: int | str) -> NDArray[np.int64]:
+        """Places by which an operand moves left to the result's binary point; one, or one a channel.
+
+        Args:
+            step: an ``add`` or ``offset``.
+            operand: number of an input, or role of a parameter.
+        """
+        if isinstance(operand, int):
+            form = self.tensors[step.inputs[operand]].format
+        else:
+            form = self.parameters[step.parameters[operand]].format
+        return _places(self.tensors[step.name].format.fraction_lengths, form)
+
+    def shift(self, step: Step) -> NDArray[np.int64]:
+        """Places by which a step that rounds moves right (negative: left); one, or one a channel."""
+        source, result = self.tensors[step.inputs[0]].format, self.tensors[step.name].format
+        return np.asarray(np.array(source.fraction_lengths) - np.array(result.fraction_lengths))
+
     def arrays(self, step: Step) -> dict[str, NDArray[np.int64]]:
         """The step's parameters by role."""
         return {role: self.parameters[key].data for role, key in step.parameters.items()}
@@ -176,6 +174,12 @@ class IntGraph:
         from radixpoint.engines import make_engine
 
         return make_engine(self).run(images, keep)
+
+    @property
+    def widest_accumulator(self) -> int:
+        """Bits of the widest sum of products; 0 if there is none."""
+        sums = (self.tensors[s.name].format.word_length for s in self.steps if s.family == "product")
+        return max(sums, default=0)
 
     def logit_fraction_length(self) -> int:
         """Fraction length of the logits, which must share one for their order to mean anything."""
@@ -202,173 +206,67 @@ class IntGraph:
         return content.hexdigest()
 
 
-def alignment(
-    inputs: Sequence[TensorFormat], parameters: Mapping[str, TensorFormat], fractions: tuple[int, ...]
-) -> Alignment:
-    """Largest left shift of each operand to a result with these fraction lengths.
+def _places(fractions: tuple[int, ...], operand: TensorFormat) -> NDArray[np.int64]:
+    """Places by which an operand moves left to a result with these fraction lengths; one, or one a channel.
 
     Raises:
-        GraphError: an operand has more fraction bits than the result.
+        GraphError: it has more fraction bits than the result, or moves too far.
     """
-
-    def most(operand: TensorFormat) -> int:
-        shifts = np.array(fractions) - np.array(operand.fraction_lengths)
-        if shifts.max() > MAX_SHIFT:
-            raise GraphError(f"an operand {shifts.max()} places from its sum: expected at most {MAX_SHIFT}")
-        if shifts.min() < 0:
-            raise GraphError("a result with fewer fraction bits than an operand would need a rounding")
-        return int(shifts.max())
-
-    return Alignment(
-        tuple(most(operand) for operand in inputs),
-        {role: most(operand) for role, operand in parameters.items()},
-    )
+    shifts = np.array(fractions, np.int64) - np.array(operand.fraction_lengths, np.int64)
+    if shifts.max() > MAX_SHIFT:
+        raise GraphError(f"an operand {shifts.max()} places from its sum: expected at most {MAX_SHIFT}")
+    if shifts.min() < 0:
+        raise GraphError("a result with fewer fraction bits than an operand would need a rounding")
+    return np.asarray(shifts)
 
 
-def exact_fractions(
-    op: str,
-    inputs: Sequence[tuple[Shape, TensorFormat]],
-    parameters: Mapping[str, TensorFormat],
-) -> tuple[int, ...]:
-    """Fraction lengths of the exact result of a step.
-
-    Products: the sum of the operands'. Sums: the largest. Anything else: the input's.
-
-    Raises:
-        GraphError: the operands' binary points do not allow the operation.
-    """
-    shape, first = inputs[0]
-    if op in ("conv", "dense"):
-        if first.per_channel:
-            raise GraphError(f"{op}: its input must have one binary point for all channels")
-        return tuple(first.fraction_lengths[0] + f for f in parameters["weight"].fraction_lengths)
-    if op == "scale":
-        return _broadcast(first.fraction_lengths, parameters["factor"].fraction_lengths, sum)
-    if op == "lookup":
-        return parameters["table"].fraction_lengths
-    if op == "offset":
-        return _broadcast(first.fraction_lengths, parameters["value"].fraction_lengths, max)
-    if op == "add":
-        return _broadcast(first.fraction_lengths, inputs[1][1].fraction_lengths, max)
-    if op == "concat":
-        if any(f.fraction_lengths != first.fraction_lengths or f.per_channel for _, f in inputs):
-            raise GraphError("concat: its inputs must share one binary point")
-        return first.fraction_lengths
-    if op == "flatten" and first.per_channel:
-        inner = math.prod(shape[1:])
-        if inner * len(first.fraction_lengths) > MAX_POINTS:
-            raise GraphError(f"flatten: {shape} with a binary point a channel: at most {MAX_POINTS:,} values")
-        return tuple(f for f in first.fraction_lengths for _ in range(inner))
-    return first.fraction_lengths
-
-
-def _broadcast(a: tuple[int, ...], b: tuple[int, ...], join: Any) -> tuple[int, ...]:
-    count = max(len(a), len(b))
-    if any(len(x) not in (1, count) for x in (a, b)):
-        raise GraphError(f"binary points for {len(a)} and for {len(b)} channels do not fit")
-    return tuple(
-        int(join((x, y)))
-        for x, y in zip(a if len(a) == count else a * count, b if len(b) == count else b * count, strict=True)
-    )
-
-
-def exact_tensor(
+def derived_tensor(
     op: str,
     attributes: Attributes,
     inputs: Sequence[IntTensor],
     parameters: Mapping[str, IntParameter],
     layer: str,
     value: str | None,
+    to: TensorFormat | None = None,
 ) -> IntTensor:
-    """The result of an exact step: its shape, its fraction lengths, its proven range, its narrowest format.
+    """The result of a step: its shape, its format, its proven range.
 
-    Accumulators are signed, whatever their range. ``clamp``, ``max_pool``, ``flatten`` and ``concat`` keep
-    their input's format; ``lookup`` has its table's.
+    Args:
+        op, attributes, inputs, parameters: of the step.
+        layer, value: as the tensor has them.
+        to: format of the result of a step that rounds; None for an exact one, whose format is derived.
 
     Raises:
         GraphError: the operands do not fit.
         FormatError: the exact result needs more than 64 bits.
     """
     row = STEPS[op]
-    if row.bounds is None:
-        raise GraphError(f"{op} rounds: its result's format must be given")
     arrays: Arrays = {role: p.data for role, p in parameters.items()}
     shape = row.shape(attributes, [t.shape for t in inputs], arrays)
+    if row.rounded is not None:
+        if to is None:
+            raise GraphError(f"{op} rounds: its result's format must be given")
+        if to.per_channel and len(to.fraction_lengths) != shape[0]:
+            raise GraphError(f"{op}: {len(to.fraction_lengths)} binary points for {shape[0]} channels")
+        if Overflow(attributes["overflow"]) is Overflow.WRAP:
+            return IntTensor(shape, to, to.min, to.max, layer, value)
+        (source,) = inputs
+        low, high = row.rounded(attributes, source.format, (source.low, source.high), arrays, to)
+        return IntTensor(shape, to, low, high, layer, value)
+    if row.bounds is None or to is not None:
+        raise GraphError(f"{op} is exact: its result's format is derived")
+    formats = [t.format for t in inputs]
     parameter_formats = {role: p.format for role, p in parameters.items()}
-    fractions = exact_fractions(op, [(t.shape, t.format) for t in inputs], parameter_formats)
-    if op in ("offset", "add"):
-        shifts = alignment([t.format for t in inputs], parameter_formats, fractions)
-    else:
-        shifts = Alignment((0,) * len(inputs), {})
+    fractions = row.fractions([t.shape for t in inputs], formats, parameter_formats)
+    shifts = Alignment((0,) * len(inputs), {})
+    if row.aligned:
+        shifts = Alignment(
+            tuple(int(_places(fractions, form).max()) for form in formats),
+            {role: int(_places(fractions, form).max()) for role, form in parameter_formats.items()},
+        )
     low, high = row.bounds(attributes, [(t.low, t.high) for t in inputs], arrays, shifts)
-    if op in ("clamp", "max_pool", "flatten", "concat"):
-        word = max(t.format.word_length for t in inputs)
-        signed = any(t.format.signed for t in inputs)
-        if any((t.format.word_length, t.format.signed) != (word, signed) for t in inputs):
-            raise GraphError(f"{op}: its inputs must share one format")
-        chosen = TensorFormat(signed, word, fractions)
-        if op == "clamp" and not chosen.min <= attributes["low"] <= attributes["high"] <= chosen.max:
-            raise GraphError(f"clamp to {attributes['low']}..{attributes['high']} in {chosen}")
-    elif op == "lookup":
-        chosen = parameters["table"].format
-    else:
-        fixed = smallest_format(min(low, -1), high, 0)
-        chosen = TensorFormat(True, fixed.word_length, fractions)
+    chosen = row.format(attributes, (low, high), fractions, formats, parameter_formats)
     return IntTensor(shape, chosen, low, high, layer, value)
-
-
-def rounded_tensor(
-    op: str,
-    attributes: Attributes,
-    source: IntTensor,
-    parameters: Mapping[str, IntParameter],
-    to: TensorFormat,
-    layer: str,
-    value: str | None,
-) -> IntTensor:
-    """The result of a step that rounds, with its range: every mode but WRAP is monotone, so the ends decide.
-
-    Raises:
-        GraphError: the operands do not fit.
-    """
-    arrays: Arrays = {role: p.data for role, p in parameters.items()}
-    shape = STEPS[op].shape(attributes, [source.shape], arrays)
-    if to.per_channel and len(to.fraction_lengths) != shape[0]:
-        raise GraphError(f"{op}: {len(to.fraction_lengths)} binary points for {shape[0]} channels")
-    rounding, overflow = Rounding(attributes["rounding"]), Overflow(attributes["overflow"])
-    if overflow is Overflow.WRAP:
-        return IntTensor(shape, to, to.min, to.max, layer, value)
-    ends = np.array([source.low, source.high], np.int64)[:, None]
-    if op == "divide":
-        if source.format.per_channel or to.per_channel:
-            raise GraphError("divide: one binary point for all channels, please")
-        if rounding is Rounding.STOCHASTIC:
-            raise GraphError("divide: has no STOCHASTIC rounding")
-        divisor = parameters["divisor"].data
-        if divisor.min() < 1 or divisor.max() >= 1 << 31:
-            raise GraphError(f"divide: divisors {divisor.min()}..{divisor.max()}, expected 1..2**31-1")
-        shift = source.format.fraction_lengths[0] - to.fraction_lengths[0]
-        largest = max(-source.low, source.high) << max(-shift, 0)
-        if abs(shift) > MAX_DIVIDE_SHIFT or largest >= 1 << MAX_DIVIDEND:
-            raise GraphError(f"divide: {source.format} to {to} leaves 62 bits")
-        both = np.array([int(divisor.min()), int(divisor.max())])
-        results = divide(ends, both, shift, to.channel(0), rounding, overflow)
-    else:
-        fractions = np.broadcast_arrays(
-            np.array(source.format.fraction_lengths), np.array(to.fraction_lengths)
-        )
-        stochastic = rounding is Rounding.STOCHASTIC
-        results = cast(
-            ends,
-            fractions[0][None],
-            to.channel(0),
-            Rounding.TRN if stochastic else rounding,
-            overflow,
-            to_fraction_length=fractions[1][None],
-        )
-        if stochastic:  # the floor, or one more
-            results = np.concatenate([results, limit(results + 1, to.channel(0), overflow)])
-    return IntTensor(shape, to, int(results.min()), int(results.max()), layer, value)
 
 
 _VERIFIED: WeakValueDictionary[int, IntGraph] = WeakValueDictionary()
@@ -422,24 +320,10 @@ def _verify(graph: IntGraph) -> None:
             raise GraphError(f"{where}: expected a name that no other tensor has")
         check_inputs(where, row.arity, step.inputs, known)
         recorded = graph.tensors[step.name]
-        inputs = [graph.tensors[i] for i in step.inputs]
-        parameters = {role: graph.parameters[key] for role, key in step.parameters.items()}
         try:
-            if row.bounds is None:
+            if row.rounds:
                 _check_stored(where, recorded)
-                derived = rounded_tensor(
-                    step.op,
-                    step.attributes,
-                    inputs[0],
-                    parameters,
-                    recorded.format,
-                    recorded.layer,
-                    recorded.value,
-                )
-            else:
-                derived = exact_tensor(
-                    step.op, step.attributes, inputs, parameters, recorded.layer, recorded.value
-                )
+            derived = graph.derive(step)
             check_shape(derived.shape)
         except (GraphError, FormatError, *MALFORMED) as error:
             raise GraphError(f"{where}: {error}") from None

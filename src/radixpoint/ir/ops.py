@@ -11,13 +11,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from radixpoint.arithmetic.cast import cast, divide, limit
+from radixpoint.arithmetic.formats import (
+    MAX_DIVIDE_SHIFT,
+    MAX_DIVIDEND,
+    Overflow,
+    Rounding,
+    TensorFormat,
+    smallest_format,
+)
 from radixpoint.errors import GraphError
-from radixpoint.ir.domains import MAX_TABLE, check_padded, check_parameter_shape
+from radixpoint.ir.domains import MAX_POINTS, MAX_TABLE, check_padded, check_parameter_shape
 
 Shape = tuple[int, ...]
 Attributes = Mapping[str, Any]
@@ -207,47 +216,316 @@ def _union_range(
     return min(low for low, _ in inputs), max(high for _, high in inputs)
 
 
+# ---- the range after a rounding
+
+RoundedRule = Callable[[Attributes, TensorFormat, Range, Arrays, TensorFormat], Range]
+
+
+def _cast_range(
+    attributes: Attributes, source: TensorFormat, bounds: Range, parameters: Arrays, to: TensorFormat
+) -> Range:
+    rounding, overflow = Rounding(attributes["rounding"]), Overflow(attributes["overflow"])
+    fractions = np.broadcast_arrays(np.array(source.fraction_lengths), np.array(to.fraction_lengths))
+    stochastic = rounding is Rounding.STOCHASTIC
+    results = cast(
+        np.array(bounds, np.int64)[:, None],
+        fractions[0][None],
+        to.channel(0),
+        Rounding.TRN if stochastic else rounding,
+        overflow,
+        to_fraction_length=fractions[1][None],
+    )
+    if stochastic:  # the floor, or one more
+        results = np.concatenate([results, limit(results + 1, to.channel(0), overflow)])
+    return int(results.min()), int(results.max())
+
+
+def _divide_range(
+    attributes: Attributes, source: TensorFormat, bounds: Range, parameters: Arrays, to: TensorFormat
+) -> Range:
+    rounding, divisor = Rounding(attributes["rounding"]), parameters["divisor"]
+    if source.per_channel or to.per_channel:
+        raise GraphError("divide: one binary point for all channels, please")
+    if rounding is Rounding.STOCHASTIC:
+        raise GraphError("divide: has no STOCHASTIC rounding")
+    if divisor.min() < 1 or divisor.max() >= 1 << 31:
+        raise GraphError(f"divide: divisors {divisor.min()}..{divisor.max()}, expected 1..2**31-1")
+    shift = source.fraction_lengths[0] - to.fraction_lengths[0]
+    largest = max(-bounds[0], bounds[1]) << max(-shift, 0)
+    if abs(shift) > MAX_DIVIDE_SHIFT or largest >= 1 << MAX_DIVIDEND:
+        raise GraphError(f"divide: {source} to {to} leaves 62 bits")
+    both = np.array([int(divisor.min()), int(divisor.max())])
+    ends = np.array(bounds, np.int64)[:, None]
+    results = divide(ends, both, shift, to.channel(0), rounding, Overflow(attributes["overflow"]))
+    return int(results.min()), int(results.max())
+
+
+# ---- binary points of an exact result
+
+Formats = Mapping[str, TensorFormat]
+FractionRule = Callable[[Sequence[Shape], Sequence[TensorFormat], Formats], tuple[int, ...]]
+
+
+def _broadcast(a: tuple[int, ...], b: tuple[int, ...], join: Callable[[int, int], int]) -> tuple[int, ...]:
+    count = max(len(a), len(b))
+    if any(len(x) not in (1, count) for x in (a, b)):
+        raise GraphError(f"binary points for {len(a)} and for {len(b)} channels do not fit")
+    a, b = (x if len(x) == count else x * count for x in (a, b))
+    return tuple(join(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _kept_fractions(
+    shapes: Sequence[Shape], inputs: Sequence[TensorFormat], parameters: Formats
+) -> tuple[int, ...]:
+    return inputs[0].fraction_lengths
+
+
+def _product_fractions(
+    shapes: Sequence[Shape], inputs: Sequence[TensorFormat], parameters: Formats
+) -> tuple[int, ...]:
+    (first,) = inputs
+    if first.per_channel:
+        raise GraphError("a sum of products: its input must have one binary point for all channels")
+    return tuple(first.fraction_lengths[0] + f for f in parameters["weight"].fraction_lengths)
+
+
+def _scale_fractions(
+    shapes: Sequence[Shape], inputs: Sequence[TensorFormat], parameters: Formats
+) -> tuple[int, ...]:
+    return _broadcast(inputs[0].fraction_lengths, parameters["factor"].fraction_lengths, lambda x, y: x + y)
+
+
+def _sum_fractions(
+    shapes: Sequence[Shape], inputs: Sequence[TensorFormat], parameters: Formats
+) -> tuple[int, ...]:
+    first, second = (form.fraction_lengths for form in (*inputs, *parameters.values()))
+    return _broadcast(first, second, max)
+
+
+def _table_fractions(
+    shapes: Sequence[Shape], inputs: Sequence[TensorFormat], parameters: Formats
+) -> tuple[int, ...]:
+    return parameters["table"].fraction_lengths
+
+
+def _concat_fractions(
+    shapes: Sequence[Shape], inputs: Sequence[TensorFormat], parameters: Formats
+) -> tuple[int, ...]:
+    first = inputs[0].fraction_lengths
+    if any(form.fraction_lengths != first or form.per_channel for form in inputs):
+        raise GraphError("concat: its inputs must share one binary point")
+    return first
+
+
+def _flatten_fractions(
+    shapes: Sequence[Shape], inputs: Sequence[TensorFormat], parameters: Formats
+) -> tuple[int, ...]:
+    (shape,), (first,) = shapes, inputs
+    if not first.per_channel:
+        return first.fraction_lengths
+    inner = math.prod(shape[1:])
+    if inner * len(first.fraction_lengths) > MAX_POINTS:
+        raise GraphError(f"flatten: {shape} with a binary point a channel: at most {MAX_POINTS:,} values")
+    return tuple(f for f in first.fraction_lengths for _ in range(inner))
+
+
+# ---- the format of an exact result
+
+FormatRule = Callable[[Attributes, Range, tuple[int, ...], Sequence[TensorFormat], Formats], TensorFormat]
+
+
+def _accumulator(
+    attributes: Attributes,
+    bounds: Range,
+    fractions: tuple[int, ...],
+    inputs: Sequence[TensorFormat],
+    parameters: Formats,
+) -> TensorFormat:
+    """The narrowest signed one: accumulators are signed, whatever their range."""
+    fixed = smallest_format(min(bounds[0], -1), bounds[1], 0)
+    return TensorFormat(True, fixed.word_length, fractions)
+
+
+def _kept(
+    attributes: Attributes,
+    bounds: Range,
+    fractions: tuple[int, ...],
+    inputs: Sequence[TensorFormat],
+    parameters: Formats,
+) -> TensorFormat:
+    """That of the inputs, which they must share."""
+    word, signed = max(f.word_length for f in inputs), any(f.signed for f in inputs)
+    if any((f.word_length, f.signed) != (word, signed) for f in inputs):
+        raise GraphError("its inputs must share one format")
+    return TensorFormat(signed, word, fractions)
+
+
+def _clamped(
+    attributes: Attributes,
+    bounds: Range,
+    fractions: tuple[int, ...],
+    inputs: Sequence[TensorFormat],
+    parameters: Formats,
+) -> TensorFormat:
+    form = _kept(attributes, bounds, fractions, inputs, parameters)
+    if not form.min <= attributes["low"] <= attributes["high"] <= form.max:
+        raise GraphError(f"clamp to {attributes['low']}..{attributes['high']} in {form}")
+    return form
+
+
+def _tabled(
+    attributes: Attributes,
+    bounds: Range,
+    fractions: tuple[int, ...],
+    inputs: Sequence[TensorFormat],
+    parameters: Formats,
+) -> TensorFormat:
+    return parameters["table"]
+
+
+# ---- the rows
+
+Family = Literal["product", "window", "elementwise", "layout", "table"]
+"""``product``: sums of products with stored weights. ``window``: each result sees a window of its input.
+``elementwise``: each result is made of the element at its own place. ``layout``: elements move, and none
+changes. ``table``: each element is looked up."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepOp:
-    """One integer operator.
+    """One integer operator, whole.
 
     Attributes:
         name: its name in an IntGraph.
+        family: what it does to elements; engines and exports take families.
         attributes: names of its attributes.
         parameters: names of its integer parameters.
         arity: number of inputs, or None for one or more.
         shape: shape of the result from attributes, input shapes and parameters.
-        bounds: range of the exact result; None for the steps that round (their target bounds them).
+        bounds: range of the exact result; None for the steps that round.
+        fractions: fraction lengths of the exact result.
+        format: its format.
+        rounded: range of the result of a step that rounds to a given format, unless it wraps; every other
+            mode is monotone, so the ends decide.
+        aligned: whether operands are shifted left to the binary point of the result.
+        factor: role of the parameter that elements are multiplied by, or None.
     """
 
     name: str
+    family: Family
     attributes: tuple[str, ...]
     parameters: tuple[str, ...]
     arity: int | None
     shape: Callable[[Attributes, Sequence[Shape], Arrays], Shape]
     bounds: RangeRule | None
+    fractions: FractionRule = _kept_fractions
+    format: FormatRule = _accumulator
+    rounded: RoundedRule | None = None
+    aligned: bool = False
+    factor: str | None = None
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each element of the result is made of one element of its one input."""
+        return self.family == "elementwise" and self.arity == 1
+
+    @property
+    def rounds(self) -> bool:
+        """Whether it rounds, to a format that is given; else its result and format are exact."""
+        return self.rounded is not None
 
 
 _WINDOWED = ("strides", "pads")
+_CONVERTS = ("rounding", "overflow")
 
-STEPS: Mapping[str, StepOp] = {
-    row.name: row
-    for row in (
-        StepOp("cast", ("rounding", "overflow", "stream", "seed"), (), 1, _same_shape, None),
-        StepOp("conv", (*_WINDOWED, "dilations", "groups"), ("weight",), 1, _conv_shape, _product_sum_range),
-        StepOp("dense", (), ("weight",), 1, _dense_shape, _product_sum_range),
-        StepOp("scale", (), ("factor",), 1, _same_shape, _scale_range),
-        StepOp("offset", (), ("value",), 1, _same_shape, _offset_range),
-        StepOp("add", (), (), 2, _same_shape, _add_range),
-        StepOp("clamp", ("low", "high"), (), 1, _same_shape, _clamp_range),
-        StepOp("lookup", ("first",), ("table",), 1, _lookup_shape, _lookup_range),
-        StepOp("max_pool", ("kernel", *_WINDOWED), (), 1, _pool_shape, _union_range),
-        StepOp("sum_pool", ("kernel", *_WINDOWED), (), 1, _pool_shape, _sum_pool_range),
-        StepOp("divide", ("rounding", "overflow"), ("divisor",), 1, _same_shape, None),
-        StepOp("flatten", (), (), 1, _flatten_shape, _union_range),
-        StepOp("concat", (), (), None, _concat_shape, _union_range),
+
+def _rows() -> tuple[StepOp, ...]:
+    return (
+        StepOp(
+            "cast",
+            "elementwise",
+            (*_CONVERTS, "stream", "seed"),
+            (),
+            1,
+            _same_shape,
+            None,
+            rounded=_cast_range,
+        ),
+        StepOp(
+            "conv",
+            "product",
+            (*_WINDOWED, "dilations", "groups"),
+            ("weight",),
+            1,
+            _conv_shape,
+            _product_sum_range,
+            _product_fractions,
+            factor="weight",
+        ),
+        StepOp(
+            "dense",
+            "product",
+            (),
+            ("weight",),
+            1,
+            _dense_shape,
+            _product_sum_range,
+            _product_fractions,
+            factor="weight",
+        ),
+        StepOp(
+            "scale",
+            "elementwise",
+            (),
+            ("factor",),
+            1,
+            _same_shape,
+            _scale_range,
+            _scale_fractions,
+            factor="factor",
+        ),
+        StepOp(
+            "offset",
+            "elementwise",
+            (),
+            ("value",),
+            1,
+            _same_shape,
+            _offset_range,
+            _sum_fractions,
+            aligned=True,
+        ),
+        StepOp("add", "elementwise", (), (), 2, _same_shape, _add_range, _sum_fractions, aligned=True),
+        StepOp("clamp", "elementwise", ("low", "high"), (), 1, _same_shape, _clamp_range, format=_clamped),
+        StepOp(
+            "lookup",
+            "table",
+            ("first",),
+            ("table",),
+            1,
+            _lookup_shape,
+            _lookup_range,
+            _table_fractions,
+            _tabled,
+        ),
+        StepOp("max_pool", "window", ("kernel", *_WINDOWED), (), 1, _pool_shape, _union_range, format=_kept),
+        StepOp("sum_pool", "window", ("kernel", *_WINDOWED), (), 1, _pool_shape, _sum_pool_range),
+        StepOp(
+            "divide",
+            "elementwise",
+            _CONVERTS,
+            ("divisor",),
+            1,
+            _same_shape,
+            None,
+            rounded=_divide_range,
+        ),
+        StepOp("flatten", "layout", (), (), 1, _flatten_shape, _union_range, _flatten_fractions, _kept),
+        StepOp("concat", "layout", (), (), None, _concat_shape, _union_range, _concat_fractions, _kept),
     )
-}
+
+
+STEPS: Mapping[str, StepOp] = {row.name: row for row in _rows()}
 
 
 # -------------------------------------------------------------------------------------------- layers
@@ -341,21 +619,106 @@ def _lower_average_pool(to: Lowering, layer: LayerView) -> str:
     return to.average(to.step("sum_pool", [to.input()], attributes=window))
 
 
+# ---- where a layer is quantized
+
+Kind = Literal["weights", "activations", "parameters"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One quantized place of a layer.
+
+    Attributes:
+        role: its name in the layer.
+        kind: what is stored there.
+        layer_class: whose word length it takes.
+        values: where the values that it takes are seen: what the layer reads (``input``), its ``result``,
+            batch normalization's ``normalized`` input, or what is ``stored``.
+        by_channel: whether each channel may have a binary point: ``always``, ``never``, or only
+            ``before batch_norm`` of which the layer is read alone.
+        single: whether a word length for this layer alone replaces that of the class.
+    """
+
+    role: str
+    kind: Kind
+    layer_class: str
+    values: Literal["input", "result", "normalized", "stored"]
+    by_channel: Literal["always", "never", "before batch_norm"] = "never"
+    single: bool = True
+
+
+PlaceRule = Callable[[str], tuple[Place, ...]]
+"""From the form of batch normalization to the places, in the order in which they are settled."""
+
+
+def _no_places(form: str) -> tuple[Place, ...]:
+    return ()
+
+
+def _product_places(layer_class: str) -> PlaceRule:
+    """Result and bias have batch normalization's widths: that is where the classes meet."""
+    places = (
+        Place("operand", "activations", layer_class, "input"),
+        Place("weight", "weights", layer_class, "stored", "always"),
+        Place("bias", "parameters", "bn", "stored", "always"),
+        Place("result", "activations", "bn", "result", "before batch_norm", single=False),
+    )
+    return lambda form: places
+
+
+def _batch_norm_places(form: str) -> tuple[Place, ...]:
+    result = Place("result", "activations", "bn", "result")
+    if form != "staged":
+        roles = ("scale", "offset")
+        return (*(Place(role, "parameters", "bn", "stored", "always") for role in roles), result)
+    staged = ("negative_mean", "reciprocal_deviation", "gamma", "beta")
+    return (
+        *(Place(role, "parameters", "bn", "stored", "always") for role in staged),
+        Place("normalized", "activations", "bn", "normalized", "always"),
+        result,
+    )
+
+
+def _result_place(layer_class: str) -> PlaceRule:
+    places = (Place("result", "activations", layer_class, "result"),)
+    return lambda form: places
+
+
+# ---- the rows
+
+SignRule = Callable[[Attributes, bool], bool]
+"""From attributes, and whether no input is ever negative, to whether no result is."""
+
+
+def _any_sign(attributes: Attributes, inputs: bool) -> bool:
+    return False
+
+
+def _kept_sign(attributes: Attributes, inputs: bool) -> bool:
+    return inputs
+
+
 @dataclass(frozen=True, slots=True)
 class LayerOp:
-    """One operator of a network.
+    """One operator of a network, whole.
 
     Attributes:
         name: its name in a Graph.
+        family: what it does to elements.
         attributes: names of its attributes.
         parameters: names of its parameters; those in ``optional`` may be missing.
+        optional: see there.
         arity: number of inputs, or None for one or more.
         shape: shape of the result from attributes, input shapes and parameters.
         layer_class: the class whose word lengths it takes; None if it keeps its input's format.
         lower: writes it as steps and returns the name of the result.
+        places: where it is quantized.
+        never_negative: whether its result is never negative.
+        limits: whether it only limits values, so that what it cuts off needs no range before it.
     """
 
     name: str
+    family: Family
     attributes: tuple[str, ...]
     parameters: tuple[str, ...]
     optional: tuple[str, ...]
@@ -363,83 +726,138 @@ class LayerOp:
     shape: Callable[[Attributes, Sequence[Shape], Arrays], Shape]
     layer_class: str | None
     lower: Callable[[Lowering, LayerView], str]
+    places: PlaceRule = _no_places
+    never_negative: SignRule = _any_sign
+    limits: bool = False
 
 
 LAYERS: Mapping[str, LayerOp] = {
     row.name: row
     for row in (
         LayerOp(
-            "conv",
-            (*_WINDOWED, "dilations", "groups"),
-            ("weight", "bias"),
-            ("bias",),
-            1,
-            _conv_shape,
-            "conv",
-            _lower_linear("conv"),
-        ),
-        LayerOp("fc", (), ("weight", "bias"), ("bias",), 1, _dense_shape, "fc", _lower_linear("dense")),
-        LayerOp(
-            "batch_norm",
-            ("epsilon",),
-            ("gamma", "beta", "mean", "variance"),
-            (),
-            1,
-            _channel_shape,
-            "bn",
-            _lower_batch_norm,
+            name="conv",
+            family="product",
+            attributes=(*_WINDOWED, "dilations", "groups"),
+            parameters=("weight", "bias"),
+            optional=("bias",),
+            arity=1,
+            shape=_conv_shape,
+            layer_class="conv",
+            lower=_lower_linear("conv"),
+            places=_product_places("conv"),
         ),
         LayerOp(
-            "relu",
-            (),
-            (),
-            (),
-            1,
-            _same_shape,
-            None,
-            lambda to, layer: to.clamp(to.input(), 0.0, math.inf),
+            name="fc",
+            family="product",
+            attributes=(),
+            parameters=("weight", "bias"),
+            optional=("bias",),
+            arity=1,
+            shape=_dense_shape,
+            layer_class="fc",
+            lower=_lower_linear("dense"),
+            places=_product_places("fc"),
         ),
         LayerOp(
-            "clip",
-            ("low", "high"),
-            (),
-            (),
-            1,
-            _same_shape,
-            None,
-            lambda to, layer: to.clamp(to.input(), layer.attributes["low"], layer.attributes["high"]),
-        ),
-        LayerOp("add", (), (), (), 2, _same_shape, "add", _lower_add),
-        LayerOp(
-            "max_pool",
-            ("kernel", *_WINDOWED),
-            (),
-            (),
-            1,
-            _pool_shape,
-            None,
-            lambda to, layer: to.step("max_pool", [to.input()], attributes=layer.attributes),
+            name="batch_norm",
+            family="elementwise",
+            attributes=("epsilon",),
+            parameters=("gamma", "beta", "mean", "variance"),
+            optional=(),
+            arity=1,
+            shape=_channel_shape,
+            layer_class="bn",
+            lower=_lower_batch_norm,
+            places=_batch_norm_places,
         ),
         LayerOp(
-            "average_pool",
-            ("kernel", *_WINDOWED, "count_include_pad"),
-            (),
-            (),
-            1,
-            _pool_shape,
-            "pool",
-            _lower_average_pool,
+            name="relu",
+            family="elementwise",
+            attributes=(),
+            parameters=(),
+            optional=(),
+            arity=1,
+            shape=_same_shape,
+            layer_class=None,
+            lower=lambda to, layer: to.clamp(to.input(), 0.0, math.inf),
+            never_negative=lambda attributes, inputs: True,
+            limits=True,
         ),
         LayerOp(
-            "flatten",
-            (),
-            (),
-            (),
-            1,
-            _flatten_shape,
-            None,
-            lambda to, layer: to.step("flatten", [to.input()]),
+            name="clip",
+            family="elementwise",
+            attributes=("low", "high"),
+            parameters=(),
+            optional=(),
+            arity=1,
+            shape=_same_shape,
+            layer_class=None,
+            lower=lambda to, layer: to.clamp(to.input(), layer.attributes["low"], layer.attributes["high"]),
+            never_negative=lambda attributes, inputs: bool(attributes["low"] >= 0),
+            limits=True,
         ),
-        LayerOp("concat", ("count",), (), (), None, _concat_shape, "add", _lower_concat),
+        LayerOp(
+            name="add",
+            family="elementwise",
+            attributes=(),
+            parameters=(),
+            optional=(),
+            arity=2,
+            shape=_same_shape,
+            layer_class="add",
+            lower=_lower_add,
+            places=_result_place("add"),
+            never_negative=_kept_sign,
+        ),
+        LayerOp(
+            name="max_pool",
+            family="window",
+            attributes=("kernel", *_WINDOWED),
+            parameters=(),
+            optional=(),
+            arity=1,
+            shape=_pool_shape,
+            layer_class=None,
+            lower=lambda to, layer: to.step("max_pool", [to.input()], attributes=layer.attributes),
+            never_negative=_kept_sign,
+        ),
+        LayerOp(
+            name="average_pool",
+            family="window",
+            attributes=("kernel", *_WINDOWED, "count_include_pad"),
+            parameters=(),
+            optional=(),
+            arity=1,
+            shape=_pool_shape,
+            layer_class="pool",
+            lower=_lower_average_pool,
+            places=_result_place("pool"),
+            never_negative=_kept_sign,
+        ),
+        LayerOp(
+            name="flatten",
+            family="layout",
+            attributes=(),
+            parameters=(),
+            optional=(),
+            arity=1,
+            shape=_flatten_shape,
+            layer_class=None,
+            lower=lambda to, layer: to.step("flatten", [to.input()]),
+            never_negative=_kept_sign,
+        ),
+        LayerOp(
+            name="concat",
+            family="layout",
+            attributes=("count",),
+            parameters=(),
+            optional=(),
+            arity=None,
+            shape=_concat_shape,
+            layer_class="add",
+            lower=_lower_concat,
+            places=_result_place("add"),
+            never_negative=_kept_sign,
+        ),
     )
 }

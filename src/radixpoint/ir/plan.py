@@ -22,7 +22,6 @@ from radixpoint.ir.network import IntGraph, IntTensor, Step
 
 Ints = NDArray[np.int64]
 
-ELEMENTWISE = ("cast", "scale", "offset", "clamp", "divide")
 FARTHEST_SHIFT = 62
 """Left shifts beyond are of no use: only 0 and -1 survive them in 64 bits."""
 
@@ -135,7 +134,7 @@ class Plan:
             layer = network.tensors[step.name].layer
             if previous is None or network.tensors[previous.name].layer != layer:
                 runs.append([[step]])
-            elif previous is not None and step.op in ELEMENTWISE and step.inputs == (previous.name,):
+            elif previous is not None and step.row.pointwise and step.inputs == (previous.name,):
                 runs[-1][-1].append(step)
             else:
                 runs[-1].append([step])
@@ -202,12 +201,7 @@ class Plan:
 
         One value, or one a channel.
         """
-        if isinstance(operand, int):
-            source = self.tensor(step.inputs[operand]).format.fraction_lengths
-        else:
-            source = self.network.parameters[step.parameters[operand]].format.fraction_lengths
-        target = self.tensor(step.name).format.fraction_lengths
-        shifts: Ints = np.array(target) - np.array(source)
+        shifts = self.network.align(step, operand)
         if int(shifts.max()) > FARTHEST_SHIFT:
             raise ExportError(
                 f"layer {self.tensor(step.name).layer!r}: {step.op} shifts left by {int(shifts.max())} "
@@ -217,8 +211,7 @@ class Plan:
 
     def cast_shifts(self, step: Step) -> Ints:
         """Places that a cast shifts right (negative: left); one value, or one a channel."""
-        source = np.array(self.tensor(step.inputs[0]).format.fraction_lengths)
-        shifts: Ints = source - np.array(self.tensor(step.name).format.fraction_lengths)
+        shifts = self.network.shift(step)
         return shifts if len(np.unique(shifts)) > 1 else shifts[:1]
 
     def is_stochastic(self, step: Step) -> bool:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from radixpoint.arithmetic.formats import TensorFormat
 from radixpoint.errors import FormatError, GraphError, ModelError
 from radixpoint.files import write_whole
 from radixpoint.ir.graph import freeze
-from radixpoint.ir.network import IntGraph, IntParameter, IntTensor, Step, TensorFormat, verify
+from radixpoint.ir.network import IntGraph, IntParameter, IntTensor, Step, verify
 
 _KEY = "radixpoint_network"
 

@@ -121,6 +121,8 @@ def evaluate(
     """
     check_metric(metric)
     error = None if confidence is None else 1 - check_confidence(confidence)
+    if quantized.metadata.get("network", graph.digest) != graph.digest:
+        raise ModelError(f"the quantized network was not quantized from {graph.source}: their digests differ")
     for ours, theirs in ((graph.input, quantized.input), (graph.output, quantized.output)):
         if graph.shapes[ours] != quantized.tensors[theirs].shape:
             raise ModelError(
@@ -138,13 +140,30 @@ def evaluate(
     return summarize(float_outcomes(graph, images), result, metric, error)
 
 
+def check_comparable(quantized: IntGraph) -> None:
+    """See that tensors of a quantized network stand for those of its float network.
+
+    Raises:
+        DesignError: powers of two were moved between its channels first.
+    """
+    if quantized.metadata.get("equalized") == "true":
+        raise DesignError(
+            "the design of the network moves powers of two between channels, so its tensors are not those of "
+            "the float network: expected a design without equalize"
+        )
+
+
 def layer_sqnr(graph: Graph, quantized: IntGraph, inputs: NDArray[np.float32]) -> dict[str, float]:
     """Signal to quantization-noise ratio of every layer's result, in dB.
 
     10 log10 of the power of the float tensor over the power of its difference from the quantized one, over
     all ``inputs`` (float32, batch first). Left out: a layer that only a ReLU reads (what it cuts off has
     no room in its format, so its own noise means nothing), and one without a quantized counterpart.
+
+    Raises:
+        DesignError: as :func:`check_comparable`.
     """
+    check_comparable(quantized)
     pairs = {t.value: name for name, t in quantized.tensors.items() if t.value not in (None, graph.input)}
     layers = [
         layer.name

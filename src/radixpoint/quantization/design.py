@@ -170,7 +170,9 @@ class Design(
         classes: word lengths by layer class; ``conv`` and ``bn`` are required.
         layers: word lengths of single layers by name, overriding their class.
         batch_norm: ``affine`` (one multiplier), ``staged`` (Caffe's two stages) or ``folded``.
-        average_pool: ``division`` (exactly rounded) or ``reciprocal`` (fixed-point multiplication).
+        average_pool: ``division`` (exactly rounded) or ``reciprocal`` (fixed-point multiplication). Not
+            given, it is ``division``, but ``reciprocal`` for rounding STOCHASTIC: an exactly rounded division
+            has nothing to draw for.
         binary_point: how binary points are chosen.
         rounding, overflow: of casts between activations.
         parameter_rounding: of weights and parameters.
@@ -187,7 +189,7 @@ class Design(
     classes: dict[str, Widths]
     layers: dict[str, Widths] = {}
     batch_norm: BatchNorm = "affine"
-    average_pool: AveragePool = "division"
+    average_pool: AveragePool = None  # type: ignore[assignment]  # set below, by the rounding
     binary_point: BinaryPoint = BinaryPoint()
     rounding: Rounding = Rounding.RND
     overflow: Overflow = Overflow.SAT
@@ -200,6 +202,9 @@ class Design(
     refine: list[Technique] = []
 
     def __post_init__(self) -> None:
+        if self.average_pool is None:
+            draws = self.rounding is Rounding.STOCHASTIC
+            force_setattr(self, "average_pool", "reciprocal" if draws else "division")
         check_names(self, batch_norm=BatchNorm, average_pool=AveragePool)
         if strange := set(self.refine) - set(get_args(Technique)):
             raise DesignError(f"refine {min(strange)!r}: expected some of {', '.join(get_args(Technique))}")

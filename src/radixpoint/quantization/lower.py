@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixpoint.arithmetic.cast import quantize, random_draws
-from radixpoint.arithmetic.formats import MAX_STORED, Overflow, Rounding
+from radixpoint.arithmetic.formats import MAX_STORED, Overflow, Rounding, TensorFormat
 from radixpoint.errors import DesignError, FormatError, GraphError
 from radixpoint.ir.domains import MAX_TABLE
 from radixpoint.ir.graph import Graph, Layer, freeze
@@ -19,9 +19,7 @@ from radixpoint.ir.network import (
     IntParameter,
     IntTensor,
     Step,
-    TensorFormat,
-    exact_tensor,
-    rounded_tensor,
+    derived_tensor,
     verify,
 )
 from radixpoint.ir.ops import LAYERS, STEPS, Attributes, pool_counts
@@ -167,11 +165,7 @@ class _Lowerer:
         name = f"{self.layer.name}/{self.count}.{op}"
         sources = [self.tensors[i] for i in inputs]
         stored = {role: self.parameters[key] for role, key in parameters.items()}
-        if to is None:
-            made = exact_tensor(op, attributes, sources, stored, self.layer.name, None)
-        else:
-            made = rounded_tensor(op, attributes, sources[0], stored, to, self.layer.name, None)
-        self.tensors[name] = made
+        self.tensors[name] = derived_tensor(op, attributes, sources, stored, self.layer.name, None, to)
         self.steps.append(Step(name, op, tuple(inputs), attributes, dict(parameters)))
         return name
 
@@ -220,7 +214,7 @@ class _Lowerer:
         kept = {name: (attributes or {})[name] for name in STEPS[op].attributes}
         result = self._write(op, inputs, parameters or {}, kept, None)
         narrow = self.design.accumulator
-        if op in ("conv", "dense") and narrow is not None:
+        if STEPS[op].family == "product" and narrow is not None:
             proven = self.tensors[result].format
             if narrow.word_length < proven.word_length:
                 to = TensorFormat(True, narrow.word_length, proven.fraction_lengths)

@@ -56,7 +56,7 @@ def sampled_patches(
         count: patches of a layer, at most.
     """
     random = np.random.default_rng(0)
-    layers = [layer for layer in graph.layers if layer.op in ("conv", "fc")]
+    layers = [layer for layer in graph.layers if layer.family == "product"]
     found: dict[str, list[NDArray[np.float32]]] = {layer.name: [] for layer in layers}
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH]

@@ -133,7 +133,7 @@ class Quantizer:
         point = design.binary_point
         if point.rule != "loss" or point.scope not in ("tensor", "channel"):
             return self._chosen(design)
-        alone = {layer.name for layer in self.graph.layers if layer.op in ("conv", "fc")} | {self.graph.input}
+        alone = {layer.name for layer in self.graph.layers if layer.family == "product"} | {self.graph.input}
         own = {name: widths for name, widths in design.layers.items() if name in alone}
         others = {
             name: Widths(parameters=widths.parameters) if name in alone else widths
@@ -197,6 +197,8 @@ class Quantizer:
             "network": self.graph.digest,
             "ranges": self.ranges.digest,
         }
+        if design.equalize:
+            metadata["equalized"] = "true"
         result = dataclasses.replace(result, metadata=metadata)
         self._last = (design, result)
         return result

@@ -38,11 +38,9 @@ from radixpoint.ir.network import (
     IntParameter,
     IntTensor,
     Step,
-    exact_tensor,
-    rounded_tensor,
+    derived_tensor,
     verify,
 )
-from radixpoint.ir.ops import STEPS
 from radixpoint.quantization.design import Technique
 from radixpoint.quantization.patches import patches
 from radixpoint.quantization.stand_in import Operands
@@ -71,11 +69,8 @@ def with_parameters(network: IntGraph, parameters: Mapping[str, IntParameter]) -
         old = network.tensors[step.name]
         inputs = [tensors[name] for name in step.inputs]
         own = {role: merged[key] for role, key in step.parameters.items()}
-        if STEPS[step.op].bounds is None:
-            made = rounded_tensor(step.op, step.attributes, inputs[0], own, old.format, old.layer, old.value)
-        else:
-            made = exact_tensor(step.op, step.attributes, inputs, own, old.layer, old.value)
-        tensors[step.name] = made
+        to = old.format if step.row.rounds else None
+        tensors[step.name] = derived_tensor(step.op, step.attributes, inputs, own, old.layer, old.value, to)
     return replace(network, tensors=tensors, parameters=merged)
 
 
@@ -221,14 +216,10 @@ def _searched(
 
 def _offset_behind(network: IntGraph, step: Step) -> tuple[Step, Reals] | None:
     """The first offset added to the result of ``step``, channel by channel, and the factor before it."""
-    readers: dict[str, list[Step]] = {}
-    for other in network.steps:
-        for name in other.inputs:
-            readers.setdefault(name, []).append(other)
     factor: Reals = np.ones(1)
     name = step.name
-    while len(readers.get(name, ())) == 1:
-        (reader,) = readers[name]
+    while len(network.readers[name]) == 1:
+        (reader,) = network.readers[name]
         if reader.op == "offset":
             return reader, factor
         if reader.op == "scale":
@@ -268,7 +259,7 @@ class Refiner:
     def _real(self, layer: str) -> NDArray[np.float32]:
         """What a layer of the float network multiplies; the next ones come with it, as _MEMORY holds."""
         if layer not in self._known:
-            wanted = [one.name for one in self.graph.layers if one.op in ("conv", "fc")]
+            wanted = [one.name for one in self.graph.layers if one.family == "product"]
             names, size = [layer], 0
             for name in wanted[wanted.index(layer) + 1 :]:
                 size += 4 * len(self.inputs) * math.prod(self.graph.shapes[self.layers[name].inputs[0]])
@@ -313,7 +304,7 @@ class Refiner:
             progress: called with layers done and layers in all.
         """
         self._random = np.random.default_rng(0)
-        steps = [step for step in network.steps if step.op in ("conv", "dense")]
+        steps = [step for step in network.steps if step.family == "product"]
         seen: tuple[str, str] = ("", "")
         for number, step in enumerate(steps):
             layer = self.layers[network.tensors[step.name].layer]

@@ -134,7 +134,7 @@ class _Settler:
         for layer in self.graph.layers:
             if layer.name in folded:
                 continue
-            if layer.op in ("conv", "fc"):
+            if layer.family == "product":
                 self._linear(layer)
             elif layer.op == "batch_norm":
                 self._batch_norm(layer)

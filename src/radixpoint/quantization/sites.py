@@ -9,10 +9,9 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from radixpoint.arithmetic.formats import MAX_FRACTION, Overflow
+from radixpoint.arithmetic.formats import MAX_FRACTION, Overflow, TensorFormat
 from radixpoint.errors import DesignError
 from radixpoint.ir.graph import Graph, Layer
-from radixpoint.ir.network import TensorFormat
 from radixpoint.measure.calibrate import Ranges, Statistics
 from radixpoint.quantization.codes import ENTRY_BITS, Grid, codebook, operand_grid, weight_grid
 from radixpoint.quantization.design import KINDS, Codes, Design, Kind
@@ -20,8 +19,6 @@ from radixpoint.quantization.design import KINDS, Codes, Design, Kind
 Key = tuple[str, str]
 """(layer, role): one quantized place."""
 Formats = Mapping[Key, TensorFormat]
-
-_BN_ROLES = (("scale", "offset"), ("negative_mean", "reciprocal_deviation", "gamma", "beta"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +58,7 @@ def never_negative(graph: Graph) -> frozenset[str]:
     """Tensors that no image makes negative: a ReLU's result, and what only passes such values on."""
     found: set[str] = set()
     for layer in graph.layers:
-        cuts = layer.op == "relu" or (layer.op == "clip" and layer.attributes["low"] >= 0)
-        passes = layer.op in ("max_pool", "average_pool", "flatten", "concat", "add")
-        if cuts or (passes and found.issuperset(layer.inputs)):
+        if layer.row.never_negative(layer.attributes, found.issuperset(layer.inputs)):
             found.add(layer.name)
     return frozenset(found)
 
@@ -107,7 +102,7 @@ def stored_parameters(graph: Graph, design: Design) -> dict[Key, Stored]:
 def _parameters(graph: Graph, layer: Layer, design: Design) -> dict[str, NDArray[np.float64]]:
     """Real values of what a layer stores, by role."""
     values = {role: graph.parameter(layer, role).astype(np.float64) for role in layer.parameters}
-    if layer.op in ("conv", "fc"):
+    if layer.family == "product":
         bn = folded_batch_norm(graph, layer, design)
         if bn is not None:
             scale, offset = affine_parameters(graph, bn)
@@ -132,7 +127,7 @@ def _parameters(graph: Graph, layer: Layer, design: Design) -> dict[str, NDArray
 def real_weights(graph: Graph, design: Design) -> dict[str, NDArray[np.float64]]:
     """The weights of convolutions and fully connected layers before any code, folded if the design folds."""
     uncoded = replace(design, codes=Codes())
-    products = (layer for layer in graph.layers if layer.op in ("conv", "fc"))
+    products = (layer for layer in graph.layers if layer.family == "product")
     return {layer.name: _parameters(graph, layer, uncoded)["weight"] for layer in products}
 
 
@@ -146,15 +141,6 @@ def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Sto
         DesignError: a layer without a word length.
     """
 
-    def parameter(layer: Layer, role: str, cls: str, kind: Kind) -> Site:
-        width, grid = design.width(layer.name, cls, kind), None
-        if role == "weight" and design.codes.weights is not None:
-            grid = weight_grid(design, layer.name, cls)
-            width = ENTRY_BITS if grid is None else grid.word_length
-        return Site(
-            (layer.name, role), cls, kind, width, stored[layer.name, role].statistics, True, True, grid
-        )
-
     yield Site(
         (graph.input, "result"),
         "input",
@@ -164,56 +150,40 @@ def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Sto
         False,
     )
     unsigned = never_negative(graph) if design.unsigned else frozenset()
-    folded = {}
-    for layer in graph.layers:
-        bn = folded_batch_norm(graph, layer, design)
-        if bn is not None:
-            folded[bn.name] = layer
+    folds = {layer.name: folded_batch_norm(graph, layer, design) for layer in graph.layers}
+    folded = {bn.name for bn in folds.values() if bn is not None}
     for layer in graph.layers:
         if layer.name in folded:
             continue
-        bn = folded_batch_norm(graph, layer, design)
+        bn = folds[layer.name]
         seen = layer.name if bn is None else bn.name
         if design.overflow is not Overflow.WRAP:  # which would make large values of negative ones
             seen = graph.seen_by_reader(seen)
-        result = ranges.tensors[seen]
-        if layer.op in ("conv", "fc"):
-            signed = layer.inputs[0] not in unsigned
-            grid = operand_grid(design, layer.name, layer.op, signed)
-            yield Site(
-                (layer.name, "operand"),
-                layer.op,
-                "activations",
-                design.width(layer.name, layer.op, "activations") if grid is None else grid.word_length,
-                ranges.tensors[layer.inputs[0]],
-                False,
-                signed,
-                grid,
-            )
-            yield parameter(layer, "weight", layer.op, "weights")
-            if (layer.name, "bias") in stored:
-                yield parameter(layer, "bias", "bn", "parameters")
-            feeds_bn = [c.op for c in graph.consumers(layer.name)] == ["batch_norm"] and bn is None
-            yield Site(
-                (layer.name, "result"),
-                "bn",
-                "activations",
-                design.width("", "bn", "activations"),
-                result,
-                feeds_bn,
-            )
-        elif layer.op == "batch_norm":
-            for role in _BN_ROLES[design.batch_norm == "staged"]:
-                yield parameter(layer, role, "bn", "parameters")
-            width = design.width(layer.name, "bn", "activations")
-            if design.batch_norm == "staged":
-                normalized = ranges.normalized[layer.name]
-                yield Site((layer.name, "normalized"), "bn", "activations", width, normalized, True)
-            yield Site((layer.name, "result"), "bn", "activations", width, result, False)
-        elif layer.op in ("add", "concat", "average_pool"):
-            cls = "pool" if layer.op == "average_pool" else "add"
-            width = design.width(layer.name, cls, "activations")
-            yield Site((layer.name, "result"), cls, "activations", width, result, False)
+        feeds_bn = [c.op for c in graph.consumers(layer.name)] == ["batch_norm"] and bn is None
+        for place in layer.row.places(design.batch_norm):
+            key, signed, grid = (layer.name, place.role), True, None
+            match place.values:
+                case "stored" if key not in stored:
+                    continue
+                case "stored":
+                    statistics = stored[key].statistics
+                    if place.kind == "weights":
+                        grid = weight_grid(design, layer.name, place.layer_class)
+                case "input":
+                    statistics = ranges.tensors[layer.inputs[0]]
+                    signed = layer.inputs[0] not in unsigned
+                    grid = operand_grid(design, layer.name, place.layer_class, signed)
+                case "normalized":
+                    statistics = ranges.normalized[layer.name]
+                case "result":
+                    statistics = ranges.tensors[seen]
+            width = design.width(layer.name if place.single else "", place.layer_class, place.kind)
+            if grid is not None:
+                width = grid.word_length
+            elif place.kind == "weights" and design.codes.weights is not None:
+                width = ENTRY_BITS
+            by_channel = place.by_channel == "always" or (place.by_channel != "never" and feeds_bn)
+            yield Site(key, place.layer_class, place.kind, width, statistics, by_channel, signed, grid)
 
 
 def check_layers(graph: Graph, design: Design, everything: Iterable[Site]) -> None:

@@ -44,9 +44,7 @@ def stand_in(graph: Graph, ranges: Ranges) -> Operands:
     stored = stored_parameters(graph, design)
     network = lower(graph, choose_formats(graph, ranges, design, stored), stored, design)
     names = {
-        network.tensors[step.name].layer: step.inputs[0]
-        for step in network.steps
-        if step.op in ("conv", "dense")
+        network.tensors[step.name].layer: step.inputs[0] for step in network.steps if step.family == "product"
     }
     engine = BlasEngine(network)
 

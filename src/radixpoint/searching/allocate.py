@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
+import highspy
 import msgspec
 import numpy as np
-import scipy.optimize
-import scipy.sparse
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
@@ -38,7 +37,6 @@ Pair = tuple[int, int]
 Allocation = Mapping[str, Pair]
 """By layer."""
 Reals = NDArray[np.float64]
-_OPTIMAL, _INFEASIBLE = 0, 2  # scipy.optimize.milp's status
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def product_layers(graph: Graph, unsigned: bool = False) -> dict[str, Products]:
     found = {}
     without_sign = never_negative(graph) if unsigned else frozenset()
     for layer in graph.layers:
-        if layer.op in ("conv", "fc"):
+        if layer.family == "product":
             weight = graph.parameter(layer, "weight")
             terms = math.prod(weight.shape[1:])
             macs = math.prod(graph.shapes[layer.name]) * terms
@@ -118,7 +116,7 @@ def allocated(design: Design, allocation: Allocation, graph: Graph) -> Design:
     """The design with these word lengths in single layers; an image has that of the widest that reads it."""
     own = {name: Widths(weights=w, activations=x) for name, (w, x) in allocation.items()}
     result = replace(design, layers={**design.layers, **own})
-    readers = [layer for layer in graph.consumers(graph.input) if layer.op in ("conv", "fc")]
+    readers = [layer for layer in graph.consumers(graph.input) if layer.family == "product"]
     if design.codes.activations is None and any(layer.name in allocation for layer in readers):
         widest = max(result.width(layer.name, layer.op, "activations") for layer in readers)
         result = replace(result, layers={**result.layers, graph.input: Widths(activations=widest)})
@@ -135,14 +133,22 @@ def other_parameters(graph: Graph, design: Design) -> int:
     )
 
 
-def averages(layers: Mapping[str, Products], allocation: Allocation) -> dict[str, float]:
-    """Bits of a ``weight``, of a product's ``operand``, and of a square ``multiplier`` of the same cost."""
+class Averages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bits of a weight, of a product's operand, and of a square multiplier of the same cost."""
+
+    weight: float
+    operand: float
+    multiplier: float
+
+
+def averages(layers: Mapping[str, Products], allocation: Allocation) -> Averages:
+    """Of an allocation of all layers."""
     weights, macs = (sum(getattr(p, name) for p in layers.values()) for name in ("weights", "macs"))
-    return {
-        "weight": sum(layers[n].weights * w for n, (w, _) in allocation.items()) / weights,
-        "operand": sum(layers[n].macs * (w + x) for n, (w, x) in allocation.items()) / (2 * macs),
-        "multiplier": math.sqrt(sum(layers[n].macs * w * x for n, (w, x) in allocation.items()) / macs),
-    }
+    return Averages(
+        weight=sum(layers[n].weights * w for n, (w, _) in allocation.items()) / weights,
+        operand=sum(layers[n].macs * (w + x) for n, (w, x) in allocation.items()) / (2 * macs),
+        multiplier=math.sqrt(sum(layers[n].macs * w * x for n, (w, x) in allocation.items()) / macs),
+    )
 
 
 class Losses:
@@ -316,22 +322,47 @@ class _Program:
             for name in free[1:]:
                 for i, j in zip(places[name], places[free[0]], strict=True):
                     require({i: 1.0, j: -1.0}, 0, 0)
-        matrix = scipy.sparse.dok_array((len(rows), len(self.keys)))
-        for number, row in enumerate(rows):
-            for i, value in row.items():
-                matrix[number, i] = value
-        solution = scipy.optimize.milp(
-            costs / (costs.max() or 1.0),
-            integrality=np.ones(len(self.keys)),
-            bounds=scipy.optimize.Bounds(0, np.where(self.losses <= room, 1.0, 0.0)),
-            constraints=scipy.optimize.LinearConstraint(matrix.tocsr(), low, high),
-            options={"mip_rel_gap": 0.0},
-        )
-        if solution.status == _INFEASIBLE:
+        objective = costs / (costs.max() or 1.0)
+        upper = np.where(self.losses <= room, 1.0, 0.0)
+        chosen = _binary_program(objective, upper, rows, np.array(low), np.array(high))
+        if chosen is None:
             return None
-        if solution.status != _OPTIMAL:
-            raise DesignError(f"allocation: the solver gave up: {solution.message}")
-        return {name: pair for (name, pair), x in zip(self.keys, solution.x, strict=True) if x > 0.5}
+        return {name: pair for (name, pair), taken in zip(self.keys, chosen, strict=True) if taken}
+
+
+def _binary_program(
+    costs: Reals, upper: Reals, rows: Sequence[Mapping[int, float]], low: Reals, high: Reals
+) -> list[bool] | None:
+    """Least ``costs @ x`` for x of 0 and ``upper`` (0 or 1), with every row of the matrix between its limits.
+
+    Returns:
+        Which are 1; None if there is no such x.
+
+    Raises:
+        DesignError: the solver could not prove an optimum.
+    """
+    program = highspy.HighsLp()
+    program.num_col_, program.num_row_ = len(costs), len(rows)
+    program.col_cost_, program.col_lower_, program.col_upper_ = costs, np.zeros(len(costs)), upper
+    program.row_lower_, program.row_upper_ = low, high
+    program.integrality_ = [highspy.HighsVarType.kInteger] * len(costs)
+    matrix = program.a_matrix_
+    matrix.format_ = highspy.MatrixFormat.kRowwise
+    matrix.start_ = np.cumsum([0, *map(len, rows)])
+    matrix.index_ = np.array([i for row in rows for i in sorted(row)])
+    matrix.value_ = np.array([row[i] for row in rows for i in sorted(row)], np.float64)
+    solver = highspy.Highs()
+    solver.silent()
+    solver.setOptionValue("mip_rel_gap", 0.0)
+    solver.setOptionValue("parallel", "off")  # the same answer, however many cores there are
+    solver.passModel(program)
+    solver.run()
+    status = solver.getModelStatus()
+    if status == highspy.HighsModelStatus.kInfeasible:
+        return None
+    if status != highspy.HighsModelStatus.kOptimal:
+        raise DesignError(f"allocation: the solver gave up: {solver.modelStatusToString(status)}")
+    return [x > 0.5 for x in solver.getSolution().col_value]
 
 
 def allocate(

@@ -124,7 +124,6 @@ POLICIES: Mapping[str, Policy] = {
     "sqnr": Policy("word lengths from the layers' sizes, at equal SQNR (Lin et al. 2016)", _sqnr),
     "stochastic": Policy(
         "separate, with stochastic rounding (Gupta et al. 2015)",
-        # an exactly rounded division has nothing to draw for
         _with(rounding="STOCHASTIC", parameter_rounding="STOCHASTIC", average_pool="reciprocal"),
     ),
     "float-weights": Policy(
@@ -157,7 +156,7 @@ def check_policy(policy: str, lengths: Sequence[int], bn: int, options: Options,
         try:
             design = POLICIES.get(policy, POLICIES["separate"]).design(word_length, bn, options, graph)
             for layer in graph.layers:
-                if layer.op in ("conv", "fc"):
+                if layer.family == "product":
                     weight_grid(design, layer.name, layer.op)
                     for signed in (True, False):
                         operand_grid(design, layer.name, layer.op, signed)

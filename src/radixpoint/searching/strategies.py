@@ -12,12 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from typing import Any, Protocol
 
-import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from radixpoint.ir.graph import Graph
 from radixpoint.measure.evaluate import Evaluation
@@ -42,6 +41,7 @@ from radixpoint.searching.allocate import (
 from radixpoint.searching.judge import Judge
 from radixpoint.searching.line import Found, Judged, cheapest, confident, smallest
 from radixpoint.searching.policies import POLICIES, check_policy
+from radixpoint.searching.result import Point, PolicyResult, Trial
 
 POINTS = 12
 """Designs on the frontier of accuracy and cost."""
@@ -81,7 +81,7 @@ class Space:
 class Answer:
     """What a strategy found: its entry in ``result.json``, the design, and how good it is, if one holds."""
 
-    details: dict[str, Any]
+    found: PolicyResult
     design: Design | None
     rank: Rank | None
 
@@ -119,17 +119,6 @@ class Strategy(Protocol):
         ...
 
 
-def strategy(name: str, space: Space) -> Strategy:
-    """The strategy of that name."""
-    if name == "joint":
-        return Joint(space)
-    return ByLayer(name, space) if name in LAYERED else TwoStages(name, space)
-
-
-LAYERED = ("greedy", "per-layer")
-"""Strategies with a word length for each layer."""
-
-
 def _bisections(lengths: Sequence[int], sure: bool = False) -> int:
     """Evaluations of a bisection, its ends, its neighbour."""
     return len(lengths) if sure else len(lengths).bit_length() + 2
@@ -157,34 +146,25 @@ def _half(error: float | None, ways: int = 1) -> float | None:
     return None if error is None else error / 2 / ways
 
 
-def tried(found: Found) -> list[dict[str, Any]]:
+def tried(found: Found) -> list[Trial]:
     """Every design that was tried, as ``result.json`` has it."""
     return [
-        {"word_length": w, "verdict": verdict, **msgspec.to_builtins(evaluation)}
+        Trial(**asdict(evaluation), word_length=w, verdict=verdict)
         for w, (evaluation, verdict) in sorted(found.tried.items())
     ]
 
 
 def _accuracy(evaluation: Evaluation | None) -> dict[str, Any]:
-    e = evaluation
-    return {
-        "top1": None if e is None else e.top1,
-        "top5": None if e is None else e.top5,
-        "drop": None if e is None else e.drop,
-        "drop_interval": None if e is None else list(e.drop_interval),
-        "drop_bound": None if e is None else e.drop_bound,
-        "agreement": None if e is None else e.agreement,
-    }
+    fields = ("top1", "top5", "drop", "drop_interval", "drop_bound", "agreement")
+    return {name: None if evaluation is None else getattr(evaluation, name) for name in fields}
 
 
-def _entry(found: Found, word_lengths: dict[str, int | None]) -> dict[str, Any]:
-    return {
-        **word_lengths,
-        **_accuracy(found.evaluation),
-        "monotone": found.monotone,
-        "adopted": False,
-        "tried": tried(found),
-    }
+def _entry(found: Found, **own: Any) -> PolicyResult:
+    return PolicyResult(**own, **_accuracy(found.evaluation), monotone=found.monotone, tried=tried(found))
+
+
+def _adopted(answer: Answer, rank: Rank, design: Design, evaluation: Evaluation, **own: Any) -> Answer:
+    return Answer(replace(answer.found, **own, **_accuracy(evaluation), adopted=True), design, rank)
 
 
 @dataclass(frozen=True)
@@ -206,16 +186,15 @@ class Joint:
     def run(self, judge: Judge, error: float | None) -> Answer:
         found = _along(judge, "joint", self._design, self.space.lengths, error)
         w = found.word_length
-        details = _entry(found, {"word_length": w})
-        return Answer(details, None if w is None else self._design(w), None if w is None else (w,))
+        entry = _entry(found, word_length=w)
+        return Answer(entry, None if w is None else self._design(w), None if w is None else (w,))
 
     def admitted(self) -> Iterator[tuple[Rank, Design]]:
         for w in self.space.lengths:
             yield (w,), self._design(w)
 
     def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:
-        own = {"word_length": rank[0], **_accuracy(evaluation), "adopted": True}
-        return Answer(answer.details | own, design, rank)
+        return _adopted(answer, rank, design, evaluation, word_length=int(rank[0]))
 
 
 def _with_bn(
@@ -226,15 +205,15 @@ def _with_bn(
     design: Callable[[int], Design],
     error: float | None,
     ways: int,
-) -> tuple[dict[str, Any], int | None]:
+) -> tuple[PolicyResult, int | None]:
     """``first`` found what the convolutions take at ``bn_start``; now the smallest bn that holds.
 
     ``ways``: how many designs could have come out of the first stage.
     """
-    details = {"conv_search": tried(first), "bn_search": None, "conv_at_bn_start": None}
+    conv_search = tried(first)
     if first.word_length is None or first.evaluation is None:
-        return _entry(first, {"conv": None, "bn": None}) | details, None
-    details["conv_at_bn_start"] = msgspec.to_builtins(first.evaluation)
+        nothing = {"bn_search": None, "conv_at_bn_start": None}
+        return _entry(first, conv=None, bn=None, conv_search=conv_search, **nothing), None
     # bn_start is known to hold; nothing longer needs a look.
     lengths = space.bn_lengths if error is None else space.bn_lengths[:-1]
     bn = _along(judge, f"{text}, bn", design, lengths, _half(error, ways)) if lengths else None
@@ -242,8 +221,9 @@ def _with_bn(
         looked = {} if bn is None else bn.tried
         bn = Found(space.bn_start, first.evaluation, True, looked)
     assert bn is not None  # without confidence bn_start is among the lengths
-    details["bn_search"] = tried(bn)
-    return _entry(bn, {"conv": first.word_length, "bn": bn.word_length}) | details, bn.word_length
+    lengths_found = {"conv": first.word_length, "bn": bn.word_length}
+    searches = {"conv_search": conv_search, "bn_search": tried(bn), "conv_at_bn_start": first.evaluation}
+    return _entry(bn, **lengths_found, **searches), bn.word_length
 
 
 @dataclass(frozen=True)
@@ -269,21 +249,20 @@ class TwoStages:
             judge, f"{self.name}, bn {start}, conv", lambda w: self._design(w, start), lengths, _half(error)
         )
         chosen = conv.word_length or 0
-        details, bn = _with_bn(
+        entry, bn = _with_bn(
             *(judge, self.space, f"{self.name}, conv {chosen}", conv),
             *(lambda w: self._design(chosen, w), error, len(lengths)),
         )
         if bn is None:
-            return Answer(details, None, None)
-        return Answer(details, self._design(chosen, bn), (chosen, bn))
+            return Answer(entry, None, None)
+        return Answer(entry, self._design(chosen, bn), (chosen, bn))
 
     def admitted(self) -> Iterator[tuple[Rank, Design]]:
         for conv, bn in product(self.space.lengths, sorted({*self.space.lengths, self.space.bn_start})):
             yield (conv, bn), self._design(conv, bn)
 
     def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:
-        own = {"conv": rank[0], "bn": rank[1], **_accuracy(evaluation), "adopted": True}
-        return Answer(answer.details | own, design, rank)
+        return _adopted(answer, rank, design, evaluation, conv=int(rank[0]), bn=int(rank[1]))
 
 
 @dataclass(frozen=True)
@@ -391,33 +370,33 @@ class ByLayer:
         else:
             sensitivity, path, found = self._along_frontier(judge, plain, error)
             extra["frontier"] = [
-                {
-                    "predicted_loss": sensitivity.loss(one),
-                    "cost": self._price(one),
-                    "average": averages(self._layers, one),
-                    "layers": one,
-                    **msgspec.to_builtins(found.tried[i][0]),
-                }
+                Point(
+                    **asdict(found.tried[i][0]),
+                    predicted_loss=sensitivity.loss(one),
+                    cost=self._price(one),
+                    average=averages(self._layers, one),
+                    layers=dict(one),
+                )
                 for i, one in enumerate(path)
                 if i in found.tried
             ]
         point = found.word_length
         if point is None:
-            details, _ = _with_bn(judge, self.space, self.name, found, lambda w: plain, error, 1)
-            return Answer(details | extra, None, None)
+            entry, _ = _with_bn(judge, self.space, self.name, found, lambda w: plain, error, 1)
+            return Answer(replace(entry, **extra), None, None)
         chosen = allocated(self._start, path[point], self.space.graph)
 
         def with_width(w: int) -> Design:
             return replace(chosen, classes={**chosen.classes, "bn": Widths.all(w)})
 
-        details, bn = _with_bn(judge, self.space, self.name, found, with_width, error, len(path))
-        details |= self._about(path[point]) | extra
+        entry, bn = _with_bn(judge, self.space, self.name, found, with_width, error, len(path))
+        entry = replace(entry, **self._about(path[point]), **extra)
         if bn is None:
-            return Answer(details, None, None)
-        return Answer(details, with_width(bn), (self._price(path[point]), bn))
+            return Answer(entry, None, None)
+        return Answer(entry, with_width(bn), (self._price(path[point]), bn))
 
     def _about(self, one: Allocation) -> dict[str, Any]:
-        return {"conv": None, "layers": one, "average": averages(self._layers, one)}
+        return {"conv": None, "layers": dict(one), "average": averages(self._layers, one)}
 
     def admitted(self) -> Iterator[tuple[Rank, Design]]:
         """Designs with one word length for all layers, where the constraints allow them."""
@@ -431,6 +410,15 @@ class ByLayer:
 
     def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:
         w = design.classes["conv"].weights or 0
-        own = {"bn": rank[1], **_accuracy(evaluation), "adopted": True}
-        own |= self._about(dict.fromkeys(self._layers, (w, w)))
-        return Answer(answer.details | own, design, rank)
+        about = self._about(dict.fromkeys(self._layers, (w, w)))
+        return _adopted(answer, rank, design, evaluation, bn=int(rank[1]), **about)
+
+
+LAYERED = ("greedy", "per-layer")
+"""Strategies with a word length for each layer."""
+STRATEGIES: dict[str, Callable[[Space], Strategy]] = {
+    "joint": Joint,
+    **{name: partial(TwoStages, name) for name in POLICIES if name != "joint"},
+    **{name: partial(ByLayer, name) for name in LAYERED},
+}
+"""By the name that they are asked for; a user may add to them."""

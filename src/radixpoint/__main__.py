@@ -1,0 +1,5 @@
+"""``python -m radixpoint``."""
+
+from radixpoint.cli.main import main
+
+main()

@@ -1,0 +1,115 @@
+"""``radixpoint cost``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.table import Table
+
+from radixpoint.accelerator.cost import Cost, check_fixed_point
+from radixpoint.accelerator.cost import cost as cost_of
+from radixpoint.accelerator.hardware import AcceleratorCost, Area, accelerator_area, accelerator_cost
+from radixpoint.accelerator.machine import LANES
+from radixpoint.accelerator.synthesis import ModuleCost, module_costs
+from radixpoint.cli.options import AsJson
+from radixpoint.cli.terminal import bars, emit, out
+from radixpoint.errors import DesignError
+from radixpoint.ir.storage import load_network
+
+
+def cost(
+    network: Annotated[str | None, typer.Argument(help="The quantized network.")] = None,
+    lanes: Annotated[int, typer.Option(help="The accelerator has lanes x lanes multipliers.")] = LANES,
+    synthesis: Annotated[bool, typer.Option(help="Gate equivalents, LUTs and DSPs, by Yosys.")] = True,
+    modules: Annotated[
+        bool, typer.Option("--modules", help="The hardware modules at every word length instead.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What a quantized network costs in hardware.
+
+    Counted are operations, memory, energy, clocks and area.
+
+    Example: radixpoint cost run/separate/network.safetensors
+    """
+    if modules == (network is not None):
+        raise DesignError("cost: expected a quantized network, or --modules")
+    if network is None:
+        with bars() as shown:
+            task = shown.add_task("synthesis", total=None)
+            found = module_costs(progress=lambda done, total: shown.update(task, completed=done, total=total))
+        if as_json:
+            emit(found)
+        else:
+            _report_modules(found)
+        return
+    quantized = load_network(network)
+    try:
+        check_fixed_point(quantized)
+    except DesignError as error:
+        raise DesignError(f"{network}: {error}") from None
+    machine = accelerator_cost(quantized, lanes)
+    area = None
+    if synthesis:
+        with bars() as shown:
+            task = shown.add_task("", total=None)
+            area = accelerator_area(
+                machine.sizes,
+                lanes,
+                lambda what, done, total: shown.reset(task, description=what, completed=done, total=total),
+            )
+    counted = cost_of(quantized)
+    if as_json:
+        parts = {"network": counted, "accelerator": machine, "area": area}
+        emit({name: msgspec.to_builtins(part) for name, part in parts.items()})
+    else:
+        _report(counted, machine, area)
+
+
+def _report_modules(found: Mapping[str, Mapping[int, ModuleCost]]) -> None:
+    for name, by_word in found.items():
+        table = Table(
+            "bits", "gate equivalents", "LUTs without DSP", "LUTs", "DSPs", "flip-flops", title=name
+        )
+        for word, cells in by_word.items():
+            counts = (cells.luts_without_dsp, cells.luts, cells.dsps, cells.flip_flops)
+            table.add_row(str(word), f"{cells.gate_equivalents:,.0f}", *(f"{count:,}" for count in counts))
+        out.print(table)
+
+
+def _kib(bits: int) -> str:
+    return f"{bits / 8 / 1024:,.1f} KiB"
+
+
+def _report(found: Cost, machine: AcceleratorCost, area: Area | None) -> None:
+    table = Table("one image", "")
+    x, w = found.conv_bits
+    table.add_row("multiply-accumulates", f"{found.macs:,} of {x} x {w} bits")
+    x, w = found.scale_bits
+    table.add_row("batch normalization and pooling", f"{found.scalings:,} products of {x} x {w} bits")
+    table.add_row("bit operations (BOPs)", f"{found.bit_operations:,}")
+    table.add_row("weights", _kib(found.weight_bits))
+    table.add_row("other parameters", _kib(found.parameter_bits))
+    table.add_row("activations alive at once", _kib(found.activation_bits))
+    table.add_row("energy of the arithmetic", f"{found.energy / 1e6:,.3g} uJ")
+    out.print(table)
+    table = Table(f"accelerator, {machine.lanes} x {machine.lanes} multipliers", "")
+    table.add_row("clocks an image", f"{machine.clocks:,}")
+    table.add_row("multipliers busy", f"{100 * machine.busy:.0f} %")
+    for name, bits in machine.memories.items():
+        outside = " (off chip)" if name in ("weights", "parameters", "descriptors") else ""
+        table.add_row(name + outside, _kib(bits))
+    for name, energy in machine.energy.items():
+        table.add_row(f"energy: {name}", f"{energy / 1e6:,.3g} uJ")
+    table.add_row("DSP48E2, sharing products", f"{machine.dsps:,}")
+    if area is not None:
+        table.add_row("gate equivalents: array", f"{area.array_gates:,.0f}")
+        table.add_row("gate equivalents: lanes", f"{area.lane_gates:,.0f}")
+        table.add_row("LUTs with DSPs: array, lanes", f"{area.array_luts:,}, {area.lane_luts:,}")
+        table.add_row("LUTs without: array, lanes", f"{area.array_logic:,}, {area.lane_logic:,}")
+        table.add_row("DSPs that Yosys infers", f"{area.dsps:,}")
+        table.add_row("flip-flops", f"{area.flip_flops:,}")
+    out.print(table)

@@ -1,0 +1,105 @@
+"""``radixpoint evaluate``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from radixpoint.cli.inputs import criterion, read_images, read_model
+from radixpoint.cli.options import (
+    AsJson,
+    Classes,
+    Confidence,
+    Images,
+    InputShape,
+    MaxImages,
+    Metric,
+    Model,
+    Network,
+    PreprocessingFile,
+    Threads,
+)
+from radixpoint.cli.terminal import bars, emit, note_the_engine, out, say
+from radixpoint.engines import check_engine
+from radixpoint.ir.storage import load_network
+from radixpoint.measure import evaluate as measure
+
+
+def evaluate(
+    model: Model,
+    network: Network,
+    images: Images,
+    input_shape: InputShape = None,
+    classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
+    metric: Metric = "top1",
+    engine: Annotated[
+        Literal["auto", "native", "blas", "reference"],
+        typer.Option(
+            "--engine", "-e", help="reference is the definition; auto: the fastest that is installed."
+        ),
+    ] = "auto",
+    threads: Threads = 0,
+    layers: Annotated[
+        bool, typer.Option(help="Also print each layer's SQNR on the first 64 images.")
+    ] = False,
+    confidence: Confidence = None,
+    max_images: MaxImages = None,
+    as_json: AsJson = False,
+) -> None:
+    """Accuracy of a quantized network against float.
+
+    Both run on the same images.
+
+    Example: radixpoint evaluate resnet50.onnx --network run/separate/network.safetensors --images val/
+    """
+    check_engine(engine, threads)
+    criterion(metric, 0.0, confidence)
+    image_set = read_images(images, classes, preprocessing, max_images)
+    graph = read_model(model, input_shape, image_set)
+    quantized = load_network(network)
+    if layers:
+        measure.check_comparable(quantized)
+    if engine == "auto":
+        note_the_engine()
+    with bars() as shown:
+        task = shown.add_task("evaluate", total=len(image_set))
+        result = measure.evaluate(
+            graph,
+            quantized,
+            image_set,
+            metric,
+            engine,
+            lambda done, _: shown.update(task, completed=done),
+            threads,
+            confidence,
+        )
+    sqnr = measure.layer_sqnr(graph, quantized, image_set.inputs(0, 64)) if layers else {}
+    if as_json:
+        emit(
+            {
+                **msgspec.to_builtins(result),
+                "preprocessing": msgspec.to_builtins(image_set.preprocessing),
+                "unreadable": [list(pair) for pair in image_set.unreadable],
+                "layer_sqnr": {name: value if abs(value) < 1e9 else None for name, value in sqnr.items()},
+            }
+        )
+        return
+    if layers:
+        table = Table("layer", "SQNR, dB")
+        for name, value in sqnr.items():
+            table.add_row(escape(name), f"{value:.1f}")
+        out.print(table)
+    low, high = result.drop_interval
+    say(
+        f"{result.images} images: float top-1 {result.float_top1:.2f} %, top-5 {result.float_top5:.2f} %; "
+        f"quantized top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %\n"
+        f"{metric} drop {result.drop:+.2f} points, paired 95 % interval [{low:+.2f}, {high:+.2f}]; the two "
+        f"agree on {result.agreement:.2f} % of the images"
+    )
+    if confidence is not None:
+        say(f"with {100 * confidence:g} % confidence the drop is at most {result.drop_bound:+.2f} points")

@@ -1,0 +1,114 @@
+"""What commands read, with bars: models, images, ranges; and where they write."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from radixpoint.cli.terminal import bars, errors, say
+from radixpoint.data import ImageSet, Preprocessing, load_images, read_classes
+from radixpoint.errors import DataError, DesignError, ModelError, RunError
+from radixpoint.importers import load
+from radixpoint.ir.graph import Graph
+from radixpoint.measure.calibrate import Ranges
+from radixpoint.measure.metrics import Metric
+from radixpoint.searching.criterion import Criterion
+
+
+def criterion(metric: Metric, limit: float, confidence: float | None = None) -> Criterion:
+    """``--metric``, ``--limit``, ``--confidence``.
+
+    Raises:
+        DesignError: one cannot be meant.
+    """
+    try:
+        return Criterion(metric, limit, confidence)
+    except DesignError as error:
+        sure = "" if confidence is None else f", --confidence {confidence}"
+        raise DesignError(f"--metric {metric}, --limit {limit}{sure}: {error}") from None
+
+
+def parsed_shape(text: str | None) -> tuple[int, ...] | None:
+    """``--input-shape``.
+
+    Raises:
+        ModelError: it is no list of numbers.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ModelError(f"--input-shape {text!r}: expected numbers such as 3,224,224") from None
+
+
+def read_model(model: str, input_shape: str | None, images: ImageSet) -> Graph:
+    """The network; images settle what neither the model nor the user says."""
+    asked = parsed_shape(input_shape)
+    if asked is None and Path(model).suffix.lower() == ".onnx":
+        try:
+            return load(model)
+        except ModelError as error:
+            if "dynamic" not in str(error):
+                raise
+    return load(model, asked or images.pixels.shape[1:])
+
+
+def read_images(
+    path: str, classes: str | None, preprocessing: str | None, limit: int | None = None
+) -> ImageSet:
+    """Images of a path; those that cannot be read are named on standard error."""
+    prepared = None if preprocessing is None else Preprocessing.load(preprocessing)
+    names = None if classes is None else read_classes(classes)
+    with bars() as shown:
+        task = shown.add_task(f"reading {path}", total=None)
+        result = load_images(
+            path, prepared, names, lambda done, total: shown.update(task, completed=done, total=total)
+        )
+    for name, reason in result.unreadable[:20]:
+        say(f"unreadable: {name}: {reason}", errors)
+    if result.unreadable:
+        total = len(result.unreadable) + len(result)
+        say(f"{path}: {len(result.unreadable)} of {total} images are unreadable", errors)
+    return result if limit is None or limit >= len(result) else result.first(limit)
+
+
+def read_ranges(path: str | None, graph: Graph, calibration: ImageSet) -> Ranges | None:
+    """Ranges of a file, if there is one, that are of this network and these images."""
+    if path is None:
+        return None
+    found = Ranges.load(path)
+    try:
+        found.check(graph, calibration)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    return found
+
+
+def check_writable(path: Path) -> None:
+    """Refuse an output file that cannot be written before any work is done; nothing is made yet.
+
+    Raises:
+        RunError: a folder, a device or a pipe is there, or nothing can be written there.
+    """
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise RunError(f"{path}: is {what}: expected the name of a file")
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def make_parents(path: Path) -> None:
+    """Make the folder of an output file, once there is something to write.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,98 @@
+"""The command ``radixpoint``: its subcommands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tempfile
+import traceback
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from radixpoint.cli.calibrate import calibrate
+from radixpoint.cli.cost import cost
+from radixpoint.cli.demo import demo
+from radixpoint.cli.evaluate import evaluate
+from radixpoint.cli.export import export
+from radixpoint.cli.inspect import inspect
+from radixpoint.cli.quantize import quantize
+from radixpoint.cli.search import search
+from radixpoint.cli.terminal import errors, say
+from radixpoint.cli.verify import verify
+from radixpoint.errors import RadixpointError
+from radixpoint.files import shown
+
+app = typer.Typer(
+    help="Find the smallest fixed-point representation of a trained CNN.\n\n"
+    "Start with 'radixpoint demo': the whole job on a network inside the package. Then 'radixpoint inspect "
+    "MODEL' tells whether your network can be read, and 'radixpoint search' finds its word lengths.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (inspect, calibrate, search, quantize, evaluate, export, verify, cost, demo):
+    app.command()(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        say(f"radixpoint {version('radixpoint')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    asked: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Takes the options that belong to no subcommand; its help is that of ``app``."""
+
+
+def _unexpected(error: Exception) -> None:
+    """One line on an error that nobody foresaw, and a file that tells where it came from."""
+    kept = ""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w",
+            prefix="radixpoint-error-",
+            suffix=".txt",
+            delete=False,
+            encoding="utf-8",
+            errors="backslashreplace",
+        ) as handle:
+            handle.write("".join(traceback.format_exception(error)))
+        kept = f"; {handle.name} tells where"
+    except OSError:
+        pass  # there is nowhere to write to: the line has to do
+    said = shown((str(error).splitlines() or [""])[0][:300])
+    say(
+        f"error: {type(error).__name__}: {said}: not foreseen: a defect of radixpoint{kept}",
+        errors,
+        "red",
+    )
+
+
+def main() -> None:
+    """Entry point: errors of the user become one message and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may be no text
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except RadixpointError as error:
+        said = "\n".join(map(shown, str(error).splitlines()))
+        say(f"error: {said}", errors, "red")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:  # the last resort
+        _unexpected(error)
+        sys.exit(2)

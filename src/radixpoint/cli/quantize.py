@@ -1,0 +1,76 @@
+"""``radixpoint quantize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from radixpoint.cli.inputs import check_writable, make_parents, read_images, read_model, read_ranges
+from radixpoint.cli.options import (
+    AsJson,
+    Calibration,
+    Classes,
+    InputShape,
+    Model,
+    PreprocessingFile,
+    RangesFile,
+)
+from radixpoint.cli.terminal import bars, emit, say
+from radixpoint.cli.terminal import out as terminal
+from radixpoint.ir.storage import save_network
+from radixpoint.measure.calibrate import calibrate
+from radixpoint.quantization import quantize as quantization
+from radixpoint.quantization.design import Design
+
+
+def quantize(
+    model: Model,
+    design: Annotated[str, typer.Option("--design", "-d", help="The design file (docs/design-file.md).")],
+    calibration: Calibration,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The quantized network to write (.safetensors).")],
+    input_shape: InputShape = None,
+    classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
+    ranges: RangesFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Quantize a network by a design.
+
+    What is written are stored integers and casts.
+
+    Example: radixpoint quantize resnet50.onnx -d design.json -c calib/ -o network.safetensors
+    """
+    chosen = Design.load(design)
+    check_writable(out)
+    images = read_images(calibration, classes, preprocessing)
+    graph = read_model(model, input_shape, images)
+    chosen.check(graph)
+    with bars() as shown:
+        task = shown.add_task("calibration", total=len(images))
+        measured = read_ranges(ranges, graph, images) or calibrate(
+            graph, images, lambda done, _: shown.update(task, completed=done)
+        )
+        shown.update(task, description="choosing formats and rounding", total=None)
+        network = quantization.quantize(graph, measured, chosen, images)
+    make_parents(out)
+    save_network(network, out)
+    if as_json:
+        emit(
+            {
+                "network": str(out),
+                "digest": network.digest,
+                "widest_accumulator": network.widest_accumulator,
+                "formats": {name: str(t.format) for name, t in network.tensors.items()},
+            }
+        )
+        return
+    table = Table("layer", "step", "format of its result", "proven range of stored integers")
+    for step in network.steps:
+        t = network.tensors[step.name]
+        table.add_row(escape(t.layer), step.op, str(t.format), f"{t.low} .. {t.high}")
+    terminal.print(table)
+    say(f"{out}: {len(network.steps)} steps, widest accumulator {network.widest_accumulator} bits")

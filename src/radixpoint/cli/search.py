@@ -1,0 +1,280 @@
+"""``radixpoint search``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from msgspec import UNSET
+from rich.table import Table
+
+from radixpoint.arithmetic.formats import MAX_STORED
+from radixpoint.arithmetic.formats import Overflow as OverflowModes
+from radixpoint.arithmetic.formats import Rounding as RoundingModes
+from radixpoint.cli import options
+from radixpoint.cli.inputs import criterion, read_images, read_model, read_ranges
+from radixpoint.cli.terminal import Bars, bars, emit, errors, note_the_engine, out, say
+from radixpoint.data import ImageSet
+from radixpoint.engines import check_engine
+from radixpoint.errors import DesignError
+from radixpoint.ir.graph import Graph
+from radixpoint.quantization.design import Design
+from radixpoint.searching import task
+from radixpoint.searching.allocate import Constraints, Objective
+from radixpoint.searching.policies import POLICIES
+from radixpoint.searching.result import PolicyResult, Result
+
+
+def _word_lengths(text: str) -> list[int]:
+    try:
+        if ":" not in text:
+            given = sorted({int(part) for part in text.split(",")})
+            if given[0] >= 2 and given[-1] <= MAX_STORED:
+                return given
+        else:
+            low, high = (int(part) for part in text.split(":"))
+            if 2 <= low <= high <= MAX_STORED:
+                return list(range(low, high + 1))
+    except ValueError:
+        pass
+    raise DesignError(
+        f"--word-lengths {text!r}: expected smallest:largest within 2..{MAX_STORED}, such as 2:16, or a list "
+        "such as 4,6,8"
+    )
+
+
+def _fixed(fix: list[str]) -> dict[str, int]:
+    fixed: dict[str, int] = {}
+    for text in fix:
+        name, equals, bits = text.rpartition("=")
+        if not equals or not bits.isdecimal() or len(bits) > 2:
+            raise DesignError(f"--fix {text!r}: expected LAYER=BITS, such as conv1=8")
+        if fixed.setdefault(name, int(bits)) != int(bits):
+            raise DesignError(
+                f"--fix {text!r}: expected one word length, and {name} has {fixed[name]} already"
+            )
+    return fixed
+
+
+def search(
+    model: options.Model,
+    images: options.Images,
+    calibration: options.Calibration,
+    out: options.RunFolder,
+    limit: options.Limit = 1.0,
+    metric: options.Metric = "top1",
+    confidence: options.Confidence = None,
+    policy: Annotated[
+        list[str],
+        typer.Option(
+            "--policy",
+            "-p",
+            help="Repeatable. "
+            + "; ".join(f"{name}: {one.about}" for name, one in POLICIES.items())
+            + "; greedy: one bit off the layer that takes it best (Judd et al. 2015); per-layer: cheapest "
+            "word length of each layer, by an integer program.",
+        ),
+    ] = ("joint", "separate"),  # type: ignore[assignment]  # typer makes a list of it
+    held_out: Annotated[
+        str | None,
+        typer.Option(
+            help="Images that take no part in the search, to report on: a path, or a number, "
+            "which takes so many of --images away, drawn at random."
+        ),
+    ] = None,
+    objective: Annotated[
+        Objective,
+        typer.Option(
+            help="What per-layer makes small: multipliers (bit products), bops, energy, memory; gates, luts: "
+            "area of the multipliers by synthesis."
+        ),
+    ] = "multipliers",
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(help="For per-layer, LAYER=BITS: this layer's word length; repeatable."),
+    ] = None,
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="For per-layer: bits that all parameters together may take, biases and batch "
+            "normalization's at --bn-start.",
+        ),
+    ] = None,
+    one_width: Annotated[
+        bool, typer.Option(help="For per-layer: one word length for all layers that are not fixed.")
+    ] = False,
+    equal: Annotated[
+        bool, typer.Option(help="For per-layer: weights and activations of a layer at one word length.")
+    ] = False,
+    batch_norm: options.BatchNorm = "affine",
+    scope: options.Scope = "tensor",
+    rule: options.Rule = None,
+    rounding: options.Rounding = RoundingModes.RND,
+    overflow: options.OverflowMode = OverflowModes.SAT,
+    unsigned: options.Unsigned = False,
+    refine: options.Refine = "",
+    equalize: Annotated[
+        bool,
+        typer.Option(
+            help="First move powers of two between the channels of a layer and of the next one behind its "
+            "ReLU; the float network computes the same."
+        ),
+    ] = False,
+    word_lengths: Annotated[
+        str, typer.Option("--word-lengths", "-w", help="Candidates, smallest:largest, or a list: 4,6,8.")
+    ] = "2:16",
+    bn_start: Annotated[int, typer.Option(help="bn word length while conv's is searched.")] = 16,
+    grid: Annotated[bool, typer.Option(help="Also evaluate every conv x bn pair on every image.")] = False,
+    input_shape: options.InputShape = None,
+    classes: options.Classes = None,
+    preprocessing: options.PreprocessingFile = None,
+    max_images: options.MaxImages = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of finished evaluations, to share between searches.")
+    ] = None,
+    ranges: options.RangesFile = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let the result of another search in the run folder go.")
+    ] = False,
+    at_chance: Annotated[
+        bool, typer.Option("--at-chance", help="Search even if the float network is no better than guessing.")
+    ] = False,
+    threads: options.Threads = 0,
+    as_json: options.AsJson = False,
+) -> None:
+    """Find the smallest word lengths within a limit.
+
+    The limit is on the drop in accuracy. What is found is in the run folder: a table, result.json, and the
+    design and the quantized network of each policy.
+
+    Example: radixpoint search resnet50.onnx --images val/ --calibration calib/ --limit 1.0 -o run
+    """
+    asked = criterion(metric, limit, confidence)
+    lengths, fixed = _word_lengths(word_lengths), _fixed(fix or [])
+    fields: dict[str, Any] = {
+        "batch_norm": batch_norm,
+        "binary_point": {"scope": scope} if rule is None else {"scope": scope, "rule": rule},
+        "rounding": rounding,
+        "overflow": overflow,
+        "unsigned": unsigned,
+        "equalize": equalize,
+        "refine": options.techniques(refine),
+    }
+    Design.separate(lengths[-1], bn_start, **fields)  # what cannot be meant is refused before any work
+    check_engine("auto", threads)
+    image_set = read_images(images, classes, preprocessing, max_images)
+    calibration_set = read_images(calibration, classes, preprocessing)
+    reported = None
+    if held_out is not None and held_out.isdecimal() and len(held_out) < 10:
+        image_set, reported = image_set.parted(len(image_set) - int(held_out))
+    elif held_out is not None:
+        reported = read_images(held_out, classes, preprocessing)
+    graph = read_model(model, input_shape, image_set)
+    run_search(
+        graph,
+        image_set,
+        calibration_set,
+        out,
+        as_json,
+        criterion=asked,
+        policies=policy,
+        word_lengths=lengths,
+        bn_start=bn_start,
+        grid=grid,
+        cache=cache,
+        threads=threads,
+        held_out=reported,
+        objective=objective,
+        constraints=Constraints(fixed, memory, one_width, equal),
+        ranges=read_ranges(ranges, graph, calibration_set),
+        replaces=replace,
+        at_chance=at_chance,
+        **fields,
+    )
+
+
+def run_search(
+    graph: Graph, images: ImageSet, calibration: ImageSet, folder: Path, as_json: bool, **arguments: Any
+) -> None:
+    """Search with bars, and report."""
+    note_the_engine()
+    try:
+        with bars() as shown:
+            result = task.search(graph, images, calibration, folder, watcher=Bars(shown), **arguments)
+    except KeyboardInterrupt:
+        say(
+            f"interrupted; what is known is in {folder}: the same command, with --out {folder}, goes on from "
+            "there",
+            errors,
+        )
+        raise
+    if result.held_out is None and result.criterion.confidence is None:
+        say(
+            "the designs were chosen on these images, so their drops are a little too good: --held-out "
+            "reports on others, and --confidence allows for it",
+            errors,
+        )
+    if as_json:
+        emit(result)
+    else:
+        _report(result, folder)
+
+
+def _words(name: str, policy: PolicyResult) -> str:
+    if name == "joint":
+        return f"all {policy.word_length}"
+    if policy.average is not UNSET:
+        mean = policy.average
+        return f"weights {mean.weight:.2f}, operands {mean.operand:.2f}, bn {policy.bn}"
+    return f"conv {policy.conv}, bn {policy.bn}"
+
+
+def _report(result: Result, folder: Path) -> None:
+    """The table at the end of a search."""
+    confidence, metric = result.criterion.confidence, result.criterion.metric
+    say(
+        f"float: top-1 {result.floating.top1:.2f} %, top-5 {result.floating.top5:.2f} % on "
+        f"{result.images.count} images"
+    )
+    table = Table(
+        "policy",
+        "word lengths, bits",
+        "top-1, %",
+        f"{metric} drop, points",
+        "95 % interval",
+        *([] if confidence is None else [f"at most, {100 * confidence:g} % sure"]),
+        "multipliers, relative to joint",
+    )
+    for name, policy in result.policies.items():
+        if policy.drop is None or policy.drop_interval is None:
+            table.add_row(name, f"none up to {result.word_lengths[-1]} holds")
+            continue
+        low, high = policy.drop_interval
+        relative = policy.relative_cost
+        table.add_row(
+            name,
+            _words(name, policy),
+            f"{policy.top1:.2f}",
+            f"{policy.drop:+.2f}",
+            f"{low:+.2f} .. {high:+.2f}",
+            *([] if confidence is None else [f"{policy.drop_bound:+.2f}"]),
+            f"{relative:.2f}" if isinstance(relative, float) else "",
+        )
+    out.print(table)
+    apart = not any(both for kind, both in result.overlap.items() if kind.startswith("held_out"))
+    for name, policy in result.policies.items():
+        if policy.held_out is not None:
+            low, high = policy.held_out.drop_interval
+            say(
+                f"{name}, held out: {policy.held_out.drop:+.2f} [{low:+.2f}, {high:+.2f}] on "
+                f"{policy.held_out.images} images"
+                + (" that took no part" if apart else ", some of which took part")
+            )
+    for name, policy in result.policies.items():
+        if policy.adopted:
+            say(f"{name}: its own path missed this design, which another policy's found")
+        if not policy.monotone:
+            say(f"{name}: not monotone: a longer word length fails; see result.json")
+    say(f"{folder}: result.json; design.json and network.safetensors of each policy that holds")

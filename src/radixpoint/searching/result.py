@@ -1,0 +1,182 @@
+"""What a search found: ``result.json`` is :class:`Result`, and ``docs/result.md`` says the same in words.
+
+Accuracies are in percent, drops in percentage points, costs in partial-product bits an image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from radixpoint.data import ImageSet, Preprocessing
+from radixpoint.errors import RunError
+from radixpoint.files import read_regular
+from radixpoint.measure.evaluate import Evaluation
+from radixpoint.searching.allocate import Averages, Constraints, Objective
+from radixpoint.searching.criterion import Criterion, Verdict
+
+FILE = "result.json"
+MOST_BYTES = 1 << 30
+
+
+class Trial(Evaluation, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A design that was tried: ``word_length`` is its place on the line that was searched."""
+
+    word_length: int
+    verdict: Verdict
+
+
+class Point(Evaluation, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A design on the frontier of ``per-layer``, judged on every image.
+
+    Attributes:
+        predicted_loss: sum of its layers' losses.
+        cost: in the unit of the objective.
+        average: of its word lengths.
+        layers: word length of weights and of activations, by layer.
+    """
+
+    predicted_loss: float
+    cost: float
+    average: Averages
+    layers: dict[str, tuple[int, int]]
+
+
+class Cell(Evaluation, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A pair of word lengths on the grid, judged on every image."""
+
+    conv: int
+    bn: int
+    verdict: Verdict
+
+
+class PolicyResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one policy found. Fields of the answer are None if no design holds; a field that a policy does
+    not have is not there.
+
+    Attributes:
+        word_length: of ``joint``.
+        conv, bn: word lengths of the others; ``conv`` is None where each layer has its own.
+        top1, top5, drop, drop_interval, agreement: of the answer on all searched images.
+        drop_bound: with confidence, the drop is at most this.
+        monotone: false if the next longer word length (of ``per-layer``: any dearer design) fails.
+        adopted: whether another policy's search found the answer.
+        tried: every design of the last stage.
+        conv_search, bn_search: the same of each stage.
+        conv_at_bn_start: the answer of the first stage.
+        layers: word length of weights and of activations, by layer.
+        average: of those.
+        frontier: of ``per-layer``, the cheapest first.
+        multiplier_cost: of the answer; None for coded operands.
+        relative_cost: over that of ``joint``.
+        held_out: the answer on images that took no part.
+    """
+
+    word_length: int | UnsetType | None = UNSET
+    conv: int | UnsetType | None = UNSET
+    bn: int | UnsetType | None = UNSET
+    top1: float | None
+    top5: float | None
+    drop: float | None
+    drop_interval: tuple[float, float] | None
+    drop_bound: float | None
+    agreement: float | None
+    monotone: bool
+    adopted: bool = False
+    tried: list[Trial]
+    conv_search: list[Trial] | UnsetType = UNSET
+    bn_search: list[Trial] | UnsetType | None = UNSET
+    conv_at_bn_start: Evaluation | UnsetType | None = UNSET
+    layers: dict[str, tuple[int, int]] | UnsetType = UNSET
+    average: Averages | UnsetType = UNSET
+    frontier: list[Point] | UnsetType = UNSET
+    multiplier_cost: int | UnsetType | None = UNSET
+    relative_cost: float | UnsetType | None = UNSET
+    held_out: Evaluation | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether some design holds."""
+        return self.drop is not None
+
+
+class Images(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which images: their content, how many, and which could not be read, each with the reason."""
+
+    digest: str
+    count: int
+    unreadable: list[tuple[str, str]]
+
+    @classmethod
+    def of(cls, images: ImageSet) -> Images:
+        return cls(images.digest, len(images), list(images.unreadable))
+
+
+class FloatAccuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of the float network on the searched images."""
+
+    top1: float
+    top5: float
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What was searched: a search with other settings has another result.
+
+    Attributes:
+        options: further fields of the designs.
+        network: SHA-256 of the float network.
+    """
+
+    criterion: Criterion
+    options: dict[str, Any]
+    objective: Objective
+    constraints: Constraints
+    word_lengths: list[int]
+    bn_start: int
+    network: str
+    images: Images
+    calibration: Images
+    held_out: Images | None
+    preprocessing: Preprocessing
+
+
+class Result(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a search found.
+
+    Attributes:
+        version: of radixpoint.
+        ranges: SHA-256 of what was measured of the float network.
+        overlap: how many images serve twice, by which sets share them.
+        floating: accuracy of the float network.
+        policies: what each found.
+        grid: every pair of word lengths, if it was asked for.
+    """
+
+    radixpoint_result: Literal[2] = 2
+    version: str
+    ranges: str
+    overlap: dict[str, int]
+    floating: FloatAccuracy = msgspec.field(name="float")
+    policies: dict[str, PolicyResult]
+    grid: list[Cell] | UnsetType = UNSET
+
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Read a ``result.json``.
+
+        Raises:
+            RunError: it cannot be read, or is none.
+        """
+        try:
+            return msgspec.json.decode(read_regular(path, MOST_BYTES), type=cls)
+        except OSError as error:
+            raise RunError(f"{path}: {error.strerror}") from None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise RunError(f"{path}: not a result of this version: {error}") from None
+
+    def encoded(self) -> bytes:
+        """The file's content; the same result gives the same bytes."""
+        return msgspec.json.format(msgspec.json.encode(self)) + b"\n"

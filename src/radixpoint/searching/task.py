@@ -1,0 +1,374 @@
+"""The search: smallest word lengths under a limit on the accuracy drop.
+
+It knows only design -> score. Whatever it finds out is in the run folder at once, keyed by content, so that a
+search that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import numpy as np
+from msgspec import UNSET
+from msgspec.structs import asdict, replace
+
+from radixpoint.data import ImageSet
+from radixpoint.errors import DataError, DesignError
+from radixpoint.files import write_whole
+from radixpoint.ir.graph import Graph
+from radixpoint.measure.calibrate import Ranges
+from radixpoint.measure.intervals import better_than_chance
+from radixpoint.measure.metrics import BEST
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.equalize import pairs
+from radixpoint.quantization.quantize import Quantizer
+from radixpoint.searching.allocate import Constraints, Objective
+from radixpoint.searching.cache import Cache
+from radixpoint.searching.criterion import Criterion
+from radixpoint.searching.judge import Judge
+from radixpoint.searching.measured import FloatNetwork
+from radixpoint.searching.result import (
+    FILE,
+    Cell,
+    FloatAccuracy,
+    Images,
+    PolicyResult,
+    Result,
+    Settings,
+)
+from radixpoint.searching.run_folder import ANSWER, check_earlier, check_place, open_run_folder
+from radixpoint.searching.strategies import LAYERED, STRATEGIES, Answer, Rank, Space, Strategy
+from radixpoint.searching.watcher import Watcher
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is asked for: which designs are tried, and on which images they are judged."""
+
+    space: Space
+    strategies: tuple[Strategy, ...]
+    criterion: Criterion
+    images: ImageSet
+    calibration: ImageSet
+    held_out: ImageSet | None
+    grid: bool
+
+    @property
+    def graph(self) -> Graph:
+        return self.space.graph
+
+    @property
+    def judged_on(self) -> list[ImageSet]:
+        """The searched images, and those held out."""
+        return [self.images, *([] if self.held_out is None else [self.held_out])]
+
+    @property
+    def evaluations(self) -> int:
+        """Of designs, at most."""
+        cells = len(self.space.lengths) ** 2 if self.grid else 0
+        return sum(one.evaluations() for one in self.strategies) + cells
+
+    def check(self) -> None:
+        """Refuse what is impossible, before any work.
+
+        Raises:
+            DataError, DesignError: it is.
+        """
+        graph, space = self.graph, self.space
+        names = {one.name for one in self.strategies}
+        if len(space.lengths) < 2 and names & set(LAYERED):
+            raise DesignError(
+                f"word lengths {list(space.lengths)}: expected at least two for {' and '.join(LAYERED)}"
+            )
+        if space.objective not in get_args(Objective):
+            raise DesignError(
+                f"objective {space.objective!r}: expected one of {', '.join(get_args(Objective))}"
+            )
+        if "per-layer" not in names and (
+            space.constraints != Constraints() or space.objective != "multipliers"
+        ):
+            raise DesignError(
+                f"an objective or constraints with policies {', '.join(sorted(names))}: expected per-layer, "
+                "which keeps to them"
+            )
+        for one in (*self.strategies, *([STRATEGIES["separate"](space)] if self.grid else [])):
+            one.check()
+        if space.options.get("equalize"):
+            pairs(graph)
+        shape, outputs = graph.shapes[graph.input], graph.shapes[graph.output][0]
+        self.calibration.check_shape(shape)
+        for image_set in self.judged_on:
+            image_set.check(shape, outputs)
+        if outputs <= BEST[self.criterion.metric]:
+            raise DesignError(
+                f"metric {self.criterion.metric} of a network with {outputs} outputs: every answer would be "
+                "right"
+            )
+
+    def settings(self) -> Settings:
+        """As ``result.json`` has them."""
+        return Settings(
+            criterion=self.criterion,
+            options=msgspec.json.decode(msgspec.json.encode(self.space.options)),
+            objective=self.space.objective,
+            constraints=self.space.constraints,
+            word_lengths=list(self.space.lengths),
+            bn_start=self.space.bn_start,
+            network=self.graph.digest,
+            images=Images.of(self.images),
+            calibration=Images.of(self.calibration),
+            held_out=None if self.held_out is None else Images.of(self.held_out),
+            preprocessing=self.images.preprocessing,
+        )
+
+    def answers(self, judge: Judge) -> dict[str, Answer]:
+        """What each strategy finds, or a better design that another one came by."""
+        error = self.criterion.error
+        share = None if error is None else error / len(self.strategies)
+        found = {one.name: one.run(judge, share) for one in self.strategies}
+        return {one.name: _best_admitted(one, found[one.name], judge) for one in self.strategies}
+
+
+def _check_chance(judge: Judge, allowed: bool) -> None:
+    """Refuse to search with a float network that knows nothing: any number of bits would do.
+
+    Raises:
+        DataError: its accuracy cannot be told from guessing.
+    """
+    criterion, outputs = judge.criterion, judge.graph.shapes[judge.graph.output][0]
+    seen = judge.ranges.outcomes[judge.images.digest]
+    # answers and labels that know nothing of each other meet as often as their frequencies say
+    answers, labels = (
+        np.bincount(x, minlength=outputs) / len(seen) for x in (seen.prediction, judge.images.labels)
+    )
+    habit = float((answers * labels).sum())
+    hits, guessing = seen.hits(criterion.metric), BEST[criterion.metric] / outputs
+    if better_than_chance(hits, guessing) and better_than_chance(seen.top1, habit):
+        return
+    text = (
+        f"{judge.images.source}: the float network is right on {100 * hits.mean():.2f} % of {len(hits)} "
+        f"images "
+        f"({criterion.metric}), which cannot be told from guessing among {outputs} classes "
+        f"({100 * guessing:.2f} %, "
+        f"and {100 * habit:.2f} % if its best answers had nothing to do with the labels): are the "
+        f"preprocessing and "
+        "the order of the classes the network's?"
+    )
+    if not allowed:
+        raise DataError(f"{text} --at-chance searches all the same")
+    judge.watcher.warned(text)
+
+
+def _best_admitted(one: Strategy, answer: Answer, judge: Judge) -> Answer:
+    """The strategy's answer, or a better design that it admits and that some strategy has seen hold.
+
+    Accuracy is not monotone in word lengths, so one strategy may come by a design that another one's path
+    misses.
+    """
+    better: list[tuple[Rank, Design]] = sorted(
+        (
+            (rank, design)
+            for rank, design in one.admitted()
+            if (answer.rank is None or rank < answer.rank) and design.to_json() in judge.held
+        ),
+        key=lambda pair: pair[0],
+    )
+    for rank, design in better:
+        held = judge.held[design.to_json()]
+        evaluation, verdict = judge.judge(f"{one.name}, seen before", design, True, held.error)
+        if verdict == "holds":
+            return one.adopted(answer, rank, design, evaluation)
+    return answer
+
+
+def open_judges(
+    graph: Graph,
+    image_sets: Sequence[ImageSet],
+    calibration: ImageSet,
+    folder: str | Path,
+    cache: str | Path | None = None,
+    watcher: Watcher | None = None,
+    criterion: Criterion | None = None,
+    threads: int = 0,
+    ranges: Ranges | None = None,
+) -> list[Judge]:
+    """A judge for each set of images, in a run folder; the arguments are those of :func:`search`.
+
+    Raises:
+        DataError, RunError: what was given cannot be used.
+    """
+    watcher, run = watcher or Watcher(), open_run_folder(Path(folder))
+    kept = Cache(run / "cache" if cache is None else Path(cache), watcher.warned)
+    measured = FloatNetwork(graph, calibration, run, kept, watcher).ranges(ranges, image_sets)
+    quantizer = Quantizer(graph, measured, calibration)
+    return [
+        Judge(graph, images, measured, quantizer, kept, watcher, criterion or Criterion(), threads)
+        for images in image_sets
+    ]
+
+
+def search(
+    graph: Graph,
+    images: ImageSet,
+    calibration: ImageSet,
+    folder: str | Path,
+    criterion: Criterion | None = None,
+    policies: Sequence[str] = ("joint", "separate"),
+    word_lengths: Sequence[int] = tuple(range(2, 17)),
+    bn_start: int = 16,
+    grid: bool = False,
+    watcher: Watcher | None = None,
+    cache: str | Path | None = None,
+    threads: int = 0,
+    held_out: ImageSet | None = None,
+    objective: Objective = "multipliers",
+    constraints: Constraints | None = None,
+    ranges: Ranges | None = None,
+    replaces: bool = False,
+    at_chance: bool = False,
+    **options: Any,
+) -> Result:
+    """Find the smallest word lengths under the criterion.
+
+    ``joint`` is one word length everywhere. ``separate`` (Kang 2018) finds the smallest convolution word
+    length with batch normalization at ``bn_start`` bits, then the smallest batch normalization word length
+    that still holds with it; so do the other policies of :data:`radixpoint.searching.policies.POLICIES`.
+    ``greedy`` and ``per-layer`` first find the word lengths of the layers
+    (:mod:`radixpoint.searching.allocate`). No policy's answer is worse than a design that another one has
+    seen hold and that it could have given itself.
+
+    Args:
+        graph: the network.
+        images: to judge accuracy on.
+        calibration: to choose binary points from.
+        folder: the run folder; what an interrupted search left there is taken up.
+        criterion: default 1.0 percentage point of top-1.
+        policies: which to search.
+        word_lengths: candidates, ascending.
+        bn_start: word length of batch normalization while the convolutions' is searched.
+        grid: also evaluate every conv x bn pair, on every image.
+        watcher: told how it goes.
+        cache: folder of finished evaluations; searches may share one, since its keys are the content of
+            what was evaluated. Default: in the run folder.
+        threads: of the engine; 0 takes all cores.
+        held_out: images that take no part in any choice: the design that each policy finds is reported on
+            them as well.
+        objective: what ``per-layer`` makes as small as it can.
+        constraints: what ``per-layer`` keeps to.
+        ranges: what was measured of the float network, on this machine or another (``radixpoint
+        calibrate``, or
+            ``ranges.npz`` of a run folder); from the same, every machine gets the same result. Default: what
+            the run folder holds, or it is measured.
+        replaces: whether the result of another search in the folder may be replaced.
+        at_chance: go on with a float network that is no better than guessing.
+        options: further fields of :class:`radixpoint.quantization.design.Design`.
+
+    Returns:
+        What is written to ``result.json`` (``docs/result.md``).
+
+    Raises:
+        DataError, DesignError, RunError: what was given cannot be used.
+    """
+    watcher, lengths = watcher or Watcher(), tuple(sorted(set(word_lengths)))
+    if not lengths or not policies or set(policies) - set(STRATEGIES):
+        raise DesignError(
+            f"policies {list(policies)} with word lengths {list(lengths)}: expected some of "
+            f"{', '.join(STRATEGIES)}, and at least one word length"
+        )
+    space = Space(graph, lengths, bn_start, options, objective, constraints or Constraints())
+    strategies = tuple(STRATEGIES[name](space) for name in dict.fromkeys(policies))
+    task = _Task(space, strategies, criterion or Criterion(), images, calibration, held_out, grid)
+    task.check()
+    if ranges is not None:
+        ranges.check(graph, calibration)
+    overlap = _overlap(images, calibration, held_out, watcher)
+    if graph.nothing_to_separate:
+        watcher.warned(
+            f"{graph.source}: no batch normalization: if it was trained with it, the exporter folded it into "
+            "the convolutions, and there is nothing to separate (docs/importing.md says how to keep it)"
+        )
+    if cache is not None:
+        Cache(Path(cache), watcher.warned)  # one that cannot be used is refused before anything is made
+    run, settings = open_run_folder(Path(folder)), task.settings()
+    if not replaces:
+        check_earlier(run, settings, [one.name for one in strategies], grid)
+    for one in strategies:
+        check_place(run / one.name)
+    judge, *reporters = open_judges(
+        graph, task.judged_on, calibration, run, cache, watcher, task.criterion, threads, ranges
+    )
+    _check_chance(judge, at_chance)
+    judge.images_left = len(images) * task.evaluations
+    answers = task.answers(judge)
+    result = Result(
+        **asdict(settings),
+        version=version("radixpoint"),
+        ranges=judge.ranges.content,
+        overlap=overlap,
+        floating=FloatAccuracy(judge.float_evaluation.top1, judge.float_evaluation.top5),
+        policies=_reported(answers, judge, reporters, run),
+        grid=_grid(judge, space) if grid else UNSET,
+    )
+    write_whole(run / FILE, result.encoded())
+    return result
+
+
+def _reported(
+    answers: Mapping[str, Answer], judge: Judge, reporters: Sequence[Judge], run: Path
+) -> dict[str, PolicyResult]:
+    """Write each answer, and tell what it costs and what it is worth on held-out images."""
+    costs: dict[str, int | None] = {}
+    for name, answer in answers.items():
+        if answer.design is None:
+            for file in ANSWER:  # of an earlier search with other options
+                (run / name / file).unlink(missing_ok=True)
+        else:
+            costs[name] = judge.save(answer.design, run / name)
+    base, found = costs.get("joint"), {}
+    for name, answer in answers.items():
+        entry = answer.found
+        if name in costs:
+            cost = costs[name]
+            relative = None if cost is None or base is None else cost / base
+            entry = replace(entry, multiplier_cost=cost, relative_cost=relative)
+        if reporters and answer.design is not None:
+            reported, _ = reporters[0].judge(f"{name}, held out", answer.design, whole=True)
+            entry = replace(entry, held_out=reported)
+        found[name] = entry
+    return found
+
+
+def _grid(judge: Judge, space: Space) -> list[Cell]:
+    """Every pair of word lengths, on every image."""
+    cells = []
+    for conv in space.lengths:
+        for bn in space.lengths:
+            design = Design.separate(conv, bn, **space.options)
+            evaluation, verdict = judge.judge(f"grid {conv} x {bn} bits", design, whole=True)
+            judge.images_left -= len(judge.images)
+            cells.append(Cell(**asdict(evaluation), conv=conv, bn=bn, verdict=verdict))
+    return cells
+
+
+def _overlap(
+    images: ImageSet, calibration: ImageSet, held_out: ImageSet | None, watcher: Watcher
+) -> dict[str, int]:
+    """How many images serve twice; each kind is warned of."""
+    found = {"images, calibration": images.shared_with(calibration)}
+    if found["images, calibration"]:
+        watcher.warned(
+            f"{found['images, calibration']} of {len(images)} images are calibration images too: what is "
+            "chosen on them is judged on them, and its drop is too good to be true"
+        )
+    if held_out is not None:
+        for what, other in (("images", images), ("calibration", calibration)):
+            both = found[f"held_out, {what}"] = held_out.shared_with(other)
+            if both:
+                kind = "searched" if what == "images" else what
+                watcher.warned(f"{both} held-out images are {kind} images too: they are not held out")
+    return found
