@@ -10,8 +10,8 @@ import pytest
 
 import networks
 from radixpoint.measure.calibrate import BINS, PER_OCTAVE, Ranges, Statistics, calibrate
-from radixpoint.quantization.choose import choose
 from radixpoint.quantization.design import Design
+from radixpoint.quantization.rules.statistic import fractions
 
 UNUSUAL = [-60, -40, 30, 60, 100]
 
@@ -38,9 +38,9 @@ def test_rules_choose_the_same_at_any_scale(rule: str, places: int) -> None:
     design = Design.separate(8, 8, binary_point={"rule": rule, "percentile": 99.5})
     x = values()
     for one in (Statistics.of(x), Statistics.of(x).pooled):
-        usual = choose(one, 6, design)
+        usual = fractions(one, 6, design.binary_point)
         scaled = Statistics.of(np.ldexp(x, places))
-        moved = choose(scaled.pooled if len(one.low) == 1 else scaled, 6, design)
+        moved = fractions(scaled.pooled if len(one.low) == 1 else scaled, 6, design.binary_point)
         assert (moved == usual - places).all()
 
 

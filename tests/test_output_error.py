@@ -14,16 +14,17 @@ import oracle
 from radixpoint.errors import DesignError
 from radixpoint.measure.calibrate import Statistics
 from radixpoint.measure.floating import FloatingEngine
-from radixpoint.quantization.choose import choose_formats
 from radixpoint.quantization.design import Design
-from radixpoint.quantization.output_error import (
+from radixpoint.quantization.patches import sampled_patches
+from radixpoint.quantization.quantize import Quantizer
+from radixpoint.quantization.rules import choose_formats
+from radixpoint.quantization.rules.output_error import (
     OPERAND_CANDIDATES,
     WEIGHT_CANDIDATES,
     best_fractions,
     operand_candidates,
 )
-from radixpoint.quantization.patches import sampled_patches
-from radixpoint.quantization.quantize import Quantizer
+from radixpoint.quantization.rules.question import Question
 from radixpoint.quantization.sites import Formats, Key, Site, affine_parameters, sites, stored_parameters
 
 
@@ -214,4 +215,4 @@ def test_refusals() -> None:
     design = Design.separate(4, 8, binary_point={"rule": "sqnr"})
     stored = stored_parameters(graph, design)
     with pytest.raises(ValueError, match="needs patches"):
-        choose_formats(graph, networks.calibrated(graph), design, stored)
+        choose_formats(Question(graph, networks.calibrated(graph), design, stored))

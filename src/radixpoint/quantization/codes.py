@@ -9,6 +9,7 @@ instead is said at each; the integers are the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from radixpoint.arithmetic.formats import MAX_FRACTION, MAX_STORED
 from radixpoint.errors import DesignError
-from radixpoint.quantization.design import Code, Design
+from radixpoint.quantization.design import CODE_KINDS, Code, Design
 
 OCTAVES = 14
 """Logarithms hold values down to 2**-OCTAVES of the largest; below is zero. More only widens accumulators."""
@@ -64,8 +65,15 @@ class Grid:
         return np.clip(fraction, -MAX_FRACTION // 4, MAX_FRACTION // 4)
 
 
-def _mirrored(magnitudes: list[int], thresholds: list[float], reach: float, signed: bool) -> Grid:
-    """A grid of magnitudes from 0 up, with or without a sign."""
+def mirrored(magnitudes: list[int], thresholds: list[float], reach: float, signed: bool) -> Grid:
+    """A grid of magnitudes from 0 up, with or without a sign.
+
+    Args:
+        magnitudes: ascending, the first is 0.
+        thresholds: one less; from each on, the next magnitude is nearer.
+        reach: a larger magnitude than this saturates.
+        signed: whether the negative values are there too.
+    """
     values, limits = np.array(magnitudes, np.int64), np.array(thresholds, np.float64)
     if signed:
         values = np.concatenate([-values[:0:-1], values])
@@ -73,44 +81,73 @@ def _mirrored(magnitudes: list[int], thresholds: list[float], reach: float, sign
     return Grid(values, limits, reach)
 
 
+def _floating(code: Code, word_length: int, signed: bool) -> Grid:
+    """Sign, ``exponent_bits``, significand; gradual underflow, no infinities, no NaN.
+
+    The minifloat of Gysel et al., "Ristretto", 2018, which has no gradual underflow. Hardware multiplies
+    significands and shifts by the exponents.
+    """
+    bits = word_length - signed
+    fraction, exponents = bits - code.exponent_bits, (1 << code.exponent_bits) - 1
+    if fraction < 0 or fraction + exponents + signed > MAX_STORED:
+        raise DesignError(
+            f"floating point of {word_length} bits, {code.exponent_bits} of them exponent: expected at most "
+            f"{bits}, and values that fit {MAX_STORED} bits"
+        )
+    one = 1 << fraction
+    normal = [(one + f) << e for e in range(exponents) for f in range(one)]
+    magnitudes = [*range(one), *normal]
+    middles = [(a + b) / 2 for a, b in pairwise(magnitudes)]
+    return mirrored(magnitudes, middles, math.nextafter(2 * magnitudes[-1] - middles[-1], 0), signed)
+
+
+def _logarithm(steps: int) -> GridMaker:
+    """Sign and logarithm, ``steps`` to the octave, rounded in the logarithm; one code word is zero.
+
+    Miyashita et al., "Convolutional Neural Networks using Logarithmic Data Representation", 2016, equation 3.
+    Hardware adds exponents and shifts; for base sqrt 2 it keeps a sum for each number of odd exponents in a
+    product, 0, 1 or 2, and multiplies by that power of 181/128 at the end.
+    """
+
+    def make(code: Code, word_length: int, signed: bool) -> Grid:
+        levels = min((1 << (word_length - signed)) - 1, OCTAVES * steps + 1)
+        magnitudes = [SQRT2[i % 2] << i // 2 if steps == 2 else 1 << i for i in range(levels)]
+        half = 2 ** (0.5 / steps)
+        between = [math.sqrt(a * b) for a, b in pairwise(magnitudes)]
+        reach = math.nextafter(magnitudes[-1] * half, 0)
+        return mirrored([0, *magnitudes], [magnitudes[0] / half, *between], reach, signed)
+
+    return make
+
+
+GridMaker = Callable[[Code, int, bool], Grid]
+"""From a code, its word length (sign included) and whether it has a sign, to its values."""
+CODES: dict[str, GridMaker] = {"float": _floating, "log2": _logarithm(1), "log_sqrt2": _logarithm(2)}
+"""By kind. A codebook is none of them: its values depend on the weights."""
+
+
+def add_code(kind: str, make: GridMaker) -> None:
+    """Make a code known: designs may name it.
+
+    Raises:
+        DesignError: there is one of that name.
+    """
+    if kind in CODE_KINDS:
+        raise DesignError(f"code {kind!r}: expected a name that no code has yet")
+    CODES[kind] = make
+    CODE_KINDS.add(kind)
+
+
 @lru_cache(maxsize=256)
 def grid(code: Code, word_length: int, signed: bool) -> Grid:
     """The values of a code of ``word_length`` bits, its sign included.
 
-    ``float``: sign, ``exponent_bits``, significand; gradual underflow, no infinities, no NaN (the
-    minifloat of Gysel et al., "Ristretto", 2018, which has no gradual underflow). Hardware multiplies
-    significands and shifts by the exponents. ``log2``, ``log_sqrt2``: sign and logarithm, rounded in the
-    logarithm; one code word is zero (Miyashita et al., "Convolutional Neural Networks using Logarithmic Data
-    Representation", 2016, equation 3). Hardware adds exponents and shifts; for base sqrt 2 it keeps a sum for
-    each number of odd exponents in a product, 0, 1 or 2, and multiplies by that power of 181/128 at the end.
-
     Raises:
         DesignError: no such code: too few bits, or values beyond 32 bits.
     """
-    bits = word_length - signed
-    if code.kind == "float":
-        fraction = bits - code.exponent_bits
-        exponents = (1 << code.exponent_bits) - 1
-        if fraction < 0 or fraction + exponents + signed > MAX_STORED:
-            raise DesignError(
-                f"floating point of {word_length} bits, {code.exponent_bits} of them "
-                f"exponent: expected at most "
-                f"{bits}, and values that fit {MAX_STORED} bits"
-            )
-        one = 1 << fraction
-        normal = [(one + f) << e for e in range(exponents) for f in range(one)]
-        magnitudes = [*range(one), *normal]
-        middles = [(a + b) / 2 for a, b in pairwise(magnitudes)]
-        return _mirrored(magnitudes, middles, math.nextafter(2 * magnitudes[-1] - middles[-1], 0), signed)
     if code.kind == "codebook":
         raise ValueError("the values of a codebook depend on the weights")
-    steps = 1 if code.kind == "log2" else 2
-    levels = min((1 << bits) - 1, OCTAVES * steps + 1)
-    magnitudes = [SQRT2[i % 2] << i // 2 if steps == 2 else 1 << i for i in range(levels)]
-    half = 2 ** (0.5 / steps)
-    between = [math.sqrt(a * b) for a, b in pairwise(magnitudes)]
-    reach = math.nextafter(magnitudes[-1] * half, 0)
-    return _mirrored([0, *magnitudes], [magnitudes[0] / half, *between], reach, signed)
+    return CODES[code.kind](code, word_length, signed)
 
 
 def weight_grid(design: Design, layer: str, layer_class: str) -> Grid | None:

@@ -28,10 +28,18 @@ _FALLBACK = {"fc": "conv", "input": "conv", "add": "bn", "pool": "bn"}
 Kind = Literal["weights", "activations", "parameters"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Scope = Literal["network", "class", "tensor", "channel"]
+SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 Rule = Literal["max", "percentile", "mse", "sqnr", "loss"]
+"""Rules that come with the package."""
+RULE_SCOPES: dict[str, frozenset[Scope]] = {
+    **dict.fromkeys(get_args(Rule), SCOPES),
+    "sqnr": frozenset({"tensor", "channel"}),
+}
+"""Rules that designs may name, and who may share a binary point under each."""
 BatchNorm = Literal["affine", "staged", "folded"]
 Technique = Literal["offsets", "columns", "units"]
-CodeKind = Literal["float", "log2", "log_sqrt2", "codebook"]
+CODE_KINDS: set[str] = {"float", "log2", "log_sqrt2", "codebook"}
+"""Codes that designs may name; :func:`radixpoint.quantization.codes.add_code` adds one."""
 AveragePool = Literal["division", "reciprocal"]
 
 
@@ -90,18 +98,20 @@ class BinaryPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     scope: Scope = "tensor"
-    rule: Rule = None  # type: ignore[assignment]  # set below, by the scope
+    rule: str = ""  # set below, by the scope
     percentile: float = 99.99
 
     def __post_init__(self) -> None:
         check_names(self, scope=Scope)
-        if self.rule is None:
+        if not self.rule:
             force_setattr(self, "rule", "loss" if self.scope in ("network", "class") else "max")
-        check_names(self, rule=Rule)
+        if self.rule not in RULE_SCOPES:
+            raise DesignError(f"rule {self.rule!r}: expected one of {', '.join(RULE_SCOPES)}")
         if not 50 < self.percentile <= 100:
             raise DesignError(f"percentile {self.percentile}: expected above 50, at most 100")
-        if self.rule == "sqnr" and self.scope in ("network", "class"):
-            raise DesignError(f"rule sqnr with scope {self.scope}: expected scope tensor or channel")
+        if self.scope not in RULE_SCOPES[self.rule]:
+            known = " or ".join(scope for scope in get_args(Scope) if scope in RULE_SCOPES[self.rule])
+            raise DesignError(f"rule {self.rule} with scope {self.scope}: expected scope {known}")
 
 
 class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -113,11 +123,12 @@ class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         exponent_bits: of ``float``.
     """
 
-    kind: CodeKind
+    kind: str
     exponent_bits: int = 3
 
     def __post_init__(self) -> None:
-        check_names(self, kind=CodeKind)
+        if self.kind not in CODE_KINDS:
+            raise DesignError(f"kind {self.kind!r}: expected one of {', '.join(sorted(CODE_KINDS))}")
         if not 1 <= self.exponent_bits <= 4:
             raise DesignError(f"{self.exponent_bits} exponent bits: expected 1..4")
 

@@ -18,12 +18,13 @@ from radixpoint.errors import DesignError
 from radixpoint.ir.graph import Graph
 from radixpoint.ir.network import IntGraph
 from radixpoint.measure.calibrate import Ranges
-from radixpoint.quantization.choose import choose_formats
 from radixpoint.quantization.design import Design, Widths
 from radixpoint.quantization.equalize import equalized
 from radixpoint.quantization.lower import ParameterCache, lower
 from radixpoint.quantization.patches import Patches, sampled_patches
 from radixpoint.quantization.refine import Refiner
+from radixpoint.quantization.rules import choose_formats
+from radixpoint.quantization.rules.question import Question
 from radixpoint.quantization.sites import (
     Formats,
     Key,
@@ -157,12 +158,14 @@ class Quantizer:
             if getattr(design, field) is Rounding.STOCHASTIC:
                 design = replace(design, **{field: Rounding.RND})
         return choose_formats(
-            self.graph,
-            self.ranges,
-            design,
-            self._parameters(design),
-            lambda f: self.loss(design, f),
-            lambda: self.patches,
+            Question(
+                self.graph,
+                self.ranges,
+                design,
+                self._parameters(design),
+                lambda f: self.loss(design, f),
+                lambda: self.patches,
+            )
         )
 
     def _chosen_by_loss(self, design: Design) -> Formats:

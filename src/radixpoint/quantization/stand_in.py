@@ -16,9 +16,10 @@ from radixpoint.arithmetic.cast import dequantize
 from radixpoint.engines import BlasEngine, quantize_images
 from radixpoint.ir.graph import Graph
 from radixpoint.measure.calibrate import Ranges
-from radixpoint.quantization.choose import choose_formats
 from radixpoint.quantization.design import BinaryPoint, Design, Widths
 from radixpoint.quantization.lower import lower
+from radixpoint.quantization.rules import choose_formats
+from radixpoint.quantization.rules.question import Question
 from radixpoint.quantization.sites import stored_parameters
 
 WORD_LENGTH, WEIGHTS = 24, 16
@@ -42,7 +43,7 @@ def stand_in(graph: Graph, ranges: Ranges) -> Operands:
         binary_point=BinaryPoint(scope="channel", rule="max"),
     )
     stored = stored_parameters(graph, design)
-    network = lower(graph, choose_formats(graph, ranges, design, stored), stored, design)
+    network = lower(graph, choose_formats(Question(graph, ranges, design, stored)), stored, design)
     names = {
         network.tensors[step.name].layer: step.inputs[0] for step in network.steps if step.family == "product"
     }

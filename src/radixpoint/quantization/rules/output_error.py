@@ -1,4 +1,4 @@
-"""Binary points by the error of a layer's output: those of its weights and of what they multiply, together.
+"""Rule ``sqnr``: binary points by the error of a layer's output, of weights and what they multiply together.
 
 A layer computes w x; quantized, Q(w) Q(x). What is made small is the sum over output channels of
 a^2 E|w x - Q(w) Q(x)|^2, over patches x of the float network, with a the factor of the batch normalization
@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixpoint.quantization.codes import Grid
-from radixpoint.quantization.sites import Site, largest_fractions
+from radixpoint.quantization.design import Scope
+from radixpoint.quantization.rules.question import Need, Question
+from radixpoint.quantization.rules.statistic import own_formats
+from radixpoint.quantization.sites import Formats, Site, affine_parameters, largest_fractions
 
 WEIGHT_CANDIDATES = 3
 OPERAND_CANDIDATES = 6
@@ -104,3 +107,41 @@ def best_fractions(
     if best is None:
         raise ValueError("no candidates for the operand")
     return best[1], best[2]
+
+
+def by_output(question: Question, formats: Formats, operands: bool) -> Formats:
+    """Binary points of weights by the layers' outputs; with ``operands`` those of what they multiply too."""
+    if question.patches is None:
+        raise ValueError("this rule needs patches")
+    graph, design = question.graph, question.design
+    sites_by_key = {site.key: site for site in question.sites}
+    result = dict(formats)
+    for name, seen in question.patches().items():
+        weight, operand = sites_by_key[name, "weight"], sites_by_key[name, "operand"]
+        candidates = operand_candidates(operand) if operands else formats[operand.key].fraction_lengths
+        values = question.stored[weight.key].values
+        behind = graph.consumers(name)
+        factors = np.ones(len(values))
+        if [layer.op for layer in behind] == ["batch_norm"] and design.batch_norm != "folded":
+            factors, _ = affine_parameters(graph, behind[0])
+        fraction, fractions = best_fractions(
+            weight, values, operand, candidates, seen, question.by_channel(weight), factors
+        )
+        result[operand.key] = operand.format((fraction,))
+        result[weight.key] = weight.format(tuple(fractions.tolist()))
+    return result
+
+
+class ByOutputError:
+    """``sqnr``: least error of a layer's output, over the binary points of its weights and of what they
+    multiply together; ``mse`` for everything else."""
+
+    scopes: frozenset[Scope] = frozenset({"tensor", "channel"})
+
+    def needs(self, shared: bool) -> frozenset[Need]:
+        """Patches."""
+        return frozenset({"patches"})
+
+    def choose(self, question: Question) -> Formats:
+        """See :class:`radixpoint.quantization.rules.question.Rule`."""
+        return by_output(question, own_formats(question, question.design.binary_point), operands=True)

@@ -1,0 +1,70 @@
+"""Rule ``loss``: class probabilities nearest to those of float on calibration images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from msgspec.structs import replace
+
+from radixpoint.quantization.design import SCOPES
+from radixpoint.quantization.rules.output_error import by_output
+from radixpoint.quantization.rules.question import Group, Need, Question, formats_of
+from radixpoint.quantization.rules.statistic import own_formats, shared_fraction
+from radixpoint.quantization.sites import Formats
+
+_PERCENTILES = (100.0, 99.99, 99.97, 99.95, 99.9, 99.85, 99.8, 99.7, 99.5)
+"""Shares of activations that are in turn kept from saturating, where no binary point is shared."""
+
+
+class ByLoss:
+    """Shared binary points start from ``mse`` and move one at a time while that lowers the loss. Where each
+    tensor has its own, one share of activations that may not saturate is chosen for all, then ``max`` or
+    ``mse`` for parameters, or ``sqnr`` for weights; or ``sqnr`` for weights and what they multiply."""
+
+    scopes = SCOPES
+
+    def needs(self, shared: bool) -> frozenset[Need]:
+        """The loss; and patches, where each tensor has its own binary point."""
+        return frozenset({"loss"} if shared else {"loss", "patches"})
+
+    def choose(self, question: Question) -> Formats:
+        """See :class:`radixpoint.quantization.rules.question.Rule`."""
+        loss = question.loss
+        if loss is None:
+            raise ValueError("rule 'loss' needs a loss")
+        if question.shared:
+            groups = question.groups
+            point = question.design.binary_point
+            start = {group: shared_fraction(own, point) for group, own in groups.items()}
+            best = _descend(start, lambda fractions: loss(formats_of(groups, fractions)))
+            return formats_of(groups, best)
+        plain = question.ruled("max").design.binary_point
+        mse = question.ruled("mse").design.binary_point
+        everywhere = by_output(question, own_formats(question, question.design.binary_point), operands=True)
+        shares = {share: replace(plain, rule="percentile", percentile=share) for share in _PERCENTILES}
+        first = {share: own_formats(question, plain, one) for share, one in shares.items()}
+        share = min(first, key=lambda share: loss(first[share]))
+        candidates = [
+            first[share],
+            own_formats(question, mse, shares[share]),
+            by_output(question, first[share], operands=False),
+            everywhere,
+        ]
+        return min(candidates, key=loss)
+
+
+def _descend(start: dict[Group, int], loss: Callable[[Mapping[Group, int]], float]) -> dict[Group, int]:
+    """Coordinate descent: move each shared binary point up or down by one while the loss falls."""
+    best, best_loss = dict(start), loss(start)
+    improved = True
+    while improved:
+        improved = False
+        for group in start:
+            for step in (1, -1):
+                while True:
+                    trial = {**best, group: best[group] + step}
+                    trial_loss = loss(trial)
+                    if trial_loss >= best_loss:
+                        break
+                    best, best_loss, improved = trial, trial_loss, True
+    return best
