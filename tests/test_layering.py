@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -102,3 +103,16 @@ def test_the_oracle_imports_nothing_of_the_package() -> None:
 def test_torch_is_imported_only_when_used() -> None:
     code = "import sys, radixpoint.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_picture_is_of_this_code() -> None:
+    spec = importlib.util.spec_from_file_location("house", ROOT / "docs" / "house.py")
+    assert spec is not None
+    assert spec.loader is not None
+    house = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(house)
+    assert house.wings() == WINGS
+    shown = house.digest(house.reduced(house.imported()))
+    picture = (ROOT / "docs" / "architecture.svg").read_text()
+    assert shown in picture, "python docs/house.py draws it again"
+    assert house.reduced({"a": [], "b": ["a"], "c": ["a", "b"]}) == {"a": [], "b": ["a"], "c": ["b"]}
