@@ -43,7 +43,7 @@ def read_regular(path: str | Path, most: int) -> bytes:
 
 
 def is_partial(path: Path) -> bool:
-    """Whether a file is one that :func:`write_whole` had not finished."""
+    """Whether a file is one that ``write_whole`` had not finished."""
     return path.name.startswith(".") and path.name.endswith(_PARTIAL)
 
 
@@ -130,13 +130,13 @@ def write_record(path: Path, data: bytes) -> None:
     """Write a file of a cache: with a checksum of its content and its name.
 
     Raises:
-        RunError: as :func:`write_whole`.
+        RunError: as ``write_whole``.
     """
     write_whole(path, _RECORD + _checksum(path, data) + b"\n" + data)
 
 
 def read_record(path: Path) -> bytes | None:
-    """What :func:`write_record` wrote there; None if that is damaged, or another file's.
+    """What ``write_record`` wrote there; None if that is damaged, or another file's.
 
     Raises:
         FileNotFoundError: there is none.

@@ -116,11 +116,11 @@ class Cost:
         macs: multiplications of convolutions and fully connected layers.
         scalings: multiplications of batch normalization and pooling.
         conv_bits, scale_bits: largest operand word lengths of each: (activation, parameter).
-        multiplier_cost: see :func:`multiplier_cost`.
-        bit_operations: BOPs with additions, see :func:`bit_operations`.
+        multiplier_cost: see ``multiplier_cost``.
+        bit_operations: BOPs with additions, see ``bit_operations``.
         weight_bits, parameter_bits: stored weights, and all other parameters.
         activation_bits: memory of the activations that live at the same time, at their word lengths.
-        energy: pJ of the arithmetic, see :func:`multiply_energy` and :func:`add_energy`.
+        energy: pJ of the arithmetic, see ``multiply_energy`` and ``add_energy``.
     """
 
     macs: int

@@ -46,8 +46,8 @@ class AcceleratorCost:
         clocks: from start to done.
         busy: share of lanes x lanes x clocks in which a multiplier has a product to make.
         memories: bits of each, by name; ``weights`` and ``parameters`` are outside the chip.
-        energy: pJ by what spends it; see :mod:`radixpoint.accelerator.cost` for the constants.
-        dsps: DSP48E2 blocks if products share them (:func:`radixpoint.accelerator.cost.products_per_dsp`).
+        energy: pJ by what spends it; see ``radixpoint.accelerator.cost`` for the constants.
+        dsps: DSP48E2 blocks if products share them (``radixpoint.accelerator.cost.products_per_dsp``).
     """
 
     lanes: int
@@ -124,7 +124,7 @@ def accelerator_area(
     """Synthesize one multiplier with its accumulator and one lane, and count them.
 
     Args:
-        sizes: of :class:`AcceleratorCost`.
+        sizes: of ``AcceleratorCost``.
         lanes: values of a vector.
         progress: called with what is synthesized next, how many are done, and how many there are.
 

@@ -192,7 +192,7 @@ class Machine:
 
     @cached_property
     def lane_values(self) -> tuple[dict[str, Ints], ...]:
-        """:meth:`lane_parameters` of every pass."""
+        """``lane_parameters`` of every pass."""
         return tuple(self.lane_parameters(one) for one in self.schedule.passes)
 
     def _has_places(self, number: int) -> bool:

@@ -102,7 +102,7 @@ def result_key(module: str, parameters: Mapping[str, int], flow: str) -> str:
 
 @cache
 def _shipped() -> dict[str, Synthesis]:
-    """Results in the package, by key: those of every module at every word length of :func:`module_table`."""
+    """Results in the package, by key: those of every module at every word length of ``module_table``."""
     path = files("radixpoint") / "accelerator" / "rtl" / "synthesis.json"
     return msgspec.json.decode(path.read_bytes(), type=dict[str, Synthesis]) if path.is_file() else {}
 
@@ -154,9 +154,9 @@ def synthesize(module: str, parameters: Mapping[str, int], flow: str) -> Synthes
     """Cells of a module of ``rtl/``.
 
     Args:
-        module: a key of :data:`USES`.
+        module: a key of ``USES``.
         parameters: of the module.
-        flow: a key of :data:`FLOWS`.
+        flow: a key of ``FLOWS``.
 
     Returns:
         What Yosys counts; from the package or the cache, if the same was synthesized before.
@@ -265,7 +265,7 @@ def module_costs(
 
 
 def module_table(word: int) -> dict[str, tuple[str, dict[str, int]]]:
-    """The modules at one word length: operands of ``word`` bits, sums of twice that plus :data:`GUARD`."""
+    """The modules at one word length: operands of ``word`` bits, sums of twice that plus ``GUARD``."""
     total = 2 * word + GUARD
     return {
         "multiply-accumulate": multiply_accumulate(word, word, total),

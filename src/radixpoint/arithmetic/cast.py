@@ -142,7 +142,7 @@ def cast(
         fraction_length: theirs; an integer or an array broadcastable to ``x``.
         to: the result's format.
         rounding, overflow: how values that ``to`` does not hold become ones that it holds.
-        draws: for STOCHASTIC, see :func:`random_draws`.
+        draws: for STOCHASTIC, see ``random_draws``.
         to_fraction_length: replaces ``to.fraction_length`` where it differs from channel to channel.
 
     Returns:
@@ -169,7 +169,7 @@ def quantize(
 
     Args:
         x: floats of any width up to binary64, any shape.
-        to, rounding, overflow, draws, to_fraction_length: as for :func:`cast`.
+        to, rounding, overflow, draws, to_fraction_length: as for ``cast``.
 
     Returns:
         int64 array of the shape of ``x``, within ``to.min .. to.max``.

@@ -1,7 +1,7 @@
 """Fixed-point formats, rounding and overflow modes, and exact result formats.
 
 A format says which real values are representable and nothing else; rounding and overflow belong to
-the conversion (:mod:`radixpoint.arithmetic.cast`). Normative text: ``docs/arithmetic.md``.
+the conversion (``radixpoint.arithmetic.cast``). Normative text: ``docs/arithmetic.md``.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class ImageSet:
         return replace(self, pixels=self.pixels[order], labels=self.labels[order])
 
     def parted(self, count: int) -> tuple[ImageSet, ImageSet]:
-        """The ``count`` images of :meth:`first`, and the others; the first part tells what was unreadable.
+        """The ``count`` images of ``first``, and the others; the first part tells what was unreadable.
 
         Raises:
             DataError: one of the two would be empty.

@@ -60,7 +60,7 @@ def make_engine(graph: IntGraph, name: str = "auto", threads: int = 0) -> Engine
 
     Args:
         graph: a verified IntGraph.
-        name: a key of :data:`ENGINES`, or ``auto``, see :func:`check_engine`.
+        name: a key of ``ENGINES``, or ``auto``, see ``check_engine``.
         threads: how many; 0 takes all cores. Results do not depend on it.
 
     Raises:

@@ -82,7 +82,7 @@ _ROUND: dict[Rounding, Callable[[Array], Array]] = {
 
 
 class BlasEngine:
-    """Runs an IntGraph; equal to :class:`ReferenceEngine` on every tensor.
+    """Runs an IntGraph; equal to ``ReferenceEngine`` on every tensor.
 
     Args:
         graph: a verified IntGraph.
@@ -100,7 +100,7 @@ class BlasEngine:
     def run(
         self, images: NDArray[np.int64], keep: Collection[str] | None = None
     ) -> dict[str, NDArray[np.int64]]:
-        """See :class:`radixpoint.engines.Engine`."""
+        """See ``radixpoint.engines.Engine``."""
         images, wanted = check_run(self.graph, images, keep)
         largest = max(math.prod(tensor.shape) for tensor in self.graph.tensors.values())
         share = -(-len(images) // self.threads)  # a thread's, at most

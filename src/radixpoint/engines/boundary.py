@@ -18,7 +18,7 @@ def check_threads(threads: int) -> int:
     """The number of threads asked for.
 
     Raises:
-        EngineError: fewer than 0 (all cores) or more than :data:`MAX_THREADS`.
+        EngineError: fewer than 0 (all cores) or more than ``MAX_THREADS``.
     """
     if not 0 <= threads <= MAX_THREADS:
         raise EngineError(f"{threads} threads: expected 0 (all cores) to {MAX_THREADS}")

@@ -1,4 +1,4 @@
-"""The former place of :mod:`radixpoint.measure.floating`; this name goes with version 1.0."""
+"""The former place of ``radixpoint.measure.floating``; this name goes with version 1.0."""
 
 from __future__ import annotations
 

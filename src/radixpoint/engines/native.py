@@ -518,12 +518,12 @@ class _Plan:
 
 
 class NativeEngine:
-    """Runs an IntGraph with the native kernels; equal to :class:`ReferenceEngine` on every tensor.
+    """Runs an IntGraph with the native kernels; equal to ``ReferenceEngine`` on every tensor.
 
     Args:
         graph: a verified IntGraph.
         threads: how many; 0 takes all cores. Results do not depend on it.
-        instruction_set: default: :func:`chosen_instruction_set`.
+        instruction_set: default: ``chosen_instruction_set``.
 
     Attributes:
         notes: one line for each step that runs in the exact fallback, and why.
@@ -558,7 +558,7 @@ class NativeEngine:
         ]
 
     def run(self, images: Ints, keep: Collection[str] | None = None) -> dict[str, Ints]:
-        """See :class:`radixpoint.engines.Engine`."""
+        """See ``radixpoint.engines.Engine``."""
         images, wanted = check_run(self.graph, images, keep)
         if self._process != os.getpid():  # a fork: whoever held the lock has no thread here
             self._lock, self._process = Lock(), os.getpid()

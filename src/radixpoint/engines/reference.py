@@ -73,7 +73,7 @@ class ReferenceEngine:
     def run(
         self, images: NDArray[np.int64], keep: Collection[str] | None = None
     ) -> dict[str, NDArray[np.int64]]:
-        """See :class:`radixpoint.engines.Engine`."""
+        """See ``radixpoint.engines.Engine``."""
         images, wanted = check_run(self.graph, images, keep)
         values: dict[str, Ints] = {self.graph.input: images}
         last = {name: i for i, step in enumerate(self.graph.steps) for name in step.inputs}

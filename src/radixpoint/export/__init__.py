@@ -1,7 +1,7 @@
 """Exports, and the proof that they compute the same integers.
 
 A target writes a folder, and can run what lies in such a folder: what it runs is an engine like any other,
-and :func:`verify_export` compares it with ours on every tensor.
+and ``verify_export`` compares it with ours on every tensor.
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ def export_network(
     images: Ints | None = None,
     options: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a network for another tool, with all that :func:`verify_export` needs.
+    """Write a network for another tool, with all that ``verify_export`` needs.
 
     Args:
         network: a verified IntGraph.
-        target: a key of :data:`TARGETS`.
+        target: a key of ``TARGETS``.
         out: the folder; new, or an unchanged earlier export, which is replaced.
         images: stored integers of the input (int64, batch first) to verify on; default: seeded random ones.
         options: of the target.

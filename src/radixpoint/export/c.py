@@ -386,14 +386,14 @@ class CTarget:
     steps = FIXED_POINT
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
-        """See :class:`radixpoint.export.target.Target`; option ``parameters``: ``arrays`` or ``blob``."""
+        """See ``radixpoint.export.target.Target``; option ``parameters``: ``arrays`` or ``blob``."""
         chosen = options.get("parameters")
         if chosen not in (None, "arrays", "blob"):
             raise ExportError(f"option parameters={chosen!r}: expected arrays or blob")
         return Source(network, None if chosen is None else chosen == "blob").files()
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, TracedProgram]:
-        """See :class:`radixpoint.export.target.Target`."""
+        """See ``radixpoint.export.target.Target``."""
         cc = tool("CC", "cc", "gcc", "clang")
         sources = [
             str(folder / n) for n in ("network.c", "parameters.c", "harness.c") if (folder / n).exists()

@@ -386,11 +386,11 @@ class HlsTarget:
     steps = FIXED_POINT
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
-        """See :class:`radixpoint.export.target.Target`."""
+        """See ``radixpoint.export.target.Target``."""
         return _Source(network).files()
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, TracedProgram]:
-        """See :class:`radixpoint.export.target.Target`."""
+        """See ``radixpoint.export.target.Target``."""
         cxx = tool("CXX", "c++", "g++", "clang++")
 
         def program(flavour: str, defines: list[str]) -> TracedProgram:

@@ -120,13 +120,13 @@ class Hls4mlTarget:
     steps = FIXED_POINT
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
-        """See :class:`radixpoint.export.target.Target`."""
+        """See ``radixpoint.export.target.Target``."""
         config = _Config(network)
         contents = {FILE: config.make(), DIFFERENCES: config.differences}
         return {n: msgspec.json.format(msgspec.json.encode(c), indent=2) + b"\n" for n, c in contents.items()}
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, Engine]:
-        """See :class:`radixpoint.export.target.Target`."""
+        """See ``radixpoint.export.target.Target``."""
         raise ExportError(
             f"{folder}: a configuration computes nothing: convert your module with it (docs/export.md); for "
             "C++ that is verified, export --to hls"

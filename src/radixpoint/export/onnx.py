@@ -208,7 +208,7 @@ def every_tensor(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelPr
 
 
 class OnnxProgram:
-    """An :class:`radixpoint.engines.Engine` that runs the exported model with onnxruntime."""
+    """An ``radixpoint.engines.Engine`` that runs the exported model with onnxruntime."""
 
     def __init__(self, network: IntGraph, path: Path) -> None:
         self.network, self.plan = network, Plan(network)
@@ -230,7 +230,7 @@ class OnnxProgram:
         return self._sessions[names]
 
     def run(self, images: NDArray[np.int64], keep: Collection[str] | None = None) -> dict[str, Ints]:
-        """See :class:`radixpoint.engines.Engine`."""
+        """See ``radixpoint.engines.Engine``."""
         wanted = [self.network.output] if keep is None else list(keep)
         computed = [name for name in wanted if name != self.network.input]
         names = sorted({self.plan.identifiers[name] for name in computed})
@@ -253,9 +253,9 @@ class OnnxTarget:
     steps = FIXED_POINT
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
-        """See :class:`radixpoint.export.target.Target`."""
+        """See ``radixpoint.export.target.Target``."""
         return {FILE: _Integers(network).write()}
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, OnnxProgram]:
-        """See :class:`radixpoint.export.target.Target`."""
+        """See ``radixpoint.export.target.Target``."""
         return {"onnxruntime": OnnxProgram(network, folder / FILE)}

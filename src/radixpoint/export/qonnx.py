@@ -252,7 +252,7 @@ class _RealValues(ModelBuilder):
 
 
 class QonnxProgram:
-    """An :class:`radixpoint.engines.Engine` that runs the exported model with the qonnx package."""
+    """An ``radixpoint.engines.Engine`` that runs the exported model with the qonnx package."""
 
     def __init__(self, network: IntGraph, path: Path) -> None:
         try:
@@ -267,7 +267,7 @@ class QonnxProgram:
             raise ExportError(f"{path}: qonnx does not read it: {error}") from None
 
     def run(self, images: Ints, keep: Collection[str] | None = None) -> dict[str, Ints]:
-        """See :class:`radixpoint.engines.Engine`; image by image, as QONNX has no batch."""
+        """See ``radixpoint.engines.Engine``; image by image, as QONNX has no batch."""
         from qonnx.core.onnx_exec import execute_onnx
 
         wanted = [self.network.output] if keep is None else list(keep)
@@ -301,9 +301,9 @@ class QonnxTarget:
     steps = FIXED_POINT
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
-        """See :class:`radixpoint.export.target.Target`."""
+        """See ``radixpoint.export.target.Target``."""
         return {FILE: _RealValues(network).write()}
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, QonnxProgram]:
-        """See :class:`radixpoint.export.target.Target`."""
+        """See ``radixpoint.export.target.Target``."""
         return {"qonnx": QonnxProgram(network, folder / FILE)}

@@ -82,7 +82,7 @@ def pipe(program: Sequence[str], images: Ints, values: int) -> Ints:
 
 
 class TracedProgram:
-    """An :class:`radixpoint.engines.Engine` over exported source: one build traces, the other is fast.
+    """An ``radixpoint.engines.Engine`` over exported source: one build traces, the other is fast.
 
     Args:
         network: what was exported.

@@ -14,7 +14,7 @@ from pathlib import Path
 from radixpoint.errors import ExportError
 
 TIME_LIMIT = 3600.0
-"""Seconds that one program may take, unless :data:`time_limit` is set."""
+"""Seconds that one program may take, unless ``time_limit`` is set."""
 time_limit: ContextVar[float] = ContextVar("time_limit", default=TIME_LIMIT)
 
 
@@ -56,7 +56,7 @@ def run_tool(
         folder: to run in.
 
     Raises:
-        ExportError: it cannot be started, or takes longer than :data:`time_limit` allows.
+        ExportError: it cannot be started, or takes longer than ``time_limit`` allows.
     """
     limit = time_limit.get()
     try:

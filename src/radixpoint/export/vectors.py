@@ -29,7 +29,7 @@ def _words(values: Ints, form: TensorFormat) -> list[str]:
 
 
 def _integers(words: list[str], form: TensorFormat, where: str) -> Ints:
-    """The inverse of :func:`_words`."""
+    """The inverse of ``_words``."""
     try:
         values = [int(word, 16) for word in words]
     except ValueError as error:
@@ -119,7 +119,7 @@ class StoredTensors:
         self.network, self.images, self.tensors = network, images, tensors
 
     def run(self, images: Ints, keep: Collection[str] | None = None) -> dict[str, Ints]:
-        """See :class:`radixpoint.engines.Engine`."""
+        """See ``radixpoint.engines.Engine``."""
         places = [self._place(image) for image in images]
         wanted = {self.network.output} if keep is None else keep
         return {name: self.tensors(name)[places] for name in wanted}
@@ -140,7 +140,7 @@ class VectorsTarget:
     steps = FIXED_POINT
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
-        """See :class:`radixpoint.export.target.Target`.
+        """See ``radixpoint.export.target.Target``.
 
         Option ``memory``: hex, coe, mif, raw, joined by ``+``.
         """

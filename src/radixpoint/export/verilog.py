@@ -84,7 +84,7 @@ def verilate(
 
 
 class VerilatedTestbench:
-    """An :class:`radixpoint.engines.Engine` over the testbench of an export folder.
+    """An ``radixpoint.engines.Engine`` over the testbench of an export folder.
 
     Attributes:
         clocks: that the images of the last run took.
@@ -100,7 +100,7 @@ class VerilatedTestbench:
         return verilate(sources, self.scratch / "verilated", brief=self.machine.clocks() < _BRIEF)
 
     def run(self, images: Ints, keep: Collection[str] | None = None) -> dict[str, Ints]:
-        """See :class:`radixpoint.engines.Engine`."""
+        """See ``radixpoint.engines.Engine``."""
         fed = self.scratch / "images.hex"
         fed.write_text("\n".join(self.machine.image_words(np.asarray(images))) + "\n")
         results = self.scratch / ("logits.hex" if keep is None else "trace.bin")
@@ -181,7 +181,7 @@ class VerilogTarget:
     steps = FIXED_POINT
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
-        """See :class:`radixpoint.export.target.Target`; option ``lanes``: values of a vector, default 16."""
+        """See ``radixpoint.export.target.Target``; option ``lanes``: values of a vector, default 16."""
         machine = _machine(network, options)
         logits = make_engine(network).run(images)[network.output]
         numbers = {**machine.parameters, "COUNT": len(images)}
@@ -205,7 +205,7 @@ class VerilogTarget:
         return {name: text.encode() for name, text in texts.items()}
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, VerilatedTestbench]:
-        """See :class:`radixpoint.export.target.Target`."""
+        """See ``radixpoint.export.target.Target``."""
         manifest = read_manifest(folder)
         return {
             "verilator": VerilatedTestbench(network, _machine(network, manifest.options), folder, scratch)

@@ -1,4 +1,4 @@
-"""Importers: a model file or module becomes a :class:`radixpoint.ir.graph.Graph`.
+"""Importers: a model file or module becomes a ``radixpoint.ir.graph.Graph``.
 
 Batch normalization stays a layer of its own: importing never folds it. A framework is imported only when
 its importer runs.

@@ -1,7 +1,7 @@
 """The domain of everything that a network may say: the one place that states what is sane.
 
-A file or a caller may hand over anything. What :func:`check_attributes`, :func:`check_shape` and
-:func:`check_parameter_shape` let through, every engine computes alike; the rest is refused with what was
+A file or a caller may hand over anything. What ``check_attributes``, ``check_shape`` and
+``check_parameter_shape`` let through, every engine computes alike; the rest is refused with what was
 given and what was expected. ``docs/ops.md`` lists the same limits.
 """
 

@@ -1,4 +1,4 @@
-"""A trained network in real values: :class:`Graph`.
+"""A trained network in real values: ``Graph``.
 
 Shapes never include the batch axis. Axis 0 of a tensor is its channel; axis 0 of weights the output channel.
 """
@@ -36,7 +36,7 @@ def _frozen_arrays(arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[A
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of a network: ``op`` is a row of :data:`radixpoint.ir.ops.LAYERS`.
+    """One layer of a network: ``op`` is a row of ``radixpoint.ir.ops.LAYERS``.
 
     ``parameters`` maps each role (``weight``, ``gamma``, ...) to a key of ``Graph.parameters``. The name of
     the result is the name of the layer.

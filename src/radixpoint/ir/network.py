@@ -1,4 +1,4 @@
-"""A quantized network in stored integers and casts: :class:`IntGraph`.
+"""A quantized network in stored integers and casts: ``IntGraph``.
 
 Shapes never include the batch axis. Axis 0 of a tensor is its channel; axis 0 of weights the output channel.
 """
@@ -60,7 +60,7 @@ class IntParameter:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One integer operation: ``op`` is a row of :data:`radixpoint.ir.ops.STEPS`; it writes ``name``."""
+    """One integer operation: ``op`` is a row of ``radixpoint.ir.ops.STEPS``; it writes ``name``."""
 
     name: str
     op: str
@@ -159,7 +159,7 @@ class IntGraph:
     def run(
         self, images: NDArray[np.int64], keep: Collection[str] | None = None
     ) -> dict[str, NDArray[np.int64]]:
-        """Run the network on the fastest engine here; :func:`radixpoint.make_engine` chooses another.
+        """Run the network on the fastest engine here; ``radixpoint.make_engine`` chooses another.
 
         Args:
             images: stored integers in the input's format, batch first.

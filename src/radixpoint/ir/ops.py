@@ -1,7 +1,7 @@
 """THE table of operators.
 
-Two levels, one row an operator. A :class:`LayerOp` is what a network is made of; its ``lower`` writes it
-as steps. A :class:`StepOp` is exact integer arithmetic, save ``cast`` and ``divide``, which are the only
+Two levels, one row an operator. A ``LayerOp`` is what a network is made of; its ``lower`` writes it
+as steps. A ``StepOp`` is exact integer arithmetic, save ``cast`` and ``divide``, which are the only
 steps that round. Every step has a shape rule and a rule for the range of its result, from which
 accumulator widths are proven. Normative text: ``docs/ops.md``; a test walks both.
 """

@@ -42,7 +42,7 @@ def channel_last(values: Ints, shape: tuple[int, ...]) -> Ints:
 
 
 def channel_first(values: Ints, shape: tuple[int, ...]) -> Ints:
-    """The inverse of :func:`channel_last`; ``values`` is (batch, anything)."""
+    """The inverse of ``channel_last``; ``values`` is (batch, anything)."""
     height, width, channels = extents(shape)
     if len(shape) != 3:
         return values.reshape(len(values), *shape)

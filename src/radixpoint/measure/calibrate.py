@@ -1,7 +1,7 @@
 """Graph + images -> Ranges: all that is measured of the float network, once.
 
 Floats are added in another order on another processor, and their last bits differ. So what is measured is
-kept (:meth:`Ranges.save`), and from it every machine gets the same formats, networks and verdicts.
+kept (``Ranges.save``), and from it every machine gets the same formats, networks and verdicts.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Statistics:
         return Statistics(low, high, moved.reshape(self.counts.shape), unit)
 
     def is_sane(self) -> bool:
-        """Whether the arrays are what :meth:`of` gives."""
+        """Whether the arrays are what ``of`` gives."""
         channels = len(self.low)
         kinds = self.low.dtype == self.high.dtype == np.float64 and self.counts.dtype.kind == "u"
         shapes = self.low.shape == self.high.shape == (channels,) and self.counts.shape == (channels, BINS)
@@ -229,7 +229,7 @@ class Ranges:
             raise DataError(f"a sample of {self.sample.shape} with logits of {self.logits.shape}")
 
     def encoded(self) -> bytes:
-        """The file that :meth:`save` writes: the same measurements give the same bytes."""
+        """The file that ``save`` writes: the same measurements give the same bytes."""
         everything = [*self.tensors.values(), *self.normalized.values()]
         about = _About(
             *(1, self.network, self.images, list(self.tensors), list(self.normalized)),
@@ -257,7 +257,7 @@ class Ranges:
 
     @classmethod
     def decoded(cls, data: bytes) -> Ranges:
-        """What :meth:`encoded` gave; the archive's checksums tell damage.
+        """What ``encoded`` gave; the archive's checksums tell damage.
 
         Raises:
             DataError: not ranges, or damaged.
@@ -293,7 +293,7 @@ class Ranges:
 
     @classmethod
     def load(cls, path: str | Path) -> Ranges:
-        """Read what :meth:`save` wrote.
+        """Read what ``save`` wrote.
 
         Raises:
             DataError: no such file, not ranges, or damaged.

@@ -161,7 +161,7 @@ def layer_sqnr(graph: Graph, quantized: IntGraph, inputs: NDArray[np.float32]) -
     no room in its format, so its own noise means nothing), and one without a quantized counterpart.
 
     Raises:
-        DesignError: as :func:`check_comparable`.
+        DesignError: as ``check_comparable``.
     """
     check_comparable(quantized)
     pairs = {t.value: name for name, t in quantized.tensors.items() if t.value not in (None, graph.input)}

@@ -51,7 +51,7 @@ def _log_choose(n: int) -> NDArray[np.float64]:
 
 
 def _binomial(n: int, p: float, choose: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities of 0..n hits; ``choose`` as of :func:`_log_choose`."""
+    """Probabilities of 0..n hits; ``choose`` as of ``_log_choose``."""
     if p <= 0 or p >= 1:
         return np.asarray(np.eye(1, n + 1, 0 if p <= 0 else n)[0])
     hits = np.arange(n + 1)

@@ -39,7 +39,7 @@ RULE_SCOPES: dict[str, frozenset[Scope]] = {
 BatchNorm = Literal["affine", "staged", "folded"]
 Technique = Literal["offsets", "columns", "units"]
 CODE_KINDS: set[str] = {"float", "log2", "log_sqrt2", "codebook"}
-"""Codes that designs may name; :func:`radixpoint.quantization.codes.add_code` adds one."""
+"""Codes that designs may name; ``radixpoint.quantization.codes.add_code`` adds one."""
 AveragePool = Literal["division", "reciprocal"]
 
 
@@ -115,7 +115,7 @@ class BinaryPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How values are coded where they are not fixed-point; see :mod:`radixpoint.quantization.codes`.
+    """How values are coded where they are not fixed-point; see ``radixpoint.quantization.codes``.
 
     Attributes:
         kind: ``float``: short floating point. ``log2``, ``log_sqrt2``: sign and logarithm to that base.
@@ -191,9 +191,9 @@ class Design(
         seed: of STOCHASTIC rounding.
         unsigned: operands of ``conv`` and ``fc`` that a ReLU keeps from being negative have no sign bit.
         codes: weights and activations that are not fixed-point.
-        equalize: powers of two are first moved between channels (:mod:`radixpoint.quantization.equalize`).
+        equalize: powers of two are first moved between channels (``radixpoint.quantization.equalize``).
         refine: how stored integers are improved on calibration images
-            (:mod:`radixpoint.quantization.refine`); none rounds each parameter by itself.
+            (``radixpoint.quantization.refine``); none rounds each parameter by itself.
     """
 
     version: Literal[1] = 1

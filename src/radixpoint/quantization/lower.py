@@ -83,7 +83,7 @@ def _parameter_overflow(design: Design) -> Overflow:
 
 
 class _Lowerer:
-    """Implements :class:`radixpoint.ir.ops.Lowering` for one layer after the other."""
+    """Implements ``radixpoint.ir.ops.Lowering`` for one layer after the other."""
 
     def __init__(
         self,
@@ -302,7 +302,7 @@ def lower(
     """Write a network as stored integers and casts.
 
     Where a sum of two terms that are far apart does not fit 64 bits, binary points move
-    (:mod:`radixpoint.quantization.settle`).
+    (``radixpoint.quantization.settle``).
 
     Args:
         graph: the network.

@@ -212,7 +212,7 @@ def quantize(graph: Graph, ranges: Ranges, design: Design, calibration: ImageSet
 
     Args:
         graph: the network.
-        ranges: of its tensors, from :func:`radixpoint.calibrate`.
+        ranges: of its tensors, from ``radixpoint.calibrate``.
         design: word lengths, scopes and conversions.
         calibration: the images, for a design that refines.
 

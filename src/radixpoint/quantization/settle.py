@@ -3,7 +3,7 @@
 An exact sum has the binary point of its finer term. Where training has all but switched a channel off, a
 factor of 1e-20 beside an offset of 1 makes a sum of 100 bits. Stored with fewer fraction bits, in the end as
 zero, such a term changes the sum by less than 2**-20 of the coarser term's last place (words of 16 bits), and
-the sum stays within :data:`radixpoint.arithmetic.formats.MAX_ACCUMULATOR` bits.
+the sum stays within ``radixpoint.arithmetic.formats.MAX_ACCUMULATOR`` bits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Word lengths layer by layer: what each costs in accuracy, measured once, and the cheapest that may be lost.
 
 The loss of a network is how far its class probabilities on calibration images (no labels) are from those of
-float (:func:`radixpoint.quantization.quantize.divergence`). Errors of different layers are nearly
+float (``radixpoint.quantization.quantize.divergence``). Errors of different layers are nearly
 independent, so their squares add: the loss of a design is about the sum of the losses of its layers, each
 measured with all others at the longest word length. What that sum predicts is only ever used to propose
 designs; each is judged on images.
@@ -55,7 +55,7 @@ class Products:
         """Of one image.
 
         ``multipliers``: partial-product bits. ``bops``: with the additions (see
-        :class:`radixpoint.accelerator.cost.Cost`). ``energy``: pJ of multiplications and additions, in the
+        ``radixpoint.accelerator.cost.Cost``). ``energy``: pJ of multiplications and additions, in the
         accumulator that operands of any value need. ``gates``, ``luts``: area of a multiplier with its
         accumulator, in gate equivalents or look-up tables without DSPs, for each of the multiplications: a
         layer with multipliers of its own needs as many as its share of the products, to keep pace with the
@@ -99,7 +99,7 @@ class Constraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def product_layers(graph: Graph, unsigned: bool = False) -> dict[str, Products]:
     """Every convolution and fully connected layer, in execution order.
 
-    ``unsigned`` as in :class:`radixpoint.quantization.design.Design`.
+    ``unsigned`` as in ``radixpoint.quantization.design.Design``.
     """
     found = {}
     without_sign = never_negative(graph) if unsigned else frozenset()
@@ -229,7 +229,7 @@ class Sensitivity(msgspec.Struct, frozen=True):
 def check_constraints(
     layers: Mapping[str, Products], lengths: Sequence[int], constraints: Constraints, others: int = 0
 ) -> None:
-    """See that some allocation meets the constraints. ``others``: bits of :func:`other_parameters`.
+    """See that some allocation meets the constraints. ``others``: bits of ``other_parameters``.
 
     Raises:
         DesignError: a fixed layer that the network does not have, an impossible word length, a memory that
@@ -376,7 +376,7 @@ def allocate(
     """The cheapest word lengths whose predicted loss is at most ``budget``: an integer program.
 
     The solution is proven optimal by HiGHS, up to its tolerances. ``others``: bits of
-    :func:`other_parameters`, which count for the memory.
+    ``other_parameters``, which count for the memory.
 
     Returns:
         The word lengths, or None if none stays within the budget.
@@ -399,7 +399,7 @@ def frontier(
     """Cheapest allocations for ``points`` losses in geometric steps.
 
     The first loss is the smallest that the constraints allow, the last that of the cheapest allocation, or
-    one bit: nothing is left of a network beyond. ``others`` as in :func:`allocate`.
+    one bit: nothing is left of a network beyond. ``others`` as in ``allocate``.
 
     Returns:
         Different allocations; ascending loss, descending cost.

@@ -21,7 +21,7 @@ class Criterion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         limit: in percentage points.
         confidence: None judges the images that were looked at, as the paper does. Else the drop on images
             that nobody looked at is within the limit, for all answers of a search together, with at least
-            this probability (:mod:`radixpoint.searching.strategies` says how).
+            this probability (``radixpoint.searching.strategies`` says how).
 
     Raises:
         DesignError: an unknown metric, or a number that cannot be meant.

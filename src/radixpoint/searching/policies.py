@@ -141,13 +141,13 @@ POLICIES: Mapping[str, Policy] = {
         _with(codes={"weights": {"kind": "codebook"}}),
     ),
 }
-"""By name. ``greedy`` and ``per-layer`` are searched otherwise, see :mod:`radixpoint.searching`."""
+"""By name. ``greedy`` and ``per-layer`` are searched otherwise, see ``radixpoint.searching``."""
 
 
 def check_policy(policy: str, lengths: Sequence[int], bn: int, options: Options, graph: Graph) -> None:
     """See that a policy has a design at both ends of the word lengths.
 
-    Those by layer (:mod:`radixpoint.searching.allocate`) start from the designs of ``separate``.
+    Those by layer (``radixpoint.searching.allocate``) start from the designs of ``separate``.
 
     Raises:
         DesignError: it has none there.

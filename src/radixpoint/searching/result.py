@@ -1,4 +1,4 @@
-"""What a search found: ``result.json`` is :class:`Result`, and ``docs/result.md`` says the same in words.
+"""What a search found: ``result.json`` is ``Result``, and ``docs/result.md`` says the same in words.
 
 Accuracies are in percent, drops in percentage points, costs in partial-product bits an image.
 """

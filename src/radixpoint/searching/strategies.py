@@ -4,7 +4,7 @@ With confidence, a search makes one promise for all its answers together: with a
 each of them is within the limit on images that nobody looked at. Its error is shared out before anything is
 looked at: evenly among the strategies; of a strategy with two stages, half to the first and half to the
 second, evenly among the designs that could come out of the first. Within a stage the order of the designs
-is fixed (:func:`radixpoint.searching.line.confident`), so the stage errs no more often than one of its tests.
+is fixed (``radixpoint.searching.line.confident``), so the stage errs no more often than one of its tests.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Space:
         graph: the network.
         lengths: candidates for word lengths, ascending.
         bn_start: word length of batch normalization while the convolutions' is searched.
-        options: further fields of :class:`radixpoint.quantization.design.Design`.
+        options: further fields of ``radixpoint.quantization.design.Design``.
         objective: what ``per-layer`` makes as small as it can.
         constraints: what ``per-layer`` keeps to.
     """
@@ -268,7 +268,7 @@ class TwoStages:
 @dataclass(frozen=True)
 class ByLayer:
     """Word lengths of the layers first, with batch normalization at ``bn_start`` bits, then batch
-    normalization's (:mod:`radixpoint.searching.allocate`)."""
+    normalization's (``radixpoint.searching.allocate``)."""
 
     name: str
     space: Space

@@ -197,7 +197,7 @@ def open_judges(
     threads: int = 0,
     ranges: Ranges | None = None,
 ) -> list[Judge]:
-    """A judge for each set of images, in a run folder; the arguments are those of :func:`search`.
+    """A judge for each set of images, in a run folder; the arguments are those of ``search``.
 
     Raises:
         DataError, RunError: what was given cannot be used.
@@ -237,9 +237,9 @@ def search(
 
     ``joint`` is one word length everywhere. ``separate`` (Kang 2018) finds the smallest convolution word
     length with batch normalization at ``bn_start`` bits, then the smallest batch normalization word length
-    that still holds with it; so do the other policies of :data:`radixpoint.searching.policies.POLICIES`.
+    that still holds with it; so do the other policies of ``radixpoint.searching.policies.POLICIES``.
     ``greedy`` and ``per-layer`` first find the word lengths of the layers
-    (:mod:`radixpoint.searching.allocate`). No policy's answer is worse than a design that another one has
+    (``radixpoint.searching.allocate``). No policy's answer is worse than a design that another one has
     seen hold and that it could have given itself.
 
     Args:
@@ -260,13 +260,11 @@ def search(
             them as well.
         objective: what ``per-layer`` makes as small as it can.
         constraints: what ``per-layer`` keeps to.
-        ranges: what was measured of the float network, on this machine or another (``radixpoint
-        calibrate``, or
-            ``ranges.npz`` of a run folder); from the same, every machine gets the same result. Default: what
-            the run folder holds, or it is measured.
+        ranges: what was measured of the float network, on this machine or another: from ``radixpoint.calibrate``, or ``ranges.npz`` of a run folder. From the same, every machine gets the same result.
+            Default: what the run folder holds, or it is measured.
         replaces: whether the result of another search in the folder may be replaced.
         at_chance: go on with a float network that is no better than guessing.
-        options: further fields of :class:`radixpoint.quantization.design.Design`.
+        options: further fields of ``radixpoint.quantization.design.Design``.
 
     Returns:
         What is written to ``result.json`` (``docs/result.md``).

@@ -28,7 +28,7 @@ class ByLoss:
         return frozenset({"loss"} if shared else {"loss", "patches"})
 
     def choose(self, question: Question) -> Formats:
-        """See :class:`radixpoint.quantization.rules.question.Rule`."""
+        """See ``radixpoint.quantization.rules.question.Rule``."""
         loss = question.loss
         if loss is None:
             raise ValueError("rule 'loss' needs a loss")

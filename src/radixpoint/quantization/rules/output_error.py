@@ -25,7 +25,7 @@ OPERAND_CANDIDATES = 6
 """Places from that of the ``max`` rule on that are tried."""
 Reals = NDArray[np.float64]
 _PATCH_BITS, _WEIGHT_BITS = 23, 23
-"""Of magnitudes, at most; patches are those of :mod:`radixpoint.quantization.stand_in`."""
+"""Of magnitudes, at most; patches are those of ``radixpoint.quantization.stand_in``."""
 
 
 def _rounded(values: Reals, site: Site, fractions: NDArray[np.int64]) -> Reals:
@@ -143,5 +143,5 @@ class ByOutputError:
         return frozenset({"patches"})
 
     def choose(self, question: Question) -> Formats:
-        """See :class:`radixpoint.quantization.rules.question.Rule`."""
+        """See ``radixpoint.quantization.rules.question.Rule``."""
         return by_output(question, own_formats(question, question.design.binary_point), operands=True)

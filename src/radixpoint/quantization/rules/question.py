@@ -86,7 +86,7 @@ class Rule(Protocol):
 
     Attributes:
         scopes: who may share one under this rule.
-        needs: what :class:`Question` must hold for it, where no binary point is shared, or where one is.
+        needs: what ``Question`` must hold for it, where no binary point is shared, or where one is.
     """
 
     scopes: frozenset[Scope]

@@ -113,7 +113,7 @@ class ByStatistic:
         return frozenset()
 
     def choose(self, question: Question) -> Formats:
-        """See :class:`radixpoint.quantization.rules.question.Rule`."""
+        """See ``radixpoint.quantization.rules.question.Rule``."""
         point = question.design.binary_point
         if not question.shared:
             return own_formats(question, point)
