@@ -260,8 +260,9 @@ def search(
             them as well.
         objective: what ``per-layer`` makes as small as it can.
         constraints: what ``per-layer`` keeps to.
-        ranges: what was measured of the float network, on this machine or another: from ``radixpoint.calibrate``, or ``ranges.npz`` of a run folder. From the same, every machine gets the same result.
-            Default: what the run folder holds, or it is measured.
+        ranges: what was measured of the float network, on this machine or another: from
+            ``radixpoint.calibrate``, or ``ranges.npz`` of a run folder. From the same, every machine gets the
+            same result. Default: what the run folder holds, or it is measured.
         replaces: whether the result of another search in the folder may be replaced.
         at_chance: go on with a float network that is no better than guessing.
         options: further fields of ``radixpoint.quantization.design.Design``.
