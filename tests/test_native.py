@@ -17,7 +17,8 @@ import fast
 import networks
 from radixpoint.arithmetic.formats import TensorFormat
 from radixpoint.engines import ENGINES, NativeEngine, instruction_sets, make_engine, quantize_images
-from radixpoint.engines.native import ISA_VARIABLE, PRODUCERS, chosen_instruction_set
+from radixpoint.engines.native.isa import ISA_VARIABLE, chosen_instruction_set
+from radixpoint.engines.native.planner import PRODUCERS
 from radixpoint.errors import EngineError
 from radixpoint.ir.network import IntParameter
 from radixpoint.quantization.design import Design
