@@ -27,9 +27,14 @@ KERNEL_TESTS = "every_word_length or extremes or edge_of_32 or pair_of or many_b
 
 # file, what it says, what it is changed to, instruction set that has to be there
 ERRORS = {
-    "no upper limit": ("kernels_source.hpp", "return x > high ? high : x;", "return x;", "portable"),
-    "split a place too low": ("kernels_source.hpp", "sums[i] >> split", "sums[i] >> (split + 1)", "portable"),
-    "left column": ("kernels_source.hpp", "y < w.height && x >= 0", "y < w.height && x > 0", "portable"),
+    "no upper limit": ("generic/stages.hpp", "return x > high ? high : x;", "return x;", "portable"),
+    "split a place too low": (
+        "generic/convolution.hpp",
+        "sums[i] >> split",
+        "sums[i] >> (split + 1)",
+        "portable",
+    ),
+    "left column": ("generic/convolution.hpp", "y < w.height && x >= 0", "y < w.height && x > 0", "portable"),
     "no new block": (
         "engine.cpp",
         "if (blocks.add(unit.data(), operands)) flush();",
