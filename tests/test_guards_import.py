@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+import networks
 import radixpoint
 from radixpoint.errors import ModelError, UnsupportedError
 from radixpoint.importers import compare
-from radixpoint.measure.floating import FloatingEngine
+from radixpoint.measure.floating import FloatingEngine, to_onnx
 
 SHAPE = (3, 8, 8)
 
@@ -506,3 +507,15 @@ def test_what_may_differ_is_what_a_last_bit_changes() -> None:
     assert compare._far(
         "y", {"y": np.array([[1.0]])}, {"y": np.array([[1.0, 2.0]])}, {"y": np.array([[1.0, 2.0]])}
     )
+
+
+def test_a_network_without_a_finite_result(tmp_path: Path) -> None:
+    """Weights that are finite, and sums of products that are not, for every image."""
+    n = networks.Net(0)
+    graph = n.graph(n.fc(n.simple("flatten", n.conv(n.conv("input", 4), 4)), 4 * 12 * 12, 7))
+    for key in ("conv0.weight", "conv1.weight"):
+        n.arrays[key] = np.full(graph.parameters[key].shape, 1e30, np.float32)
+    large = n.graph(graph.output)
+    onnx.save(to_onnx(large, [large.output]), tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="its results are finite for 0 of 6 random images: expected weights whose sums"):
+        radixpoint.load(tmp_path / "m.onnx")

@@ -220,13 +220,15 @@ def test_what_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "alive": f".f@{files._node()}-{os.getppid()}-x.partial",
         "elsewhere": ".f@abc-1-x.partial",
         "long ago": ".g@abc-1-x.partial",
+        "no process": f".f@{files._node()}-{10**30}-x.partial",
     }
     for name in names.values():
         (tmp_path / name).write_bytes(b"")
     os.utime(tmp_path / names["long ago"], (1, 1))
     (tmp_path / "precious.partial").write_bytes(b"")
     sweep(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {names["alive"], names["elsewhere"], "precious.partial"}
+    kept = {names["alive"], names["elsewhere"], names["no process"], "precious.partial"}
+    assert {p.name for p in tmp_path.iterdir()} == kept
 
 
 def test_a_swept_write_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,8 +181,7 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if planes.shape[2] != self.channels or self.channel_order != "stored":
             raise DataError(
                 f"{planes.shape[2]} channels: expected {self._expected()}; a preprocessing with "
-                f"channel_order "
-                "stored takes all channels, with a mean and a deviation for each"
+                "channel_order stored takes all channels, with a mean and a deviation for each"
             )
         return self._placed(
             [Image.fromarray(np.ascontiguousarray(planes[..., i])) for i in range(self.channels)]

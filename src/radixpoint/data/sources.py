@@ -264,8 +264,7 @@ def _list(path: Path, classes: Sequence[str] | None) -> _Found:
         other = next((label for label in sorted(labels) if not _is_index(label)), numbers[0])
         raise DataError(
             f"{path}: labels such as {numbers[0]!r} and {other!r}: expected the outputs' indices, from 0, "
-            f"or names; "
-            "--classes names the class of every output"
+            "or names; --classes names the class of every output"
         )
     far = next((label for label in labels if numbered and (len(label) > 10 or int(label) >= MAX_LABEL)), None)
     if far is not None:

@@ -54,10 +54,9 @@ def check_imported(graph: Graph, original: Original) -> None:
     theirs, wobbled = original(images), original(moved.astype(np.float32))
     there = np.isfinite(theirs[graph.output].reshape(IMAGES, -1)).all(1)
     if there.sum() < IMAGES - 2:
-        raise ModelError(f"{graph.source}: is finite for {there.sum()} of {IMAGES} random images only")
-    if not np.isfinite(theirs[graph.output].reshape(len(images), -1)).all(1).any():
         raise ModelError(
-            f"{graph.source}: gives no finite result for any random image: expected finite weights"
+            f"{graph.source}: its results are finite for {there.sum()} of {IMAGES} random images: expected "
+            "weights whose sums of products stay within float32"
         )
     if _far(graph.output, original(images), theirs, theirs) is not None:
         raise ModelError(

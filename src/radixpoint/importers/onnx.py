@@ -211,8 +211,7 @@ class _Importer:
         except Exception as error:  # its errors share no class
             raise ModelError(
                 f"{self.source}: cannot be compared with what was imported, since onnxruntime does not run "
-                f"it: "
-                f"{_first_line(error)}"
+                f"it: {_first_line(error)}"
             ) from None
 
         def run(images: NDArray[np.float32]) -> Mapping[str, NDArray[np.floating]]:

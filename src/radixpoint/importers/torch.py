@@ -280,9 +280,7 @@ def _imported(torch: Any, source: str, module: Any, input_shape: tuple[int, ...]
 
 
 def _note_shapes(traced: Any, images: Any) -> None:
-    """Let each node know the shape of its result, so that what stands behind a refused one is looked at
-    too.
-    """
+    """Let each node know the shape of its result, so that nodes behind a refused one are looked at too."""
     from torch.fx.passes.shape_prop import ShapeProp
 
     with suppress(Exception):  # what cannot be run so is looked at as far as it can be

@@ -129,8 +129,7 @@ def check_padded(shape: Sequence[int], pads: Sequence[int]) -> None:
 
 
 def check_parameter_shape(role: str, shape: Sequence[int], tensor: Sequence[int]) -> None:
-    """Check that a parameter has one value for each element of a tensor, axis by axis, or one for all of
-    them.
+    """Check that a parameter has, axis by axis, one value for each element of a tensor, or one for all.
 
     A shape of another rank would mean different things to different readers.
 

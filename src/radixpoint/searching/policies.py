@@ -117,8 +117,7 @@ POLICIES: Mapping[str, Policy] = {
     ),
     "dynamic": Policy(
         "separate, with a binary point for each layer's weights, operand and result "
-        "(Courbariaux et al. 2015; "
-        "Ristretto)",
+        "(Courbariaux et al. 2015; Ristretto)",
         _with(binary_point={"scope": "tensor"}),
     ),
     "sqnr": Policy("word lengths from the layers' sizes, at equal SQNR (Lin et al. 2016)", _sqnr),

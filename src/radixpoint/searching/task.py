@@ -152,12 +152,9 @@ def _check_chance(judge: Judge, allowed: bool) -> None:
         return
     text = (
         f"{judge.images.source}: the float network is right on {100 * hits.mean():.2f} % of {len(hits)} "
-        f"images "
-        f"({criterion.metric}), which cannot be told from guessing among {outputs} classes "
-        f"({100 * guessing:.2f} %, "
-        f"and {100 * habit:.2f} % if its best answers had nothing to do with the labels): are the "
-        f"preprocessing and "
-        "the order of the classes the network's?"
+        f"images ({criterion.metric}), which cannot be told from guessing among {outputs} classes "
+        f"({100 * guessing:.2f} %, and {100 * habit:.2f} % if its best answers had nothing to do with the "
+        "labels): are the preprocessing and the order of the classes the network's?"
     )
     if not allowed:
         raise DataError(f"{text} --at-chance searches all the same")
@@ -167,8 +164,7 @@ def _check_chance(judge: Judge, allowed: bool) -> None:
 def _best_admitted(one: Strategy, answer: Answer, judge: Judge) -> Answer:
     """The strategy's answer, or a better design that it admits and that some strategy has seen hold.
 
-    Accuracy is not monotone in word lengths, so one strategy may come by a design that another one's path
-    misses.
+    Accuracy is not monotone in word lengths: one strategy may come by a design that another's path misses.
     """
     better: list[tuple[Rank, Design]] = sorted(
         (
