@@ -517,5 +517,7 @@ def test_a_network_without_a_finite_result(tmp_path: Path) -> None:
         n.arrays[key] = np.full(graph.parameters[key].shape, 1e30, np.float32)
     large = n.graph(graph.output)
     onnx.save(to_onnx(large, [large.output]), tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match="its results are finite for 0 of 6 random images: expected weights whose sums"):
+    with pytest.raises(
+        ModelError, match="its results are finite for 0 of 6 random images: expected weights whose sums"
+    ):
         radixpoint.load(tmp_path / "m.onnx")

@@ -93,7 +93,10 @@ BROKEN = {
     ),
     "an input from later": (lambda g: _step(g, "conv", inputs=(g.output,)), "before it is used"),
     "two inputs": (lambda g: _step(g, "cast", inputs=(g.input, g.input)), "2 input"),
-    "a parameter missing": (lambda g: _step(g, "conv", parameters={"weight": "nowhere"}), "not in the graph"),
+    "a parameter missing": (
+        lambda g: _step(g, "conv", parameters={"weight": "nowhere"}),
+        "not in the network",
+    ),
     "a tensor twice": (
         lambda g: replace(g, steps=(*g.steps, g.steps[-1])),
         "a name that no other tensor has",

@@ -14,30 +14,30 @@ from radixpoint.ir.ops import Family
 from radixpoint.quantization.design import Design
 
 
-def _products(graph: IntGraph, step: Step) -> int:
-    result = graph.tensors[step.name].shape
+def _products(network: IntGraph, step: Step) -> int:
+    result = network.tensors[step.name].shape
     if step.op == "scale":
         return math.prod(result)
-    weight = graph.arrays(step)["weight"]
+    weight = network.arrays(step)["weight"]
     return math.prod(result) * math.prod(weight.shape[1:])
 
 
-def operand_widths(graph: IntGraph, step: Step) -> tuple[int, int]:
+def operand_widths(network: IntGraph, step: Step) -> tuple[int, int]:
     """Word lengths of what a multiplying step multiplies: activation, parameter."""
     role = step.row.factor or ""
-    source = graph.tensors[step.inputs[0]].format.word_length
-    return source, graph.parameters[step.parameters[role]].format.word_length
+    source = network.tensors[step.inputs[0]].format.word_length
+    return source, network.parameters[step.parameters[role]].format.word_length
 
 
-def multiplier_cost(graph: IntGraph) -> int:
+def multiplier_cost(network: IntGraph) -> int:
     """Partial-product bits an image: over all multiplications, the product of both operands' word lengths.
 
     An array multiplier's area and switched capacitance grow with it; the count of "bit operations" (BOPs) of
     the literature (Baskin et al., UNIQ, 2018) is the same without its additions.
     """
     return sum(
-        _products(graph, step) * math.prod(operand_widths(graph, step))
-        for step in graph.steps
+        _products(network, step) * math.prod(operand_widths(network, step))
+        for step in network.steps
         if step.row.factor is not None
     )
 
@@ -135,32 +135,32 @@ class Cost:
     energy: float
 
 
-def _widest(graph: IntGraph, family: Family) -> tuple[int, int]:
-    steps = (step for step in graph.steps if step.row.factor is not None and step.family == family)
-    widths = [operand_widths(graph, step) for step in steps]
+def _widest(network: IntGraph, family: Family) -> tuple[int, int]:
+    steps = (step for step in network.steps if step.row.factor is not None and step.family == family)
+    widths = [operand_widths(network, step) for step in steps]
     return max((x for x, _ in widths), default=0), max((w for _, w in widths), default=0)
 
 
-def _activation_bits(graph: IntGraph) -> int:
+def _activation_bits(network: IntGraph) -> int:
     """A tensor lives from the step that begins to compute it to the last that reads it.
 
     What only one element-wise step reads is never stored: that step works on it as it comes.
     """
-    order = {graph.input: 0} | {step.name: i + 1 for i, step in enumerate(graph.steps)}
+    order = {network.input: 0} | {step.name: i + 1 for i, step in enumerate(network.steps)}
     last = dict(order)
-    readers = graph.readers
-    for step in graph.steps:
+    readers = network.readers
+    for step in network.steps:
         for name in step.inputs:
             last[name] = order[step.name]
     sizes = {
-        name: math.prod(graph.tensors[name].shape) * graph.tensors[name].format.word_length
+        name: math.prod(network.tensors[name].shape) * network.tensors[name].format.word_length
         for name in order
-        if name in (graph.input, graph.output)
+        if name in (network.input, network.output)
         or len(readers[name]) > 1
         or not all(step.row.pointwise for step in readers[name])
     }
-    begin = {graph.input: 0}
-    for step in graph.steps:
+    begin = {network.input: 0}
+    for step in network.steps:
         flows_in = step.row.pointwise and step.inputs[0] not in sizes
         begin[step.name] = begin[step.inputs[0]] if flows_in else order[step.name]
     layout = arena_layout(sizes, {n: (begin[n], last[n]) for n in sizes})
@@ -184,37 +184,37 @@ def check_fixed_point(network: IntGraph) -> None:
         )
 
 
-def cost(graph: IntGraph) -> Cost:
+def cost(network: IntGraph) -> Cost:
     """Operations, memory and arithmetic energy of one image.
 
     Raises:
         DesignError: what is multiplied is not fixed-point.
     """
-    check_fixed_point(graph)
+    check_fixed_point(network)
     macs = scalings = operations = 0
     energy = 0.0
-    for step in graph.steps:
+    for step in network.steps:
         if step.row.factor is None:
             continue
-        products, (x, w) = _products(graph, step), operand_widths(graph, step)
-        terms = 1 if step.op == "scale" else math.prod(graph.arrays(step)["weight"].shape[1:])
+        products, (x, w) = _products(network, step), operand_widths(network, step)
+        terms = 1 if step.op == "scale" else math.prod(network.arrays(step)["weight"].shape[1:])
         operations += round(products * bit_operations(x, w, terms))
-        energy += products * product_energy(x, w, graph.tensors[step.name].format.word_length)
+        energy += products * product_energy(x, w, network.tensors[step.name].format.word_length)
         if step.op == "scale":
             scalings += products
         else:
             macs += products
-    weights = {s.parameters["weight"] for s in graph.steps if s.family == "product"}
-    bits = {key: p.data.size * p.format.word_length for key, p in graph.parameters.items()}
+    weights = {s.parameters["weight"] for s in network.steps if s.family == "product"}
+    bits = {key: p.data.size * p.format.word_length for key, p in network.parameters.items()}
     return Cost(
         macs,
         scalings,
-        _widest(graph, "product"),
-        _widest(graph, "elementwise"),
-        multiplier_cost(graph),
+        _widest(network, "product"),
+        _widest(network, "elementwise"),
+        multiplier_cost(network),
         operations,
         sum(n for key, n in bits.items() if key in weights),
         sum(n for key, n in bits.items() if key not in weights),
-        _activation_bits(graph),
+        _activation_bits(network),
         energy,
     )

@@ -34,7 +34,7 @@ class Engine(Protocol):
 ENGINES: Mapping[str, Callable[[IntGraph, int], Engine]] = {
     "native": NativeEngine,
     "blas": BlasEngine,
-    "reference": lambda graph, threads: ReferenceEngine(graph),
+    "reference": lambda network, threads: ReferenceEngine(network),
 }
 """By name, fastest first; each takes the IntGraph and the number of threads (0: all cores)."""
 
@@ -55,21 +55,21 @@ def check_engine(name: str = "auto", threads: int = 0) -> str:
     return name
 
 
-def make_engine(graph: IntGraph, name: str = "auto", threads: int = 0) -> Engine:
-    """An engine for ``graph``.
+def make_engine(network: IntGraph, name: str = "auto", threads: int = 0) -> Engine:
+    """An engine for ``network``.
 
     Args:
-        graph: a verified IntGraph.
+        network: a verified IntGraph.
         name: a key of ``ENGINES``, or ``auto``, see ``check_engine``.
         threads: how many; 0 takes all cores. Results do not depend on it.
 
     Raises:
         EngineError: there is no such engine.
     """
-    return ENGINES[check_engine(name, threads)](graph, threads)
+    return ENGINES[check_engine(name, threads)](network, threads)
 
 
-def quantize_images(graph: IntGraph, inputs: NDArray[np.float32]) -> NDArray[np.int64]:
+def quantize_images(network: IntGraph, inputs: NDArray[np.float32]) -> NDArray[np.int64]:
     """Network input (float32, batch first) to stored integers of the input's format (RND, SAT).
 
     The sum below is exact wherever it decides anything: of a binary32 value below 2**-28, only that it is
@@ -78,7 +78,7 @@ def quantize_images(graph: IntGraph, inputs: NDArray[np.float32]) -> NDArray[np.
     Raises:
         FormatError: a value is NaN or infinite.
     """
-    form = graph.tensors[graph.input].format.channel(0)
+    form = network.tensors[network.input].format.channel(0)
     values = np.asarray(inputs, np.float32)
     if not np.all(np.isfinite(values)):
         raise FormatError("cannot quantize NaN or an infinite value")

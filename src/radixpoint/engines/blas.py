@@ -85,24 +85,24 @@ class BlasEngine:
     """Runs an IntGraph; equal to ``ReferenceEngine`` on every tensor.
 
     Args:
-        graph: a verified IntGraph.
+        network: a verified IntGraph.
         threads: how many; 0 takes all cores. Results do not depend on it.
     """
 
-    def __init__(self, graph: IntGraph, threads: int = 0) -> None:
-        verify(graph)
-        self.graph = graph
+    def __init__(self, network: IntGraph, threads: int = 0) -> None:
+        verify(network)
+        self.network = network
         self.threads = check_threads(threads) or os.cpu_count() or 1
-        compiler = _Compiler(graph)
-        self._compiled = [compiler.compile(step) for step in graph.steps]
-        self._last = {name: i for i, step in enumerate(graph.steps) for name in step.inputs}
+        compiler = _Compiler(network)
+        self._compiled = [compiler.compile(step) for step in network.steps]
+        self._last = {name: i for i, step in enumerate(network.steps) for name in step.inputs}
 
     def run(
         self, images: NDArray[np.int64], keep: Collection[str] | None = None
     ) -> dict[str, NDArray[np.int64]]:
         """See ``radixpoint.engines.Engine``."""
-        images, wanted = check_run(self.graph, images, keep)
-        largest = max(math.prod(tensor.shape) for tensor in self.graph.tensors.values())
+        images, wanted = check_run(self.network, images, keep)
+        largest = max(math.prod(tensor.shape) for tensor in self.network.tensors.values())
         share = -(-len(images) // self.threads)  # a thread's, at most
         size = max(1, min(share, max(4, CACHED // largest)))
         chunks = [images[i : i + size] for i in range(0, len(images), size)]
@@ -125,12 +125,12 @@ class BlasEngine:
             return [one.result() if isinstance(one, Future) else one for one in running]
 
     def _run_chunk(self, images: NDArray[np.int64], wanted: set[str]) -> dict[str, NDArray[np.int64]]:
-        dtype = carrier(_magnitude(self.graph.tensors[self.graph.input]))
-        values = {self.graph.input: np.ascontiguousarray(_channels_last(images), dtype)}
+        dtype = carrier(_magnitude(self.network.tensors[self.network.input]))
+        values = {self.network.input: np.ascontiguousarray(_channels_last(images), dtype)}
         kept = {}
-        if self.graph.input in wanted:
-            kept[self.graph.input] = np.asarray(images, np.int64)
-        for index, (step, compiled) in enumerate(zip(self.graph.steps, self._compiled, strict=True)):
+        if self.network.input in wanted:
+            kept[self.network.input] = np.asarray(images, np.int64)
+        for index, (step, compiled) in enumerate(zip(self.network.steps, self._compiled, strict=True)):
             values[step.name] = compiled([values[name] for name in step.inputs])
             if step.name in wanted:
                 kept[step.name] = _channels_first(values[step.name]).astype(np.int64)
@@ -143,17 +143,17 @@ class BlasEngine:
 class _Compiler:
     """Makes of each step of an IntGraph one function of its inputs' carriers."""
 
-    def __init__(self, graph: IntGraph) -> None:
-        self.graph = graph
+    def __init__(self, network: IntGraph) -> None:
+        self.network = network
 
     def compile(self, step: Step) -> Compiled:
         return getattr(self, f"_{step.op}")(step)  # type: ignore[no-any-return]
 
     def _source(self, step: Step, index: int = 0) -> IntTensor:
-        return self.graph.tensors[step.inputs[index]]
+        return self.network.tensors[step.inputs[index]]
 
     def _result(self, step: Step) -> IntTensor:
-        return self.graph.tensors[step.name]
+        return self.network.tensors[step.name]
 
     def _cast(self, step: Step) -> Compiled:
         source, result = self._source(step), self._result(step)
@@ -225,8 +225,8 @@ class _Compiler:
 
     def _divide(self, step: Step) -> Compiled:
         result = self._result(step)
-        divisor = _channels_last(self.graph.arrays(step)["divisor"][None])[0]
-        shift = int(self.graph.shift(step)[0])
+        divisor = _channels_last(self.network.arrays(step)["divisor"][None])[0]
+        shift = int(self.network.shift(step)[0])
         target = carrier(_magnitude(result))
         rounding, overflow = Rounding(step.attributes["rounding"]), Overflow(step.attributes["overflow"])
         return lambda inputs: divide(
@@ -234,7 +234,7 @@ class _Compiler:
         ).astype(target)
 
     def _scale(self, step: Step) -> Compiled:
-        factor = self.graph.arrays(step)["factor"]
+        factor = self.network.arrays(step)["factor"]
         working = carrier(max(_magnitude(self._result(step)), int(np.abs(factor).max())))
         stored = _channels_last(factor[None])[0].astype(working)
         return lambda inputs: inputs[0].astype(working, copy=False) * stored
@@ -244,7 +244,7 @@ class _Compiler:
 
         ``operands``: largest magnitude of each.
         """
-        shifts = [self.graph.align(step, operand) for operand in operands]
+        shifts = [self.network.align(step, operand) for operand in operands]
         aligned = [m << int(shift.max()) for m, shift in zip(operands.values(), shifts, strict=True)]
         working = carrier(max(_magnitude(self._result(step)), *aligned))
         return working, [_powers(shift, working) for shift in shifts]
@@ -265,7 +265,7 @@ class _Compiler:
         return run
 
     def _offset(self, step: Step) -> Compiled:
-        value = self.graph.parameters[step.parameters["value"]]
+        value = self.network.parameters[step.parameters["value"]]
         source = self._source(step)
         magnitude = max(int(np.abs(value.data).max()), 1)
         working, (up_x, up_t) = self._sum(step, {0: _magnitude(source), "value": magnitude})
@@ -297,7 +297,7 @@ class _Compiler:
         return run
 
     def _lookup(self, step: Step) -> Compiled:
-        table = self.graph.arrays(step)["table"].astype(carrier(_magnitude(self._result(step))))
+        table = self.network.arrays(step)["table"].astype(carrier(_magnitude(self._result(step))))
         first = step.attributes["first"]
         return lambda inputs: table[inputs[0].astype(np.int64) - first]
 
@@ -358,11 +358,11 @@ class _Compiler:
         return lambda inputs: np.concatenate(inputs, -1, dtype=target)
 
     def _dense(self, step: Step) -> Compiled:
-        weight = self.graph.arrays(step)["weight"]
+        weight = self.network.arrays(step)["weight"]
         return _product(weight.T, self._source(step))
 
     def _conv(self, step: Step) -> Compiled:
-        weight, groups = self.graph.arrays(step)["weight"], step.attributes["groups"]
+        weight, groups = self.network.arrays(step)["weight"], step.attributes["groups"]
         kernel = (weight.shape[2], weight.shape[3])
         if groups == weight.shape[0] and weight.shape[1] == 1 and groups > 1:
             return self._depthwise(step, weight, kernel)
@@ -411,10 +411,10 @@ class _Compiler:
         return run
 
 
-def exact_step(graph: IntGraph, step: Step) -> Callable[[list[NDArray[np.int64]]], NDArray[np.int64]]:
+def exact_step(network: IntGraph, step: Step) -> Callable[[list[NDArray[np.int64]]], NDArray[np.int64]]:
     """One step alone, as a function of its inputs (int64, batch and channels first)."""
-    compiled = _Compiler(graph).compile(step)
-    carriers = [carrier(_magnitude(graph.tensors[name])) for name in step.inputs]
+    compiled = _Compiler(network).compile(step)
+    carriers = [carrier(_magnitude(network.tensors[name])) for name in step.inputs]
 
     def run(inputs: list[NDArray[np.int64]]) -> NDArray[np.int64]:
         carried = [

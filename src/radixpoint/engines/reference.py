@@ -66,18 +66,18 @@ _EXACT: Mapping[str, Callable[[Step, list[Ints], Mapping[str, Ints]], Ints]] = {
 class ReferenceEngine:
     """Runs an IntGraph step by step in int64."""
 
-    def __init__(self, graph: IntGraph) -> None:
-        verify(graph)
-        self.graph = graph
+    def __init__(self, network: IntGraph) -> None:
+        verify(network)
+        self.network = network
 
     def run(
         self, images: NDArray[np.int64], keep: Collection[str] | None = None
     ) -> dict[str, NDArray[np.int64]]:
         """See ``radixpoint.engines.Engine``."""
-        images, wanted = check_run(self.graph, images, keep)
-        values: dict[str, Ints] = {self.graph.input: images}
-        last = {name: i for i, step in enumerate(self.graph.steps) for name in step.inputs}
-        for index, step in enumerate(self.graph.steps):
+        images, wanted = check_run(self.network, images, keep)
+        values: dict[str, Ints] = {self.network.input: images}
+        last = {name: i for i, step in enumerate(self.network.steps) for name in step.inputs}
+        for index, step in enumerate(self.network.steps):
             values[step.name] = self._step(step, [values[name] for name in step.inputs])
             for name in step.inputs:
                 if last[name] == index and name not in wanted:
@@ -88,12 +88,12 @@ class ReferenceEngine:
         return tensor.format.fractions(len(tensor.shape))
 
     def _aligned(self, step: Step, operand: int | str, x: Ints) -> Ints:
-        places = self.graph.align(step, operand)
-        return x << places.reshape(-1, *[1] * (len(self.graph.tensors[step.name].shape) - 1))
+        places = self.network.align(step, operand)
+        return x << places.reshape(-1, *[1] * (len(self.network.tensors[step.name].shape) - 1))
 
     def _step(self, step: Step, inputs: list[Ints]) -> Ints:
-        graph = self.graph
-        result, source = graph.tensors[step.name], graph.tensors[step.inputs[0]]
+        network = self.network
+        result, source = network.tensors[step.name], network.tensors[step.inputs[0]]
         if step.op == "cast":
             rounding = Rounding(step.attributes["rounding"])
             draws = None
@@ -111,8 +111,8 @@ class ReferenceEngine:
         if step.op == "divide":
             return divide(
                 inputs[0],
-                graph.arrays(step)["divisor"],
-                int(graph.shift(step)[0]),
+                network.arrays(step)["divisor"],
+                int(network.shift(step)[0]),
                 result.format.channel(0),
                 Rounding(step.attributes["rounding"]),
                 Overflow(step.attributes["overflow"]),
@@ -121,5 +121,5 @@ class ReferenceEngine:
             total = self._aligned(step, 0, inputs[0])
             if step.op == "add":
                 return total + self._aligned(step, 1, inputs[1])
-            return total + self._aligned(step, "value", graph.arrays(step)["value"])
-        return _EXACT[step.op](step, inputs, graph.arrays(step))
+            return total + self._aligned(step, "value", network.arrays(step)["value"])
+        return _EXACT[step.op](step, inputs, network.arrays(step))

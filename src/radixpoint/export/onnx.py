@@ -207,7 +207,7 @@ def every_tensor(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelPr
     return model
 
 
-class OnnxProgram:
+class OnnxModel:
     """An ``radixpoint.engines.Engine`` that runs the exported model with onnxruntime."""
 
     def __init__(self, network: IntGraph, path: Path) -> None:
@@ -256,6 +256,6 @@ class OnnxTarget:
         """See ``radixpoint.export.target.Target``."""
         return {FILE: _Integers(network).write()}
 
-    def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, OnnxProgram]:
+    def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, OnnxModel]:
         """See ``radixpoint.export.target.Target``."""
-        return {"onnxruntime": OnnxProgram(network, folder / FILE)}
+        return {"onnxruntime": OnnxModel(network, folder / FILE)}

@@ -251,7 +251,7 @@ class _RealValues(ModelBuilder):
         return values.reshape(()) if values.size == 1 else values.reshape(-1, *[1] * (rank - 1))
 
 
-class QonnxProgram:
+class QonnxModel:
     """An ``radixpoint.engines.Engine`` that runs the exported model with the qonnx package."""
 
     def __init__(self, network: IntGraph, path: Path) -> None:
@@ -304,6 +304,6 @@ class QonnxTarget:
         """See ``radixpoint.export.target.Target``."""
         return {FILE: _RealValues(network).write()}
 
-    def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, QonnxProgram]:
+    def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, QonnxModel]:
         """See ``radixpoint.export.target.Target``."""
-        return {"qonnx": QonnxProgram(network, folder / FILE)}
+        return {"qonnx": QonnxModel(network, folder / FILE)}

@@ -273,36 +273,36 @@ _VERIFIED: WeakValueDictionary[int, IntGraph] = WeakValueDictionary()
 """Networks that are known to be right, by identity: they are immutable, and every engine asks."""
 
 
-def verify(graph: IntGraph) -> None:
+def verify(network: IntGraph) -> None:
     """Check an ``IntGraph`` completely: names, shapes, formats, stored ranges, accumulator widths.
 
     Every range and every exact format is derived again from the parameters and compared.
 
     Raises:
-        GraphError: the graph is broken; the message names the step.
+        GraphError: the network is broken; the message names the step.
     """
-    if _VERIFIED.get(id(graph)) is not graph:
-        _verify(graph)
-        _VERIFIED[id(graph)] = graph
+    if _VERIFIED.get(id(network)) is not network:
+        _verify(network)
+        _VERIFIED[id(network)] = network
 
 
-def _verify(graph: IntGraph) -> None:
-    if graph.input not in graph.tensors:
-        raise GraphError(f"input {graph.input!r} is no tensor of the graph")
-    image = graph.tensors[graph.input]
-    _check_stored(f"input {graph.input!r}", image)
+def _verify(network: IntGraph) -> None:
+    if network.input not in network.tensors:
+        raise GraphError(f"input {network.input!r} is no tensor of the network")
+    image = network.tensors[network.input]
+    _check_stored(f"input {network.input!r}", image)
     try:
         check_shape(image.shape)
     except GraphError as error:
-        raise GraphError(f"input {graph.input!r}: {error}") from None
-    if len(graph.steps) > MAX_STEPS:
-        raise GraphError(f"{len(graph.steps)} steps: expected at most {MAX_STEPS}")
+        raise GraphError(f"input {network.input!r}: {error}") from None
+    if len(network.steps) > MAX_STEPS:
+        raise GraphError(f"{len(network.steps)} steps: expected at most {MAX_STEPS}")
     if (image.low, image.high) != (image.format.min, image.format.max) or image.format.per_channel:
-        raise GraphError(f"input {graph.input!r}: expected one binary point and the full range")
-    for name, parameter in graph.parameters.items():
+        raise GraphError(f"input {network.input!r}: expected one binary point and the full range")
+    for name, parameter in network.parameters.items():
         _check_parameter(name, parameter)
-    known = {graph.input}
-    for step in graph.steps:
+    known = {network.input}
+    for step in network.steps:
         where = f"step {step.name!r}"
         if step.op not in STEPS:
             raise GraphError(f"{where}: unknown operator {step.op!r}")
@@ -313,29 +313,29 @@ def _verify(graph: IntGraph) -> None:
             raise GraphError(f"{where}: {error}") from None
         if set(step.parameters) != set(row.parameters):
             raise GraphError(f"{where}: parameters {sorted(step.parameters)}, expected {row.parameters}")
-        absent = [key for key in step.parameters.values() if key not in graph.parameters]
-        if absent or step.name not in graph.tensors:
-            raise GraphError(f"{where}: {absent or [step.name]} not in the graph")
+        absent = [key for key in step.parameters.values() if key not in network.parameters]
+        if absent or step.name not in network.tensors:
+            raise GraphError(f"{where}: {absent or [step.name]} not in the network")
         if step.name in known or not step.name:
             raise GraphError(f"{where}: expected a name that no other tensor has")
         check_inputs(where, row.arity, step.inputs, known)
-        recorded = graph.tensors[step.name]
+        recorded = network.tensors[step.name]
         try:
             if row.rounds:
                 _check_stored(where, recorded)
-            derived = graph.derive(step)
+            derived = network.derive(step)
             check_shape(derived.shape)
         except (GraphError, FormatError, *MALFORMED) as error:
             raise GraphError(f"{where}: {error}") from None
         if derived != recorded:
             raise GraphError(f"{where}: recorded as {recorded}, but its operands make it {derived}")
         known.add(step.name)
-    if graph.output not in known:
-        raise GraphError(f"output {graph.output!r} is not computed")
-    if graph.tensors[graph.output].format.per_channel:
-        raise GraphError(f"output {graph.output!r}: class scores need one binary point")
-    if set(graph.tensors) != known:
-        raise GraphError(f"tensors that no step computes: {sorted(set(graph.tensors) - known)}")
+    if network.output not in known:
+        raise GraphError(f"output {network.output!r} is not computed")
+    if network.tensors[network.output].format.per_channel:
+        raise GraphError(f"output {network.output!r}: class scores need one binary point")
+    if set(network.tensors) != known:
+        raise GraphError(f"tensors that no step computes: {sorted(set(network.tensors) - known)}")
 
 
 def _check_stored(where: str, tensor: IntTensor) -> None:

@@ -61,29 +61,29 @@ def _narrow(form: TensorFormat) -> type:
     return np.int8 if form.max < 1 << 7 else np.int16 if form.max < 1 << 15 else np.int32
 
 
-def save_network(graph: IntGraph, path: Path) -> None:
-    """Write an IntGraph; the same graph gives the same bytes.
+def save_network(network: IntGraph, path: Path) -> None:
+    """Write an IntGraph; the same network gives the same bytes.
 
     Raises:
         RunError: the file cannot be written.
     """
-    network = _Network(
+    record = _Network(
         1,
-        graph.input,
-        graph.output,
+        network.input,
+        network.output,
         {
             name: _Tensor(t.shape, _format(t.format), t.low, t.high, t.layer, t.value)
-            for name, t in graph.tensors.items()
+            for name, t in network.tensors.items()
         },
-        [_Step(s.name, s.op, s.inputs, dict(s.attributes), dict(s.parameters)) for s in graph.steps],
-        {name: _format(p.format) for name, p in graph.parameters.items()},
-        dict(graph.metadata),
+        [_Step(s.name, s.op, s.inputs, dict(s.attributes), dict(s.parameters)) for s in network.steps],
+        {name: _format(p.format) for name, p in network.parameters.items()},
+        dict(network.metadata),
     )
     arrays: dict[str, NDArray[Any]] = {
         name: np.ascontiguousarray(p.data, _narrow(p.format) if p.format.signed else np.int64)
-        for name, p in graph.parameters.items()
+        for name, p in network.parameters.items()
     }
-    write_whole(path, save(arrays, {_KEY: msgspec.json.encode(network, order="deterministic").decode()}))
+    write_whole(path, save(arrays, {_KEY: msgspec.json.encode(record, order="deterministic").decode()}))
 
 
 def _lists_to_tuples(value: Any) -> Any:
@@ -104,24 +104,24 @@ def load_network(path: str | Path) -> IntGraph:
             header = (archive.metadata() or {}).get(_KEY)
             if header is None:
                 raise ModelError(f"{path}: a safetensors file, but no quantized network")
-            network = msgspec.json.decode(header, type=_Network)
+            record = msgspec.json.decode(header, type=_Network)
             stored = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
         strange = next((name for name, value in stored.items() if value.dtype.kind != "i"), None)
         if strange is not None:
             raise GraphError(f"{path}: parameter {strange!r} is {stored[strange].dtype}: expected integers")
         arrays = {name: value.astype(np.int64) for name, value in stored.items()}
-        missing = set(network.parameters) ^ set(arrays)
+        missing = set(record.parameters) ^ set(arrays)
         if missing:
             raise GraphError(f"{path}: parameters {sorted(missing)} without data or without format")
 
         def form(f: _Format) -> TensorFormat:
             return TensorFormat(f.signed, f.word_length, f.fraction_lengths)
 
-        graph = IntGraph(
-            network.input,
+        network = IntGraph(
+            record.input,
             {
                 name: IntTensor(t.shape, form(t.format), t.low, t.high, t.layer, t.value)
-                for name, t in network.tensors.items()
+                for name, t in record.tensors.items()
             },
             tuple(
                 Step(
@@ -131,18 +131,18 @@ def load_network(path: str | Path) -> IntGraph:
                     {k: _lists_to_tuples(v) for k, v in s.attributes.items()},
                     s.parameters,
                 )
-                for s in network.steps
+                for s in record.steps
             ),
-            network.output,
-            {name: IntParameter(freeze(arrays[name]), form(f)) for name, f in network.parameters.items()},
-            network.metadata,
+            record.output,
+            {name: IntParameter(freeze(arrays[name]), form(f)) for name, f in record.parameters.items()},
+            record.metadata,
         )
     except (OSError, SafetensorError, msgspec.MsgspecError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: not a readable quantized network: {error}") from None
     except FormatError as error:
         raise GraphError(f"{path}: {error}") from None
     try:
-        verify(graph)
+        verify(network)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from None
-    return graph
+    return network

@@ -92,10 +92,12 @@ def summarize(
     )
 
 
-def integer_outcomes(graph: IntGraph, engine: Engine, images: ImageSet, start: int = 0) -> Iterator[Outcomes]:
+def integer_outcomes(
+    network: IntGraph, engine: Engine, images: ImageSet, start: int = 0
+) -> Iterator[Outcomes]:
     """Outcomes of a quantized network, batch by batch, from image ``start`` on."""
-    for stored, labels in ahead(images, start, lambda inputs: quantize_images(graph, inputs)):
-        yield outcomes(engine.run(stored)[graph.output], labels)
+    for stored, labels in ahead(images, start, lambda inputs: quantize_images(network, inputs)):
+        yield outcomes(engine.run(stored)[network.output], labels)
 
 
 def evaluate(
@@ -193,14 +195,14 @@ class Mismatch:
 
 
 def first_mismatch(
-    graph: IntGraph, expected: Engine, got: Engine, images: NDArray[np.int64]
+    network: IntGraph, expected: Engine, got: Engine, images: NDArray[np.int64]
 ) -> Mismatch | None:
     """Compare two engines on every tensor with ==; ``images`` are stored integers, batch first.
 
     Returns:
         The first difference in execution order, or None if there is none.
     """
-    names = [graph.input, *(step.name for step in graph.steps)]
+    names = [network.input, *(step.name for step in network.steps)]
     a, b = expected.run(images, names), got.run(images, names)
     for name in names:
         if a[name].shape != b[name].shape:

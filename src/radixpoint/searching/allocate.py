@@ -264,7 +264,7 @@ def check_by_layer(design: Design) -> None:
         )
 
 
-class _Program:
+class _Choice:
     """The integer program: one binary variable for each layer and pair of word lengths."""
 
     def __init__(
@@ -384,7 +384,7 @@ def allocate(
     Raises:
         DesignError: constraints that nothing meets; the solver could not prove an optimum.
     """
-    program = _Program(sensitivity, layers, constraints or Constraints(), others)
+    program = _Choice(sensitivity, layers, constraints or Constraints(), others)
     return program.solve(program.costs(objective), budget)
 
 
@@ -407,7 +407,7 @@ def frontier(
     Raises:
         DesignError: nothing meets the constraints.
     """
-    program = _Program(sensitivity, layers, constraints or Constraints(), others)
+    program = _Choice(sensitivity, layers, constraints or Constraints(), others)
     costs = program.costs(objective)
     safest, cheapest = program.solve(program.losses, math.inf), program.solve(costs, math.inf)
     if safest is None or cheapest is None:

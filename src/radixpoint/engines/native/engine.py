@@ -49,7 +49,7 @@ class NativeEngine:
     """Runs an IntGraph with the native kernels; equal to ``ReferenceEngine`` on every tensor.
 
     Args:
-        graph: a verified IntGraph.
+        network: a verified IntGraph.
         threads: how many; 0 takes all cores. Results do not depend on it.
         instruction_set: default: ``chosen_instruction_set``.
 
@@ -60,9 +60,9 @@ class NativeEngine:
         EngineError: the native engine is not installed or cannot run what was asked for.
     """
 
-    def __init__(self, graph: IntGraph, threads: int = 0, instruction_set: str | None = None) -> None:
-        verify(graph)
-        self.graph = graph
+    def __init__(self, network: IntGraph, threads: int = 0, instruction_set: str | None = None) -> None:
+        verify(network)
+        self.network = network
         self.threads = check_threads(threads) or os.cpu_count() or 1
         self.instruction_set = instruction_set or chosen_instruction_set()
         rows = {isa.name: isa for isa in native.instruction_sets() if isa.supported}
@@ -81,13 +81,13 @@ class NativeEngine:
     def notes(self) -> list[str]:
         return [
             f"{o.target}: exact fallback ({o.reason})"
-            for o in self._plan(frozenset({self.graph.output})).operations
+            for o in self._plan(frozenset({self.network.output})).operations
             if o.kind == "fallback"
         ]
 
     def run(self, images: Ints, keep: Collection[str] | None = None) -> dict[str, Ints]:
         """See ``radixpoint.engines.Engine``."""
-        images, wanted = check_run(self.graph, images, keep)
+        images, wanted = check_run(self.network, images, keep)
         if self._process != os.getpid():  # a fork: whoever held the lock has no thread here
             self._lock, self._process = Lock(), os.getpid()
         with self._lock:
@@ -97,7 +97,7 @@ class NativeEngine:
         plan = self._plan(wanted)
         images = np.ascontiguousarray(images, np.int64)
         results = {
-            name: np.empty((len(images), *self.graph.tensors[name].shape), np.int64) for name in wanted
+            name: np.empty((len(images), *self.network.tensors[name].shape), np.int64) for name in wanted
         }
         size = max(1, min(MOST_IMAGES, ARENA // plan.image_bytes) // self.threads) * self.threads
         for start in range(0, len(images), size):
@@ -110,7 +110,7 @@ class NativeEngine:
     def _run_chunk(self, plan: _Plan, images: Ints) -> None:
         program, begin = plan.program, 0
         program.reserve(len(images))
-        program.write(plan.buffers[self.graph.input], images)
+        program.write(plan.buffers[self.network.input], images)
         for operation, end in zip(plan.operations, plan.ends, strict=True):
             if operation.kind != "fallback" or operation.step is None:
                 continue
@@ -118,7 +118,7 @@ class NativeEngine:
             begin = end
             inputs = []
             for name in operation.step.inputs:
-                value = np.empty((len(images), *self.graph.tensors[name].shape), np.int64)
+                value = np.empty((len(images), *self.network.tensors[name].shape), np.int64)
                 program.read(plan.buffers[name], value)
                 inputs.append(value)
             result = self._exact[operation.target](inputs)
@@ -131,7 +131,7 @@ class NativeEngine:
         Returns:
             (name of the step that produces, or of the tensor that it starts from; seconds), in order.
         """
-        plan = self._plan(frozenset({self.graph.output}))
+        plan = self._plan(frozenset({self.network.output}))
         self._run_chunk(plan, images)
         program, begin, result = plan.program, 0, []
         for operation, end in zip(plan.operations, plan.ends, strict=True):
@@ -150,12 +150,12 @@ class NativeEngine:
 
     def _plan(self, keep: frozenset[str]) -> _Plan:
         if keep not in self._plans:
-            planner = Planner(self.graph, set(keep), self._byte_dot)
+            planner = Planner(self.network, set(keep), self._byte_dot)
             self._plans[keep] = self._build(planner, planner.plan(), keep)
         return self._plans[keep]
 
     def _build(self, planner: Planner, operations: list[Operation], keep: frozenset[str]) -> _Plan:
-        lives: dict[str | int, tuple[int, int]] = {self.graph.input: (-1, -1)}
+        lives: dict[str | int, tuple[int, int]] = {self.network.input: (-1, -1)}
         for index, operation in enumerate(operations):
             for name in operation.writes():
                 lives.setdefault(name, (index, index))
@@ -174,7 +174,7 @@ class NativeEngine:
                 shapes[key] = self._padded_shape(operation)
             else:
                 kinds[key] = planner.storage[key]
-                shapes[key] = image_shape(self.graph.tensors[key].shape)
+                shapes[key] = image_shape(self.network.tensors[key].shape)
         storage = {key: native.Storage[carrier] for key, (carrier, _) in kinds.items()}
         sizes = {n: -(-int(np.prod(shapes[n])) * native.bytes_of(storage[n]) // 64) * 64 for n in lives}
         offsets = arena_layout(sizes, lives)
@@ -194,7 +194,7 @@ class NativeEngine:
             if operation.kind == "fallback":
                 assert operation.step is not None
                 if operation.target not in self._exact:
-                    self._exact[operation.target] = exact_step(self.graph, operation.step)
+                    self._exact[operation.target] = exact_step(self.network, operation.step)
             else:
                 self._emit(program, operation, buffers, buffers.get(index, -1), planner)
             ends.append(program.operations())
@@ -203,11 +203,11 @@ class NativeEngine:
 
     def _window(self, step: Step | None, source: str, result: str) -> Any:
         """How the result sees the source; a step that is no window sees one place."""
-        channels, height, width = image_shape(self.graph.tensors[source].shape)
-        _, out_height, out_width = image_shape(self.graph.tensors[result].shape)
+        channels, height, width = image_shape(self.network.tensors[source].shape)
+        _, out_height, out_width = image_shape(self.network.tensors[result].shape)
         kernel, strides, pads, dilations = (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)
         if step is not None and step.op != "dense":
-            kernel = step.attributes.get("kernel") or self.graph.arrays(step)["weight"].shape[2:]
+            kernel = step.attributes.get("kernel") or self.network.arrays(step)["weight"].shape[2:]
             strides, pads = step.attributes["strides"], step.attributes["pads"]
             dilations = step.attributes.get("dilations", dilations)
         return native.Window(
@@ -230,9 +230,9 @@ class NativeEngine:
         step = operation.step
         if step is None or step.op != "conv" or step.attributes["groups"] != 1:
             return False
-        few = self.graph.tensors[operation.source].shape[0] < FEW_CHANNELS
+        few = self.network.tensors[operation.source].shape[0] < FEW_CHANNELS
         return bool(
-            few and step.attributes["dilations"][1] == 1 and self.graph.arrays(step)["weight"].shape[3] > 1
+            few and step.attributes["dilations"][1] == 1 and self.network.arrays(step)["weight"].shape[3] > 1
         )
 
     def _padded_shape(self, operation: Operation) -> tuple[int, int, int]:
@@ -250,12 +250,12 @@ class NativeEngine:
         planner: Planner,
     ) -> None:
         step, source = operation.step, operation.source
-        tensor = self.graph.tensors[source]
+        tensor = self.network.tensors[source]
         if operation.kind == "flatten":
             program.add_flatten(buffers[source], buffers[operation.target])
             return
         result = source if step is None else step.name
-        window, is_wide = self._window(step, source, result), wide(self.graph.tensors[result])
+        window, is_wide = self._window(step, source, result), wide(self.network.tensors[result])
         split = 0
         if operation.kind in ("pool", "concat"):
             pooling = "NONE" if step is None else "MAX" if step.op == "max_pool" else "SUM"
@@ -264,7 +264,7 @@ class NativeEngine:
             )
         else:
             assert step is not None
-            weight = np.ascontiguousarray(self.graph.arrays(step)["weight"], np.int16)
+            weight = np.ascontiguousarray(self.network.arrays(step)["weight"], np.int16)
             weight = weight.reshape(*weight.shape[:2], *(weight.shape[2:] or (1, 1)))
             if operation.kind == "depthwise":
                 program.add_depthwise(source=buffers[source], window=window, weights=weight, wide=is_wide)

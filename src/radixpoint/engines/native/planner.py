@@ -42,15 +42,15 @@ class Operation:
 class Planner:
     """Steps -> operations."""
 
-    def __init__(self, graph: IntGraph, keep: set[str], byte_dot: bool) -> None:
-        self.graph, self.keep, self.byte_dot = graph, keep, byte_dot
+    def __init__(self, network: IntGraph, keep: set[str], byte_dot: bool) -> None:
+        self.network, self.keep, self.byte_dot = network, keep, byte_dot
         self.done: set[str] = set()  # steps that have a place
-        self.stored: set[str] = {graph.input}
+        self.stored: set[str] = {network.input}
         self.operations: list[Operation] = []
-        self.storage = {name: self._storage(name) for name in graph.tensors}
+        self.storage = {name: self._storage(name) for name in network.tensors}
 
     def plan(self) -> list[Operation]:
-        for step in self.graph.steps:
+        for step in self.network.steps:
             if step.name not in self.done:
                 self._place(step)
         return self.operations
@@ -58,22 +58,22 @@ class Planner:
     # -- how tensors lie in memory
 
     def _operand_of(self, name: str) -> list[Step]:
-        return [s for s in self.graph.readers[name] if s.family == "product" and not self._is_depthwise(s)]
+        return [s for s in self.network.readers[name] if s.family == "product" and not self._is_depthwise(s)]
 
     def _is_depthwise(self, step: Step) -> bool:
         if step.op != "conv":
             return False
-        weight = self.graph.arrays(step)["weight"]
+        weight = self.network.arrays(step)["weight"]
         return bool(step.attributes["groups"] == len(weight) > 1 and weight.shape[1] == 1)
 
     def _byte_weights(self, step: Step) -> bool:
-        weight = self.graph.arrays(step)["weight"]
+        weight = self.network.arrays(step)["weight"]
         # 2**16 products of an 8-bit value shifted by 128 stay within 32 bits.
         return bool(weight.min() >= -128 and weight.max() <= 127 and weight[0].size <= 1 << 16)
 
     def _storage(self, name: str) -> tuple[Carrier, int]:
         """How a tensor lies in memory, and its zero."""
-        tensor, readers = self.graph.tensors[name], self._operand_of(name)
+        tensor, readers = self.network.tensors[name], self._operand_of(name)
         narrow = self.byte_dot and all(self._byte_weights(s) for s in readers)
         if narrow or not readers:
             if tensor.low >= 0 and tensor.high <= 255:
@@ -112,12 +112,12 @@ class Planner:
         kind: Kind = "pool"
         if step.family == "product":
             kind = "depthwise" if self._is_depthwise(step) else "conv"
-            weight = self.graph.arrays(step)["weight"]
+            weight = self.network.arrays(step)["weight"]
             if weight.min() < RANGES["I16"][0] or weight.max() > RANGES["I16"][1]:
                 raise Unsupported("weights beyond 16 bits")
             if kind == "conv" and self.storage[source][0] not in ("U8", "I16"):
                 raise Unsupported("activations beyond 16 bits")
-            if kind == "conv" and wide(self.graph.tensors[step.name]) and weight[0].size > MOST_PRODUCTS:
+            if kind == "conv" and wide(self.network.tensors[step.name]) and weight[0].size > MOST_PRODUCTS:
                 raise Unsupported(f"more than {MOST_PRODUCTS} products in a sum beyond 32 bits")
         operation = Operation(kind, step, source)
         operation.stages = self._chain(step.name, None)
@@ -128,10 +128,10 @@ class Planner:
         """All but the last input as operations of their own."""
         offset = 0
         for position, name in enumerate(step.inputs):
-            stage = Stage(self.graph, self.graph.tensors[name], name)
+            stage = Stage(self.network, self.network.tensors[name], name)
             stage.store = step.name
             operation = Operation("concat", None, name, [stage], offset, step.name)
-            offset += self.graph.tensors[name].shape[0]
+            offset += self.network.tensors[name].shape[0]
             if position == len(step.inputs) - 1:
                 return operation
             self.operations.append(operation)
@@ -143,11 +143,13 @@ class Planner:
             return False
         if step is None or name in self.keep:
             return True
-        return any(reader is not step and reader.name not in self.done for reader in self.graph.readers[name])
+        return any(
+            reader is not step and reader.name not in self.done for reader in self.network.readers[name]
+        )
 
     def _next(self, name: str) -> Step | None:
         """A step that can go on with ``name`` while it is in hand."""
-        for step in self.graph.readers[name]:
+        for step in self.network.readers[name]:
             if step.name in self.done or step.op not in ELEMENTWISE:
                 continue
             others = [other for other in step.inputs if other != name]
@@ -183,7 +185,7 @@ class Planner:
             step = self._next(stage.result)
 
     def _fresh(self, name: str) -> Stage:
-        return Stage(self.graph, self.graph.tensors[name], name)
+        return Stage(self.network, self.network.tensors[name], name)
 
     def _extended(self, stage: Stage, step: Step) -> tuple[Stage, bool]:
         """``stage`` with ``step`` in it; or, where its place there has passed, a fresh one, and False."""

@@ -56,7 +56,7 @@ def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
 class Stage:
     """What a stage does to the tensor it takes; see program.hpp. Fields are one value a channel."""
 
-    graph: IntGraph
+    network: IntGraph
     source: IntTensor
     result: str
     nothing: bool = True
@@ -88,7 +88,7 @@ class Stage:
             Unsupported: no stage can do it.
         """
         longer = copy(self)
-        current = self.graph.tensors[self.result]
+        current = self.network.tensors[self.result]
         if not getattr(longer, f"_{step.op}")(step, current):
             return None
         longer.result, longer.nothing = step.name, False
@@ -121,34 +121,34 @@ class Stage:
     def _scale(self, step: Step, current: IntTensor) -> bool:
         if self.factor is not None or self.left.any() or self.addend.any() or self.other or self.rounded:
             return False
-        self.factor = self._per_channel(self.graph.arrays(step)["factor"])
+        self.factor = self._per_channel(self.network.arrays(step)["factor"])
         return True
 
     def _offset(self, step: Step, current: IntTensor) -> bool:
         if self.rounded:
             return False
-        self._shift_left(self._by_channel(self.graph.align(step, 0)))
-        value = self._per_channel(self.graph.arrays(step)["value"])
-        self.addend = self.addend + self._shifted(value, self._by_channel(self.graph.align(step, "value")))
+        self._shift_left(self._by_channel(self.network.align(step, 0)))
+        value = self._per_channel(self.network.arrays(step)["value"])
+        self.addend = self.addend + self._shifted(value, self._by_channel(self.network.align(step, "value")))
         return True
 
     def _add(self, step: Step, current: IntTensor) -> bool:
         if self.rounded or self.other is not None:
             return False
         own = step.inputs.index(self.result)
-        self._shift_left(self._by_channel(self.graph.align(step, own)))
+        self._shift_left(self._by_channel(self.network.align(step, own)))
         self.other = step.inputs[1 - own]
-        self.other_left = self._by_channel(self.graph.align(step, 1 - own))
+        self.other_left = self._by_channel(self.network.align(step, 1 - own))
         return True
 
     def _cast(self, step: Step, current: IntTensor) -> bool:
         if self.rounded:
             return False
-        result = self.graph.tensors[step.name]
+        result = self.network.tensors[step.name]
         rounding, overflow = Rounding(step.attributes["rounding"]), Overflow(step.attributes["overflow"])
         if rounding is Rounding.STOCHASTIC:
             raise Unsupported("stochastic rounding")
-        places = self._by_channel(self.graph.shift(step))
+        places = self._by_channel(self.network.shift(step))
         self._shift_left(np.maximum(-places, 0))
         right = np.maximum(places, 0)
         if right.max() > 62:
@@ -201,7 +201,7 @@ class Stage:
         x = magnitude(self.source)
         x = x << int(self.left.max()) if self.factor is None else x * int(np.abs(self.factor).max())
         if self.other is not None:
-            x += magnitude(self.graph.tensors[self.other]) << int(self.other_left.max())
+            x += magnitude(self.network.tensors[self.other]) << int(self.other_left.max())
         return x + int(np.abs(self.addend).max()) + (1 << int(self.shift.max()))
 
     def split(self) -> int:
@@ -212,7 +212,7 @@ class Stage:
         # Bits below: no more than are shifted out, and fewer than 2**16 blocks of them stay within 32 bits.
         split = min(SPLIT, int(self.shift.min()))
         fits = (self.bound() >> split) + (1 << 17) <= RANGES["I32"][1]
-        return split if split >= LEAST_SPLIT and fits and not wide(self.graph.tensors[self.result]) else 0
+        return split if split >= LEAST_SPLIT and fits and not wide(self.network.tensors[self.result]) else 0
 
     def built(self, buffers: Mapping[str | int, int], offset: int, split: int) -> Any:
         """For the extension; ``split`` is where the sums that come in are split, 0 if they are not."""
@@ -228,7 +228,7 @@ class Stage:
         factor = np.zeros_like(addend) if self.factor is None else self.factor
         if multiply == "SHORT":
             factor = factor & 0xFFFF  # the upper half of the pair takes no part
-        wide_out = wide(self.graph.tensors[self.result])
+        wide_out = wide(self.network.tensors[self.result])
         wide_work = work or wide(self.source) or wide_out
         bounds = RANGES["I64" if wide_work else "I32"]
         from_split = bool(split and wide(self.source) and self.split() == split)
