@@ -16,6 +16,8 @@ from radixpoint.errors import DesignError
 from radixpoint.measure.floating import to_onnx
 from radixpoint.quantization.design import Design
 
+pytestmark = pytest.mark.slow("it starts many processes")
+
 
 def run(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
     result = subprocess.run(

@@ -21,6 +21,8 @@ from radixpoint.searching.criterion import Criterion
 from radixpoint.searching.line import confident
 from radixpoint.searching.task import search
 
+pytestmark = pytest.mark.slow("it searches")
+
 
 def test_the_distribution_of_a_drop_by_enumeration() -> None:
     """Three images, each lost with 0.3, gained with 0.1."""

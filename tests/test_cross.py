@@ -11,6 +11,8 @@ import pytest
 
 from test_native import COMPILER
 
+pytestmark = pytest.mark.slow("it compiles")
+
 ROOT = Path(__file__).parents[1]
 NATIVE = ROOT / "src" / "radixpoint" / "_native"
 CROSS = shutil.which("aarch64-linux-gnu-g++")

@@ -33,6 +33,8 @@ from radixpoint.quantization.design import Design
 from radixpoint.quantization.quantize import quantize
 from test_steps import CHANNELS, Chain, extremes, parameter
 
+pytestmark = pytest.mark.slow("it compiles")
+
 FORMS = list(itertools.product(("affine", "staged", "folded"), ("network", "class", "tensor", "channel")))
 MODES = list(itertools.product(Rounding, Overflow))
 RUN = ("vectors", "c", "onnx", "qonnx", "hls")

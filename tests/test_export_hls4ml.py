@@ -20,6 +20,8 @@ from radixpoint.ir.network import IntGraph
 from radixpoint.quantization.design import Design
 from radixpoint.quantization.quantize import quantize
 
+pytestmark = pytest.mark.slow("it compiles")
+
 SHAPE = (3, 8, 8)
 
 

@@ -22,6 +22,8 @@ import networks
 from radixpoint.export import export_network, verify_export
 from radixpoint.ir.network import IntGraph
 
+pytestmark = pytest.mark.slow("it compiles")
+
 FIRST = "conv0"
 """The layer in which every error is planted: it reads the image."""
 

@@ -31,6 +31,8 @@ from radixpoint.quantization.design import Design
 from radixpoint.quantization.quantize import quantize
 from test_export import HLS_CASES, check, made
 
+pytestmark = pytest.mark.slow("it compiles")
+
 OPTIONS = {"lanes": "4"}
 
 

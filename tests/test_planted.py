@@ -19,9 +19,12 @@ from test_native import COMPILER
 
 ROOT = Path(__file__).parents[1]
 CMAKE = shutil.which("cmake")
-pytestmark = pytest.mark.skipif(
-    COMPILER is None or CMAKE is None, reason="no C++ compiler or no cmake: planted errors are NOT tried"
-)
+pytestmark = [
+    pytest.mark.slow("it compiles"),
+    pytest.mark.skipif(
+        COMPILER is None or CMAKE is None, reason="no C++ compiler or no cmake: planted errors are NOT tried"
+    ),
+]
 
 KERNEL_TESTS = "every_word_length or extremes or edge_of_32 or pair_of or many_blocks or residuals_and_pools"
 

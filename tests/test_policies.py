@@ -16,6 +16,8 @@ from radixpoint.quantization.quantize import quantize
 from radixpoint.searching.policies import POLICIES
 from radixpoint.searching.strategies import LAYERED
 
+pytestmark = pytest.mark.slow("it searches")
+
 
 def network() -> Graph:
     """A 1x1 convolution of three weights, then a fully connected layer of twelve."""

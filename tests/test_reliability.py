@@ -30,6 +30,8 @@ from radixpoint.files import is_partial, read_record, sweep, write_record, write
 from radixpoint.searching.criterion import Criterion
 from radixpoint.searching.task import search
 
+pytestmark = pytest.mark.slow("it starts many processes")
+
 HERE = Path(__file__).parent
 
 

@@ -28,6 +28,8 @@ from radixpoint.searching.criterion import Criterion
 from radixpoint.searching.judge import Judge
 from radixpoint.searching.task import search
 
+pytestmark = pytest.mark.slow("it searches")
+
 GRAPH = networks.balanced()
 IMAGES, CALIBRATION = networks.labelled(GRAPH, 1000, 5), networks.labelled(GRAPH, 64, 6)
 HELD_OUT = networks.labelled(GRAPH, 300, 7)

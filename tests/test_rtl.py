@@ -16,6 +16,8 @@ from radixpoint.accelerator.machine import MODULES, ROUNDINGS
 from radixpoint.accelerator.synthesis import rtl
 from radixpoint.export.verilog import verilate
 
+pytestmark = pytest.mark.slow("it compiles")
+
 BENCHES = Path(__file__).parent / "rtl"
 WARNINGS = "BLKSEQ PINCONNECTEMPTY UNUSEDSIGNAL PROCASSINIT STMTDLY WIDTHEXPAND"
 Rows = list[tuple[int, ...]]

@@ -29,6 +29,8 @@ from radixpoint.searching.result import Result
 from radixpoint.searching.task import search
 from radixpoint.searching.watcher import Watcher
 
+pytestmark = pytest.mark.slow("it searches")
+
 
 def test_outcomes_by_hand() -> None:
     logits = np.array([[3, 3, 1, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5, 6], [9, 9, 9, 9, 9, 9, 9]])

@@ -19,6 +19,8 @@ from radixpoint.export.tools import run_tool, time_limit, tool
 from radixpoint.quantization.design import Design
 from radixpoint.quantization.quantize import quantize
 
+pytestmark = pytest.mark.slow("it compiles")
+
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -8,6 +8,8 @@ import fuzz_inputs
 import long_run
 import pytest
 
+pytestmark = pytest.mark.slow("it tries thousands of inputs")
+
 FIRST = 1_000_000
 """Seeds of the short run are none of the long one's."""
 COUNT = {"network": 300, "damaged network": 300, "onnx": 150}
