@@ -15,12 +15,14 @@ import pytest
 
 import networks
 from fast import agree
-from radixpoint.engines import Engine, ReferenceEngine
-from radixpoint.errors import DesignError
+from radixpoint.engines import Engine, ReferenceEngine, blas, reference
+from radixpoint.errors import DesignError, EngineError, ExportError
 from radixpoint.export import TARGETS, example_images, export_network, verify_export
 from radixpoint.export.target import FIXED_POINT
 from radixpoint.ir.network import IntGraph
+from radixpoint.ir.ops import LAYERS, STEPS, LayerOp, LayerView, Lowering, Place, StepOp
 from radixpoint.ir.storage import load_network
+from radixpoint.measure import floating
 from radixpoint.measure.evaluate import Evaluation
 from radixpoint.quantization import codes, design
 from radixpoint.quantization.codes import CODES, Grid, add_code, mirrored
@@ -75,6 +77,58 @@ def test_a_rule(headroom: None, tmp_path: Path) -> None:
         Design.joint(9, binary_point={"rule": "headroom", "scope": "network"})
     with pytest.raises(DesignError, match="expected a name that no rule has yet"):
         add_rule("max", Headroom())
+
+
+def negate(to: Lowering, layer: LayerView) -> str:
+    """An operator: -x. Its layer is lowered to a step of the same name, and a cast."""
+    return to.cast(to.step("negate", [to.input()]), "result")
+
+
+NEGATE_STEP = StepOp(
+    name="negate",
+    family="elementwise",
+    attributes=(),
+    parameters=(),
+    arity=1,
+    shape=lambda attributes, inputs, parameters: inputs[0],
+    bounds=lambda attributes, inputs, parameters, alignment: (-inputs[0][1], -inputs[0][0]),
+)
+NEGATE_LAYER = LayerOp(
+    name="negate",
+    family="elementwise",
+    attributes=(),
+    parameters=(),
+    optional=(),
+    arity=1,
+    shape=lambda attributes, inputs, parameters: inputs[0],
+    layer_class="add",
+    lower=negate,
+    places=lambda form: (Place("result", "activations", "add", "result"),),
+)
+
+
+def test_an_operator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A layer and a step, in float, on every engine, and in one export."""
+    monkeypatch.setitem(STEPS, "negate", NEGATE_STEP)  # type: ignore[arg-type]  # a Mapping for readers
+    monkeypatch.setitem(LAYERS, "negate", NEGATE_LAYER)  # type: ignore[arg-type]  # likewise
+    monkeypatch.setitem(floating._ONNX, "negate", ("Neg", ()))  # type: ignore[arg-type]  # likewise
+    n = networks.Net(0)
+    graph = n.graph(n.fc(n.simple("flatten", n.simple("negate", n.conv("input", 4))), 4 * 12 * 12, 7))
+    network = quantize(graph, networks.calibrated(graph), Design.joint(8))
+    with pytest.raises(EngineError, match=r"engine reference: step .* is a negate: expected add, "):
+        ReferenceEngine(network)
+    monkeypatch.setitem(reference._EXACT, "negate", lambda step, inputs, arrays: -inputs[0])  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match=r"engine blas: step .* is a negate"):
+        blas.BlasEngine(network)
+    monkeypatch.setattr(
+        blas._Compiler, "_negate", lambda self, step: lambda inputs: -inputs[0], raising=False
+    )
+    agree(network, example_images(network, 2))
+    with pytest.raises(ExportError, match=r"vectors: layer .* is a negate: expected add, "):
+        export_network(network, "vectors", tmp_path / "x")
+    monkeypatch.setattr(type(TARGETS["vectors"]), "steps", FIXED_POINT | {"negate"})
+    export_network(network, "vectors", tmp_path / "x")
+    assert verify_export(tmp_path / "x").mismatch is None
 
 
 def ternary(code: Code, word_length: int, signed: bool) -> Grid:

@@ -22,8 +22,9 @@ from threadpoolctl import ThreadpoolController
 
 from radixpoint.arithmetic.cast import cast, divide, random_draws
 from radixpoint.arithmetic.formats import Overflow, Rounding
-from radixpoint.engines.boundary import check_run, check_threads
+from radixpoint.engines.boundary import check_run, check_steps, check_threads
 from radixpoint.ir.network import IntGraph, IntTensor, Step, verify
+from radixpoint.ir.ops import STEPS
 
 Array = NDArray[Any]
 Compiled = Callable[[list[Array]], Array]
@@ -94,6 +95,7 @@ class BlasEngine:
         self.network = network
         self.threads = check_threads(threads) or os.cpu_count() or 1
         compiler = _Compiler(network)
+        check_steps("blas", network, compiler.steps)
         self._compiled = [compiler.compile(step) for step in network.steps]
         self._last = {name: i for i, step in enumerate(network.steps) for name in step.inputs}
 
@@ -145,6 +147,11 @@ class _Compiler:
 
     def __init__(self, network: IntGraph) -> None:
         self.network = network
+
+    @property
+    def steps(self) -> frozenset[str]:
+        """Names of the steps that it knows: those that it has a method for."""
+        return frozenset(name for name in STEPS if hasattr(self, f"_{name}"))
 
     def compile(self, step: Step) -> Compiled:
         return getattr(self, f"_{step.op}")(step)  # type: ignore[no-any-return]

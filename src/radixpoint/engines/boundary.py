@@ -25,6 +25,24 @@ def check_threads(threads: int) -> int:
     return threads
 
 
+def check_steps(engine: str, network: IntGraph, steps: Collection[str]) -> None:
+    """Refuse a network with steps that an engine does not take, before any work.
+
+    Args:
+        engine: its name.
+        network: what is to run.
+        steps: names of those that it takes.
+
+    Raises:
+        EngineError: one that it does not take, and those that are expected.
+    """
+    for step in network.steps:
+        if step.op not in steps:
+            raise EngineError(
+                f"engine {engine}: step {step.name!r} is a {step.op}: expected {', '.join(sorted(steps))}"
+            )
+
+
 def check_run(
     network: IntGraph, images: ArrayLike, keep: Collection[str] | None
 ) -> tuple[NDArray[np.int64], set[str]]:

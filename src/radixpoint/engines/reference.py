@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from radixpoint.arithmetic.cast import cast, divide, random_draws
 from radixpoint.arithmetic.formats import Overflow, Rounding
-from radixpoint.engines.boundary import check_run
+from radixpoint.engines.boundary import check_run, check_steps
 from radixpoint.ir.network import IntGraph, IntTensor, Step, verify
 from radixpoint.ir.ops import Attributes
 
@@ -68,6 +68,7 @@ class ReferenceEngine:
 
     def __init__(self, network: IntGraph) -> None:
         verify(network)
+        check_steps("reference", network, {*_EXACT, "cast", "divide", "add", "offset"})
         self.network = network
 
     def run(
