@@ -38,10 +38,10 @@ class ByLoss:
             start = {group: shared_fraction(own, point) for group, own in groups.items()}
             best = _descend(start, lambda fractions: loss(formats_of(groups, fractions)))
             return formats_of(groups, best)
-        plain = question.ruled("max").design.binary_point
-        mse = question.ruled("mse").design.binary_point
-        everywhere = by_output(question, own_formats(question, question.design.binary_point), operands=True)
-        shares = {share: replace(plain, rule="percentile", percentile=share) for share in _PERCENTILES}
+        point = question.design.binary_point
+        plain, mse = (replace(point, rule=rule) for rule in ("max", "mse"))
+        everywhere = by_output(question, own_formats(question, mse), operands=True)
+        shares = {share: replace(point, rule="percentile", percentile=share) for share in _PERCENTILES}
         first = {share: own_formats(question, plain, one) for share, one in shares.items()}
         share = min(first, key=lambda share: loss(first[share]))
         candidates = [

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol
 
-from msgspec.structs import replace
-
 from radixpoint.ir.graph import Graph
 from radixpoint.measure.calibrate import Ranges
 from radixpoint.quantization.design import Design, Scope
@@ -65,20 +63,6 @@ class Question:
     def by_channel(self, site: Site) -> bool:
         """Whether each channel of the place has a binary point of its own."""
         return site.by_channel and self.design.binary_point.scope == "channel"
-
-    def ruled(self, rule: str, percentile: float = 100.0) -> Question:
-        """The same question to another rule."""
-        point = replace(self.design.binary_point, rule=rule, percentile=percentile)
-        asked = Question(
-            self.graph,
-            self.ranges,
-            replace(self.design, binary_point=point),
-            self.stored,
-            self.loss,
-            self.patches,
-        )
-        asked.__dict__["sites"] = self.sites  # which do not depend on the rule
-        return asked
 
 
 class Rule(Protocol):
