@@ -125,9 +125,8 @@ IMAGES, CALIBRATION = networks.labelled(GRAPH, 2000, 5), networks.labelled(GRAPH
 
 def test_search_with_confidence(tmp_path: Path) -> None:
     plain = search(GRAPH, IMAGES, CALIBRATION, tmp_path / "plain", Criterion(limit=2.0)).policies
-    found = search(GRAPH, IMAGES, CALIBRATION, tmp_path / "sure", Criterion(limit=2.0, confidence=0.95))[
-        "policies"
-    ]
+    sure = Criterion(limit=2.0, confidence=0.95)
+    found = search(GRAPH, IMAGES, CALIBRATION, tmp_path / "sure", sure).policies
     for name in ("joint", "separate"):
         assert plain[name].drop_bound is None
         assert found[name].drop < found[name].drop_bound <= 2.0

@@ -46,7 +46,7 @@ def test_a_wrong_engine_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def wrong(self, images, keep=None):  # type: ignore[no-untyped-def]
         results = run(self, images, keep)
-        name = self.graph.output
+        name = self.network.output
         results[name] = results[name] - (results[name] == results[name].max())
         return results
 
