@@ -190,12 +190,19 @@ def test_unsigned_layers_are_known() -> None:
     assert signed == [next(iter(known))]
 
 
+def test_the_solver_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    """Standard output is the result's: ``--json`` prints one document."""
+    sensitivity, layers = problem(0)
+    assert allocate(sensitivity, layers, 0.9) is not None
+    assert capfd.readouterr().out == ""
+
+
 def test_a_solver_that_gives_up_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not an answer that is not proven, and not 'nothing meets the constraints'."""
     sensitivity, layers = problem(0)
 
     late = highspy.HighsModelStatus.kTimeLimit
-    monkeypatch.setattr(highspy.Highs, "getModelStatus", lambda self: late)
+    monkeypatch.setattr(highspy.Highs.__base__, "getModelStatus", lambda self: late)
     with pytest.raises(DesignError, match="gave up: Time limit"):
         allocate(sensitivity, layers, 0.9)
 

@@ -351,8 +351,9 @@ def _binary_program(
     matrix.start_ = np.cumsum([0, *map(len, rows)])
     matrix.index_ = np.array([i for row in rows for i in sorted(row)])
     matrix.value_ = np.array([row[i] for row in rows for i in sorted(row)], np.float64)
-    solver = highspy.Highs()
-    solver.silent()
+    # the class below highspy.Highs, whose constructor prints a banner to standard output
+    solver = highspy.Highs.__base__()
+    solver.setOptionValue("output_flag", False)
     solver.setOptionValue("mip_rel_gap", 0.0)
     solver.setOptionValue("parallel", "off")  # the same answer, however many cores there are
     solver.passModel(program)
