@@ -63,7 +63,7 @@ def draw(arrows: dict[str, list[str]], path: Path) -> None:
 
     figure, axis = plt.subplots(figsize=(4, 5.5))
     place = {wing: -number for number, wing in enumerate(arrows)}
-    colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    colours = plt.get_cmap("tab20")
     for number, (wing, others) in enumerate(arrows.items()):
         axis.text(0, place[wing], wing, ha="right", va="center", family="monospace")
         for other in others:
@@ -76,7 +76,7 @@ def draw(arrows: dict[str, list[str]], path: Path) -> None:
                     connectionstyle=curve,
                     arrowstyle="-|>",
                     mutation_scale=8,
-                    color=colours[number],
+                    color=colours(number),
                     linewidth=1.5,
                 )
             )

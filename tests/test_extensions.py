@@ -109,15 +109,15 @@ NEGATE_LAYER = LayerOp(
 
 def test_an_operator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A layer and a step, in float, on every engine, and in one export."""
-    monkeypatch.setitem(STEPS, "negate", NEGATE_STEP)  # type: ignore[arg-type]  # a Mapping for readers
-    monkeypatch.setitem(LAYERS, "negate", NEGATE_LAYER)  # type: ignore[arg-type]  # likewise
-    monkeypatch.setitem(floating._ONNX, "negate", ("Neg", ()))  # type: ignore[arg-type]  # likewise
+    monkeypatch.setitem(STEPS, "negate", NEGATE_STEP)
+    monkeypatch.setitem(LAYERS, "negate", NEGATE_LAYER)
+    monkeypatch.setitem(floating._ONNX, "negate", ("Neg", ()))
     n = networks.Net(0)
     graph = n.graph(n.fc(n.simple("flatten", n.simple("negate", n.conv("input", 4))), 4 * 12 * 12, 7))
     network = quantize(graph, networks.calibrated(graph), Design.joint(8))
     with pytest.raises(EngineError, match=r"engine reference: step .* is a negate: expected add, "):
         ReferenceEngine(network)
-    monkeypatch.setitem(reference._EXACT, "negate", lambda step, inputs, arrays: -inputs[0])  # type: ignore[arg-type]
+    monkeypatch.setitem(reference._EXACT, "negate", lambda step, inputs, arrays: -inputs[0])
     with pytest.raises(EngineError, match=r"engine blas: step .* is a negate"):
         blas.BlasEngine(network)
     monkeypatch.setattr(

@@ -266,7 +266,8 @@ def test_an_unknown_metric_is_no_other() -> None:
 def test_unknown_names_in_a_design() -> None:
     for make in (
         lambda: BinaryPoint(scope="layer"),  # type: ignore[arg-type]
-        lambda: BinaryPoint(rule="best"),  # type: ignore[arg-type]
+        lambda: BinaryPoint(rule="best"),
+        lambda: BinaryPoint(rule=""),
         lambda: Code(kind="posit"),  # type: ignore[arg-type]
         lambda: Design.joint(8, batch_norm="merged"),
         lambda: Design(classes=Design.joint(8).classes, average_pool="mean"),  # type: ignore[arg-type]

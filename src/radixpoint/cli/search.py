@@ -75,7 +75,7 @@ def search(
             + "; greedy: one bit off the layer that takes it best (Judd et al. 2015); per-layer: cheapest "
             "word length of each layer, by an integer program.",
         ),
-    ] = ("joint", "separate"),  # type: ignore[assignment]  # typer makes a list of it
+    ] = ("joint", "separate"),  # type: ignore[assignment]  # a default that cannot change; typer makes a list of it
     held_out: Annotated[
         str | None,
         typer.Option(

@@ -50,7 +50,7 @@ def _sum_pool(step: Step, inputs: list[Ints], arrays: Mapping[str, Ints]) -> Int
     return np.asarray(_windows(inputs[0], step.attributes["kernel"], step.attributes, 0).sum((4, 5)))
 
 
-_EXACT: Mapping[str, Callable[[Step, list[Ints], Mapping[str, Ints]], Ints]] = {
+_EXACT: dict[str, Callable[[Step, list[Ints], Mapping[str, Ints]], Ints]] = {
     "conv": _conv,
     "dense": lambda step, inputs, arrays: inputs[0] @ arrays["weight"].T,
     "scale": lambda step, inputs, arrays: inputs[0] * arrays["factor"],

@@ -525,7 +525,7 @@ def _rows() -> tuple[StepOp, ...]:
     )
 
 
-STEPS: Mapping[str, StepOp] = {row.name: row for row in _rows()}
+STEPS: dict[str, StepOp] = {row.name: row for row in _rows()}
 
 
 # -------------------------------------------------------------------------------------------- layers
@@ -731,7 +731,7 @@ class LayerOp:
     limits: bool = False
 
 
-LAYERS: Mapping[str, LayerOp] = {
+LAYERS: dict[str, LayerOp] = {
     row.name: row
     for row in (
         LayerOp(

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from radixpoint.errors import ModelError
 from radixpoint.ir.graph import Graph, Layer
 
-_ONNX: Mapping[str, tuple[str, tuple[str, ...]]] = {
+_ONNX: dict[str, tuple[str, tuple[str, ...]]] = {
     "conv": ("Conv", ("weight", "bias")),
     "batch_norm": ("BatchNormalization", ("gamma", "beta", "mean", "variance")),
     "fc": ("Gemm", ("weight", "bias")),

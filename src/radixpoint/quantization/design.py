@@ -98,12 +98,13 @@ class BinaryPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     scope: Scope = "tensor"
-    rule: str = ""  # set below, by the scope
+    # None stands for "not given" and is replaced below; it is no value of the type, so no file can say it
+    rule: str = None  # type: ignore[assignment]  # see above
     percentile: float = 99.99
 
     def __post_init__(self) -> None:
         check_names(self, scope=Scope)
-        if not self.rule:
+        if self.rule is None:
             force_setattr(self, "rule", "loss" if self.scope in ("network", "class") else "max")
         if self.rule not in RULE_SCOPES:
             raise DesignError(f"rule {self.rule!r}: expected one of {', '.join(RULE_SCOPES)}")
@@ -200,7 +201,8 @@ class Design(
     classes: dict[str, Widths]
     layers: dict[str, Widths] = {}
     batch_norm: BatchNorm = "affine"
-    average_pool: AveragePool = None  # type: ignore[assignment]  # set below, by the rounding
+    # None stands for "not given" and is replaced below; it is no value of the type, so no file can say it
+    average_pool: AveragePool = None  # type: ignore[assignment]  # see above
     binary_point: BinaryPoint = BinaryPoint()
     rounding: Rounding = Rounding.RND
     overflow: Overflow = Overflow.SAT

@@ -11,7 +11,7 @@ from radixpoint.errors import EngineError
 try:
     from radixpoint import _native
 except ImportError:  # installed without a compiler
-    _native = None  # type: ignore[assignment]
+    _native = None  # type: ignore[assignment]  # a module elsewhere; every use is behind instruction_sets()
 
 native = _native
 
