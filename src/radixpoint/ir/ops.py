@@ -698,7 +698,7 @@ def _kept_sign(attributes: Attributes, inputs: bool) -> bool:
     return inputs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerOp:
     """One operator of a network, whole.
 
@@ -719,12 +719,12 @@ class LayerOp:
 
     name: str
     family: Family
-    attributes: tuple[str, ...]
-    parameters: tuple[str, ...]
-    optional: tuple[str, ...]
-    arity: int | None
+    attributes: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    arity: int | None = 1
     shape: Callable[[Attributes, Sequence[Shape], Arrays], Shape]
-    layer_class: str | None
+    layer_class: str | None = None
     lower: Callable[[Lowering, LayerView], str]
     places: PlaceRule = _no_places
     never_negative: SignRule = _any_sign
@@ -740,7 +740,6 @@ LAYERS: dict[str, LayerOp] = {
             attributes=(*_WINDOWED, "dilations", "groups"),
             parameters=("weight", "bias"),
             optional=("bias",),
-            arity=1,
             shape=_conv_shape,
             layer_class="conv",
             lower=_lower_linear("conv"),
@@ -749,10 +748,8 @@ LAYERS: dict[str, LayerOp] = {
         LayerOp(
             name="fc",
             family="product",
-            attributes=(),
             parameters=("weight", "bias"),
             optional=("bias",),
-            arity=1,
             shape=_dense_shape,
             layer_class="fc",
             lower=_lower_linear("dense"),
@@ -763,8 +760,6 @@ LAYERS: dict[str, LayerOp] = {
             family="elementwise",
             attributes=("epsilon",),
             parameters=("gamma", "beta", "mean", "variance"),
-            optional=(),
-            arity=1,
             shape=_channel_shape,
             layer_class="bn",
             lower=_lower_batch_norm,
@@ -773,12 +768,7 @@ LAYERS: dict[str, LayerOp] = {
         LayerOp(
             name="relu",
             family="elementwise",
-            attributes=(),
-            parameters=(),
-            optional=(),
-            arity=1,
             shape=_same_shape,
-            layer_class=None,
             lower=lambda to, layer: to.clamp(to.input(), 0.0, math.inf),
             never_negative=lambda attributes, inputs: True,
             limits=True,
@@ -787,11 +777,7 @@ LAYERS: dict[str, LayerOp] = {
             name="clip",
             family="elementwise",
             attributes=("low", "high"),
-            parameters=(),
-            optional=(),
-            arity=1,
             shape=_same_shape,
-            layer_class=None,
             lower=lambda to, layer: to.clamp(to.input(), layer.attributes["low"], layer.attributes["high"]),
             never_negative=lambda attributes, inputs: bool(attributes["low"] >= 0),
             limits=True,
@@ -799,9 +785,6 @@ LAYERS: dict[str, LayerOp] = {
         LayerOp(
             name="add",
             family="elementwise",
-            attributes=(),
-            parameters=(),
-            optional=(),
             arity=2,
             shape=_same_shape,
             layer_class="add",
@@ -813,11 +796,7 @@ LAYERS: dict[str, LayerOp] = {
             name="max_pool",
             family="window",
             attributes=("kernel", *_WINDOWED),
-            parameters=(),
-            optional=(),
-            arity=1,
             shape=_pool_shape,
-            layer_class=None,
             lower=lambda to, layer: to.step("max_pool", [to.input()], attributes=layer.attributes),
             never_negative=_kept_sign,
         ),
@@ -825,9 +804,6 @@ LAYERS: dict[str, LayerOp] = {
             name="average_pool",
             family="window",
             attributes=("kernel", *_WINDOWED, "count_include_pad"),
-            parameters=(),
-            optional=(),
-            arity=1,
             shape=_pool_shape,
             layer_class="pool",
             lower=_lower_average_pool,
@@ -837,12 +813,7 @@ LAYERS: dict[str, LayerOp] = {
         LayerOp(
             name="flatten",
             family="layout",
-            attributes=(),
-            parameters=(),
-            optional=(),
-            arity=1,
             shape=_flatten_shape,
-            layer_class=None,
             lower=lambda to, layer: to.step("flatten", [to.input()]),
             never_negative=_kept_sign,
         ),
@@ -850,8 +821,6 @@ LAYERS: dict[str, LayerOp] = {
             name="concat",
             family="layout",
             attributes=("count",),
-            parameters=(),
-            optional=(),
             arity=None,
             shape=_concat_shape,
             layer_class="add",
