@@ -87,9 +87,6 @@ def negate(to: Lowering, layer: LayerView) -> str:
 NEGATE_STEP = StepOp(
     name="negate",
     family="elementwise",
-    attributes=(),
-    parameters=(),
-    arity=1,
     shape=lambda attributes, inputs, parameters: inputs[0],
     bounds=lambda attributes, inputs, parameters, alignment: (-inputs[0][1], -inputs[0][0]),
 )

@@ -391,7 +391,7 @@ Family = Literal["product", "window", "elementwise", "layout", "table"]
 changes. ``table``: each element is looked up."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepOp:
     """One integer operator, whole.
 
@@ -413,11 +413,11 @@ class StepOp:
 
     name: str
     family: Family
-    attributes: tuple[str, ...]
-    parameters: tuple[str, ...]
-    arity: int | None
+    attributes: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+    arity: int | None = 1
     shape: Callable[[Attributes, Sequence[Shape], Arrays], Shape]
-    bounds: RangeRule | None
+    bounds: RangeRule | None = None
     fractions: FractionRule = _kept_fractions
     format: FormatRule = _accumulator
     rounded: RoundedRule | None = None
@@ -439,93 +439,122 @@ _WINDOWED = ("strides", "pads")
 _CONVERTS = ("rounding", "overflow")
 
 
-def _rows() -> tuple[StepOp, ...]:
-    return (
+STEPS: dict[str, StepOp] = {
+    row.name: row
+    for row in (
         StepOp(
-            "cast",
-            "elementwise",
-            (*_CONVERTS, "stream", "seed"),
-            (),
-            1,
-            _same_shape,
-            None,
+            name="cast",
+            family="elementwise",
+            attributes=(*_CONVERTS, "stream", "seed"),
+            shape=_same_shape,
             rounded=_cast_range,
         ),
         StepOp(
-            "conv",
-            "product",
-            (*_WINDOWED, "dilations", "groups"),
-            ("weight",),
-            1,
-            _conv_shape,
-            _product_sum_range,
-            _product_fractions,
+            name="conv",
+            family="product",
+            attributes=(*_WINDOWED, "dilations", "groups"),
+            parameters=("weight",),
+            shape=_conv_shape,
+            bounds=_product_sum_range,
+            fractions=_product_fractions,
             factor="weight",
         ),
         StepOp(
-            "dense",
-            "product",
-            (),
-            ("weight",),
-            1,
-            _dense_shape,
-            _product_sum_range,
-            _product_fractions,
+            name="dense",
+            family="product",
+            parameters=("weight",),
+            shape=_dense_shape,
+            bounds=_product_sum_range,
+            fractions=_product_fractions,
             factor="weight",
         ),
         StepOp(
-            "scale",
-            "elementwise",
-            (),
-            ("factor",),
-            1,
-            _same_shape,
-            _scale_range,
-            _scale_fractions,
+            name="scale",
+            family="elementwise",
+            parameters=("factor",),
+            shape=_same_shape,
+            bounds=_scale_range,
+            fractions=_scale_fractions,
             factor="factor",
         ),
         StepOp(
-            "offset",
-            "elementwise",
-            (),
-            ("value",),
-            1,
-            _same_shape,
-            _offset_range,
-            _sum_fractions,
+            name="offset",
+            family="elementwise",
+            parameters=("value",),
+            shape=_same_shape,
+            bounds=_offset_range,
+            fractions=_sum_fractions,
             aligned=True,
         ),
-        StepOp("add", "elementwise", (), (), 2, _same_shape, _add_range, _sum_fractions, aligned=True),
-        StepOp("clamp", "elementwise", ("low", "high"), (), 1, _same_shape, _clamp_range, format=_clamped),
         StepOp(
-            "lookup",
-            "table",
-            ("first",),
-            ("table",),
-            1,
-            _lookup_shape,
-            _lookup_range,
-            _table_fractions,
-            _tabled,
+            name="add",
+            family="elementwise",
+            arity=2,
+            shape=_same_shape,
+            bounds=_add_range,
+            fractions=_sum_fractions,
+            aligned=True,
         ),
-        StepOp("max_pool", "window", ("kernel", *_WINDOWED), (), 1, _pool_shape, _union_range, format=_kept),
-        StepOp("sum_pool", "window", ("kernel", *_WINDOWED), (), 1, _pool_shape, _sum_pool_range),
         StepOp(
-            "divide",
-            "elementwise",
-            _CONVERTS,
-            ("divisor",),
-            1,
-            _same_shape,
-            None,
+            name="clamp",
+            family="elementwise",
+            attributes=("low", "high"),
+            shape=_same_shape,
+            bounds=_clamp_range,
+            format=_clamped,
+        ),
+        StepOp(
+            name="lookup",
+            family="table",
+            attributes=("first",),
+            parameters=("table",),
+            shape=_lookup_shape,
+            bounds=_lookup_range,
+            fractions=_table_fractions,
+            format=_tabled,
+        ),
+        StepOp(
+            name="max_pool",
+            family="window",
+            attributes=("kernel", *_WINDOWED),
+            shape=_pool_shape,
+            bounds=_union_range,
+            format=_kept,
+        ),
+        StepOp(
+            name="sum_pool",
+            family="window",
+            attributes=("kernel", *_WINDOWED),
+            shape=_pool_shape,
+            bounds=_sum_pool_range,
+        ),
+        StepOp(
+            name="divide",
+            family="elementwise",
+            attributes=_CONVERTS,
+            parameters=("divisor",),
+            shape=_same_shape,
             rounded=_divide_range,
         ),
-        StepOp("flatten", "layout", (), (), 1, _flatten_shape, _union_range, _flatten_fractions, _kept),
-        StepOp("concat", "layout", (), (), None, _concat_shape, _union_range, _concat_fractions, _kept),
+        StepOp(
+            name="flatten",
+            family="layout",
+            shape=_flatten_shape,
+            bounds=_union_range,
+            fractions=_flatten_fractions,
+            format=_kept,
+        ),
+        StepOp(
+            name="concat",
+            family="layout",
+            arity=None,
+            shape=_concat_shape,
+            bounds=_union_range,
+            fractions=_concat_fractions,
+            format=_kept,
+        ),
     )
-
-
-STEPS: dict[str, StepOp] = {row.name: row for row in _rows()}
+}
 
 
 # -------------------------------------------------------------------------------------------- layers
