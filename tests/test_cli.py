@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import pytest
 
 import networks
 from radixpoint.errors import DesignError
+from radixpoint.ir.storage import save_network
 from radixpoint.measure.floating import to_onnx
 from radixpoint.quantization.design import Design
+from radixpoint.quantization.quantize import quantize
 
 pytestmark = pytest.mark.slow("it starts many processes")
 
@@ -312,6 +315,14 @@ def test_a_network_of_another_model_is_refused(files: Path, tmp_path: Path) -> N
         "--preprocessing",
         files / "p.json",
     )
+
+
+def test_a_network_that_says_nothing_is_refused(files: Path, tmp_path: Path) -> None:
+    graph = networks.residual()
+    silent = replace(quantize(graph, networks.calibrated(graph), Design.joint(8)), metadata={})
+    save_network(silent, tmp_path / "n.safetensors")
+    given = [files / "model.onnx", "--network", tmp_path / "n.safetensors", "--images", files / "images.npz"]
+    fails("does not say which float network", "evaluate", *given, "--preprocessing", files / "p.json")
 
 
 def test_layers_of_an_equalized_network_have_no_sqnr(files: Path, tmp_path: Path) -> None:

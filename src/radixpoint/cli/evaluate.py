@@ -25,6 +25,7 @@ from radixpoint.cli.options import (
 )
 from radixpoint.cli.terminal import bars, emit, note_the_engine, out, say
 from radixpoint.engines import check_engine
+from radixpoint.errors import ModelError
 from radixpoint.ir.storage import load_network
 from radixpoint.measure import evaluate as measure
 
@@ -62,6 +63,8 @@ def evaluate(
     image_set = read_images(images, classes, preprocessing, max_images)
     graph = read_model(model, input_shape, image_set)
     quantized = load_network(network)
+    if "network" not in quantized.metadata:
+        raise ModelError(f"{network}: does not say which float network it was quantized from")
     if layers:
         measure.check_comparable(quantized)
     if engine == "auto":

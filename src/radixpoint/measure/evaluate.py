@@ -142,13 +142,23 @@ def evaluate(
     return summarize(float_outcomes(graph, images), result, metric, error)
 
 
+class _Recorded(msgspec.Struct, frozen=True):
+    """What matters here of the design that a network says it was made by."""
+
+    equalize: bool = False
+
+
 def check_comparable(quantized: IntGraph) -> None:
     """See that tensors of a quantized network stand for those of its float network.
 
     Raises:
-        DesignError: powers of two were moved between its channels first.
+        DesignError: powers of two were moved between its channels first, or its record says nothing readable.
     """
-    if quantized.metadata.get("equalized") == "true":
+    try:
+        recorded = msgspec.json.decode(quantized.metadata.get("design", "{}"), type=_Recorded)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise DesignError(f"the network's record of its design: {error}") from None
+    if recorded.equalize:
         raise DesignError(
             "the design of the network moves powers of two between channels, so its tensors are not those of "
             "the float network: expected a design without equalize"

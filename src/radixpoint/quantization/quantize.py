@@ -200,8 +200,6 @@ class Quantizer:
             "network": self.graph.digest,
             "ranges": self.ranges.digest,
         }
-        if design.equalize:
-            metadata["equalized"] = "true"
         result = dataclasses.replace(result, metadata=metadata)
         self._last = (design, result)
         return result
