@@ -252,6 +252,7 @@ def test_greedy_takes_the_least_loss_each_time(quantizer: Quantizer) -> None:
         assert losses.loss(after) <= min(shorter.values()) * 1.25  # old measurements order the others
 
 
+@pytest.mark.slow("it searches")
 @pytest.mark.parametrize("policy", ["per-layer", "greedy"])
 def test_search(tmp_path: Path, policy: str) -> None:
     graph = networks.balanced()
@@ -308,6 +309,7 @@ def test_search(tmp_path: Path, policy: str) -> None:
     assert Result.load(tmp_path / "result.json") == result
 
 
+@pytest.mark.slow("it searches")
 def test_by_layer_holds_where_one_length_for_all_does(tmp_path: Path) -> None:
     """With the default word lengths the longest lose next to nothing beside the shortest."""
     graph = networks.balanced()
@@ -379,6 +381,7 @@ def test_nothing_to_equalize_is_refused_before_any_work(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow("it searches")
 def test_lin_and_uniform_run_with_the_defaults(tmp_path: Path) -> None:
     graph = networks.balanced()
     images = networks.labelled(graph, 300, 1)

@@ -137,6 +137,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.slow("it synthesizes")
 @pytest.mark.parametrize(
     ("module", "flow"),
     [("multiply-accumulate", "gates"), ("cast", "lut"), ("batch normalization", "gates"), ("cast", "gates"),
@@ -204,6 +205,7 @@ def test_fewer_bits_are_smaller() -> None:
 # --------------------------------------------------------------------------------------- command line
 
 
+@pytest.mark.slow("it synthesizes")
 def test_command(tmp_path: Path) -> None:
     network = small()
     save_network(network, tmp_path / "n.safetensors")

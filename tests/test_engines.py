@@ -60,6 +60,7 @@ def test_forms_scopes_and_rules(name: str, form: str, scope: str, rule: str) -> 
         agree(QUANTIZERS[name].quantize(design), INPUTS[name])
 
 
+@pytest.mark.slow("it chooses binary points by loss")
 @pytest.mark.parametrize("form", ["affine", "staged", "folded"])
 @pytest.mark.parametrize(
     ("scope", "start"), [("network", "mse"), ("class", "mse"), ("tensor", "max"), ("channel", "max")]
@@ -385,6 +386,7 @@ def test_more_bits_are_closer_to_float() -> None:
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 
+@pytest.mark.slow("it runs the full-width network")
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}: the full-width ResNet-50 is NOT compared")
 def test_full_resnet50_every_tensor() -> None:
     """8 images, 12 designs, every tensor of the full-width network: zero differing integers."""
@@ -431,6 +433,7 @@ def test_full_resnet50_every_tensor() -> None:
         assert np.array_equal(engine.run(stored)[quantized.output], expected[quantized.output]), name
 
 
+@pytest.mark.slow("it runs the full-width network")
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}: the full-width ResNet-50 is NOT compared")
 def test_full_resnet50_of_fewer_bits() -> None:
     """Word lengths by layer, refined; codes that are not uniform: every tensor of one image."""

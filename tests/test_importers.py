@@ -76,6 +76,7 @@ def export(model: nn.Module, path: Path, **arguments) -> Path:  # type: ignore[n
     return path
 
 
+@pytest.mark.slow("it exports a ResNet-50")
 @pytest.mark.parametrize("how", EXPORTS)
 def test_resnet50_from_both_exporters(resnet: nn.Module, tmp_path: Path, how: str) -> None:
     graph = load(export(resnet, tmp_path / "m.onnx", **EXPORTS[how]))

@@ -40,6 +40,7 @@ def test_an_image_of_large_logits_does_not_outweigh_the_others() -> None:
     assert squares[0] > squares[1]  # their squared error says the opposite
 
 
+@pytest.mark.slow("it chooses binary points by loss")
 @pytest.mark.parametrize("scope", ["tensor", "channel"])
 def test_loss_holds_where_other_rules_break(scope: str) -> None:
     """Convolutions of the embedded network at 8 bits: ranges of a few images are far from those of others."""
