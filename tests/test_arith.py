@@ -31,6 +31,7 @@ def source_table() -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(stored), np.concatenate(fractions)
 
 
+@pytest.mark.slow("every integer")
 @pytest.mark.parametrize("rounding", list(Rounding))
 def test_cast_exhaustively(rounding: Rounding) -> None:
     """Every value of every format to 8 bits, fraction lengths -4..12, to every such format, all overflows."""
@@ -76,6 +77,7 @@ def edges(word: int) -> list[int]:
     return sorted(v for v in found if -top <= v < top)
 
 
+@pytest.mark.slow("every width")
 @pytest.mark.parametrize("word", [16, 24, 32, 64])
 def test_cast_edges(word: int) -> None:
     stored = edges(word)

@@ -99,6 +99,7 @@ def test_sqnr_lengths_by_hand() -> None:
     assert lengths == [7, 6, 5]
 
 
+@pytest.mark.slow("many networks")
 @pytest.mark.parametrize("network", ["residual", "mixed"])
 @pytest.mark.parametrize("policy", [name for name in POLICIES if name != "joint"])
 @pytest.mark.parametrize("unsigned", [False, True])

@@ -44,6 +44,7 @@ def agree(graph: IntGraph, inputs: np.ndarray) -> None:
     fast.agree(graph, quantize_images(graph, inputs))
 
 
+@pytest.mark.slow("many networks")
 @pytest.mark.parametrize("name", GRAPHS)
 @pytest.mark.parametrize("form", ["affine", "staged", "folded"])
 @pytest.mark.parametrize("scope", ["network", "class", "tensor", "channel"])
@@ -83,6 +84,7 @@ def test_choice_by_loss(form: str, scope: str, start: str) -> None:
     assert losses[1] <= losses[0]
 
 
+@pytest.mark.slow("many networks")
 @pytest.mark.parametrize("name", GRAPHS)
 @pytest.mark.parametrize("rounding", list(Rounding))
 @pytest.mark.parametrize("overflow", list(Overflow))
@@ -102,6 +104,7 @@ def test_rounding_and_overflow(name: str, rounding: Rounding, overflow: Overflow
         agree(QUANTIZERS[name].quantize(design), INPUTS[name])
 
 
+@pytest.mark.slow("many networks")
 @pytest.mark.parametrize("scope", ["network", "class", "tensor", "channel"])
 @pytest.mark.parametrize("form", ["affine", "staged", "folded"])
 @pytest.mark.parametrize("conv", [4, 8, 16])
@@ -155,6 +158,7 @@ def test_unsigned_operands_have_one_more_bit_of_magnitude() -> None:
     assert set(finer) == {1}
 
 
+@pytest.mark.slow("many networks")
 @pytest.mark.parametrize("name", GRAPHS)
 @pytest.mark.parametrize(
     ("form", "scope"), [("affine", "channel"), ("staged", "tensor"), ("folded", "channel")]

@@ -84,6 +84,7 @@ def test_resnet50_from_both_exporters(resnet: nn.Module, tmp_path: Path, how: st
     same_as_torch(graph, resnet)
 
 
+@pytest.mark.slow("it exports a ResNet-50")
 @pytest.mark.parametrize("dynamo", [False, True])
 def test_both_exporters_fold_by_default(resnet: nn.Module, tmp_path: Path, dynamo: bool) -> None:
     """What docs/importing.md warns of: should torch stop folding, the page must change."""

@@ -178,6 +178,7 @@ def test_formats_stay_and_engines_agree(form: str, scope: str) -> None:
             assert np.array_equal(results[0][name], other[name])
 
 
+@pytest.mark.slow("it refines")
 @pytest.mark.parametrize("techniques", [("offsets",), ("columns",), ("units",), TECHNIQUES])
 def test_logits_are_nearer_on_other_images(techniques: tuple[str, ...]) -> None:
     """Over several networks together: on one, any of them may be unlucky."""

@@ -118,6 +118,7 @@ EDGE_SHIFTS = ((-30,), (-13,), (-12,), (-1,), (0,), (1,), (2,), (7,), (12,), (20
 MIXED_SHIFTS = ((-1, 0, 1), (0, 1, 8), (-9, -2, 3), (-20, 1, 20), (1, 2, 3))
 
 
+@pytest.mark.slow("every width, shift and mode")
 @pytest.mark.parametrize("rounding", list(Rounding))
 @pytest.mark.parametrize("overflow", list(Overflow))
 def test_casts_at_the_edges_of_the_carriers(rounding: Rounding, overflow: Overflow) -> None:

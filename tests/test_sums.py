@@ -42,6 +42,7 @@ def error(graph: Graph, design: Design) -> float:
     return float(np.sqrt(np.square(got - exact).mean() / np.square(exact).mean()))
 
 
+@pytest.mark.slow("many networks")
 @pytest.mark.parametrize("scope", ["tensor", "channel"])
 @pytest.mark.parametrize("form", ["affine", "staged", "folded"])
 @pytest.mark.parametrize(
@@ -98,6 +99,7 @@ def preactivated(pooled: bool = False) -> Graph:
     return n.graph(n.fc(y, 36, 7))
 
 
+@pytest.mark.slow("many networks")
 @pytest.mark.parametrize("scope", ["network", "class", "tensor", "channel"])
 @pytest.mark.parametrize("form", ["affine", "staged", "folded"])
 def test_batch_normalizations_anywhere(form: str, scope: str) -> None:
@@ -110,6 +112,7 @@ def test_batch_normalizations_anywhere(form: str, scope: str) -> None:
                 assert found < (0.03 if scope == "network" else 0.004)
 
 
+@pytest.mark.slow("many networks")
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("form", ["affine", "staged"])
 def test_what_moves_can_still_be_divided(form: str, pooled: bool) -> None:
