@@ -71,6 +71,12 @@ class Net:
             arrays["bias"] = self.random.normal(0, 0.3, classes)
         return self._add("fc", [x], classes, {}, **arrays)
 
+    def by_channel(self, op: str, x: str, **arrays) -> str:  # type: ignore[no-untyped-def]
+        return self._add(op, [x], self.channels[x], {}, **arrays)
+
+    def function(self, x: str, name: str, *numbers: float) -> str:
+        return self.simple("function", x, function=name, numbers=tuple(numbers))
+
     def graph(self, output: str) -> Graph:
         return build_graph("test", "input", self.shape, self.layers, output, self.arrays)
 
@@ -97,6 +103,28 @@ def mixed(seed: int = 0) -> Graph:
     x = n.simple("average_pool", x, kernel=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1), count_include_pad=False)
     x = n.bn(n.conv(x, 8, 3, pads=(0, 1, 2, 1), strides=(2, 1)))
     return n.graph(n.fc(n.simple("flatten", n.simple("relu", x)), 8 * 3 * 6, 7, bias=False))
+
+
+def varied(seed: int = 0) -> Graph:
+    """Functions, gates, sums and differences of tensors, channels moved about, interpolation."""
+    n = Net(seed)
+    a = n.function(n.bn(n.conv("input", 8)), "silu")
+    squeezed = n.simple(
+        "average_pool", a, kernel=(12, 12), strides=(1, 1), pads=(0,) * 4, count_include_pad=False
+    )
+    gate = n.function(n.conv(squeezed, 8, 1, pads=(0,) * 4, bias=True), "sigmoid")
+    a = n._add("multiply", [a, gate], 8)
+    b = n.by_channel("prelu", n.conv(a, 8, bias=True), slope=n.random.uniform(0, 0.5, 8))
+    b = n.by_channel("affine", b, scale=n.random.normal(1, 0.2, 8), offset=n.random.normal(0, 0.2, 8))
+    c = n._add("subtract", [a, b], 8)
+    c = n._add("maximum", [c, n._add("minimum", [a, b], 8)], 8)
+    norm = n.function(n.simple("square_sum", c, size=5), "power", 0.2, 1.0, -0.75)
+    c = n._add("multiply", [c, norm], 8)
+    c = n.simple("select", c, channels=(), rows=(-1, *range(12)), columns=tuple(range(0, 12, 2)), fill=0.0)
+    c = n._add("rearrange", [c], 4, {"split": (2, 4, 13, 6), "order": (1, 0, 2, 3), "shape": (4, 26, 6)})
+    halves = tuple((i // 2, min(i // 2 + i % 2, 5), i % 2) for i in range(12))
+    c = n.simple("interpolate", c, rows=tuple((i, i, 0) for i in range(0, 26, 5)), columns=halves, places=1)
+    return n.graph(n.fc(n.simple("flatten", c), 4 * 6 * 12, 7))
 
 
 def images(

@@ -18,11 +18,11 @@ from fast import agree
 from radixpoint.engines import Engine, ReferenceEngine, blas, reference
 from radixpoint.errors import DesignError, EngineError, ExportError
 from radixpoint.export import TARGETS, example_images, export_network, verify_export
-from radixpoint.export.target import FIXED_POINT
+from radixpoint.export.target import EVERY
 from radixpoint.ir.network import IntGraph
 from radixpoint.ir.ops import LAYERS, STEPS, LayerOp, LayerView, Lowering, Place, StepOp
 from radixpoint.ir.storage import load_network
-from radixpoint.measure import floating
+from radixpoint.measure import float_model
 from radixpoint.measure.evaluate import Evaluation
 from radixpoint.quantization import codes, design
 from radixpoint.quantization.codes import CODES, Grid, add_code, mirrored
@@ -104,7 +104,7 @@ def test_an_operator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A layer and a step, in float, on every engine, and in one export."""
     monkeypatch.setitem(STEPS, "negate", NEGATE_STEP)
     monkeypatch.setitem(LAYERS, "negate", NEGATE_LAYER)
-    monkeypatch.setitem(floating._ONNX, "negate", ("Neg", ()))
+    monkeypatch.setitem(float_model._EMIT, "negate", float_model._bare("Neg"))
     n = networks.Net(0)
     graph = n.graph(n.fc(n.simple("flatten", n.simple("negate", n.conv("input", 4))), 4 * 12 * 12, 7))
     network = quantize(graph, networks.calibrated(graph), Design.joint(8))
@@ -119,7 +119,7 @@ def test_an_operator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     agree(network, example_images(network, 2))
     with pytest.raises(ExportError, match=r"vectors: layer .* is a negate: expected add, "):
         export_network(network, "vectors", tmp_path / "x")
-    monkeypatch.setattr(type(TARGETS["vectors"]), "steps", FIXED_POINT | {"negate"})
+    monkeypatch.setattr(type(TARGETS["vectors"]), "steps", EVERY | {"negate"})
     export_network(network, "vectors", tmp_path / "x")
     assert verify_export(tmp_path / "x").mismatch is None
 
@@ -198,7 +198,7 @@ class Spoken:
     name = "spoken"
     summary = "a sentence a step"
     options: tuple[str, ...] = ()
-    steps = FIXED_POINT
+    steps = EVERY
 
     def files(self, network: IntGraph, images: Any, options: Mapping[str, str]) -> dict[str, bytes]:
         lines = (

@@ -50,6 +50,20 @@ STEPS_ON: dict[str, Any] = {
     "add": lambda c: (c.step("clamp", {"low": 0, "high": 99}), c.step("add", inputs=("x", c.last))),
     "clamp": lambda c: c.step("clamp", {"low": -3, "high": 77}),
     "lookup": lambda c: c.step("lookup", {"first": -128}, table=parameter(in_range() % 100 - 50)),
+    "multiply": lambda c: (
+        c.step("clamp", {"low": 0, "high": 99}),
+        c.step("max_pool", {"kernel": (6, 5), "strides": (1, 1), "pads": (0,) * 4}),
+        c.step("multiply", inputs=("x", c.last)),
+    ),
+    "maximum": lambda c: (c.step("scale", factor=stored(4, 1, 1)), c.step("maximum", inputs=("x", c.last))),
+    "minimum": lambda c: (c.step("scale", factor=stored(4, 1, 1)), c.step("minimum", inputs=("x", c.last))),
+    "sum_channels": lambda c: c.step("sum_channels", {"size": 3}),
+    "select": lambda c: c.step(
+        "select", {"channels": (3, -1, 0), "rows": (), "columns": (4, 4, -1, 0), "fill": -7}
+    ),
+    "rearrange": lambda c: c.step(
+        "rearrange", {"split": (2, 2, 6, 5), "order": (1, 3, 0, 2), "shape": (10, 2, 6)}
+    ),
     "max_pool": lambda c: c.step("max_pool", {**WINDOW, "kernel": (3, 2)}),
     "sum_pool": lambda c: c.step("sum_pool", {**WINDOW, "kernel": (3, 2)}),
     "divide": lambda c: c.step(
@@ -102,7 +116,7 @@ def test_a_row_is_whole(op: str) -> None:
     for step in made.steps:
         assert made.derive(step) == made.tensors[step.name]
         if row.factor is not None and step.op == op:
-            assert row.factor in step.parameters
+            assert row.factor in (*step.parameters, *range(1, len(step.inputs)))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -141,7 +155,7 @@ def test_a_layer_is_whole(name: str) -> None:
 
 def test_every_layer_runs() -> None:
     """In float and quantized."""
-    graphs = [networks.residual(), networks.mixed()]
+    graphs = [networks.residual(), networks.mixed(), networks.varied()]
     assert {layer.op for graph in graphs for layer in graph.layers} == set(LAYERS)
     for graph in graphs:
         inputs = networks.images(2, 0, graph.shapes["input"]).inputs(0, 2)

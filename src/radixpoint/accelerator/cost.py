@@ -16,17 +16,18 @@ from radixpoint.quantization.design import Design
 
 def _products(network: IntGraph, step: Step) -> int:
     result = network.tensors[step.name].shape
-    if step.op == "scale":
+    if step.family != "product":
         return math.prod(result)
     weight = network.arrays(step)["weight"]
     return math.prod(result) * math.prod(weight.shape[1:])
 
 
 def operand_widths(network: IntGraph, step: Step) -> tuple[int, int]:
-    """Word lengths of what a multiplying step multiplies: activation, parameter."""
-    role = step.row.factor or ""
-    source = network.tensors[step.inputs[0]].format.word_length
-    return source, network.parameters[step.parameters[role]].format.word_length
+    """Word lengths of what a multiplying step multiplies: activation, and parameter or another activation."""
+    factor, source = step.row.factor, network.tensors[step.inputs[0]].format.word_length
+    if isinstance(factor, int):
+        return source, network.tensors[step.inputs[factor]].format.word_length
+    return source, network.parameters[step.parameters[factor or ""]].format.word_length
 
 
 def multiplier_cost(network: IntGraph) -> int:
@@ -114,7 +115,7 @@ class Cost:
 
     Attributes:
         macs: multiplications of convolutions and fully connected layers.
-        scalings: multiplications of batch normalization and pooling.
+        scalings: all other multiplications: of batch normalization, of pooling, of two tensors.
         conv_bits, scale_bits: largest operand word lengths of each: (activation, parameter).
         multiplier_cost: see ``multiplier_cost``.
         bit_operations: BOPs with additions, see ``bit_operations``.
@@ -155,7 +156,7 @@ def _activation_bits(network: IntGraph) -> int:
     sizes = {
         name: math.prod(network.tensors[name].shape) * network.tensors[name].format.word_length
         for name in order
-        if name in (network.input, network.output)
+        if name in (network.input, *network.outputs)
         or len(readers[name]) > 1
         or not all(step.row.pointwise for step in readers[name])
     }
@@ -197,10 +198,10 @@ def cost(network: IntGraph) -> Cost:
         if step.row.factor is None:
             continue
         products, (x, w) = _products(network, step), operand_widths(network, step)
-        terms = 1 if step.op == "scale" else math.prod(network.arrays(step)["weight"].shape[1:])
+        terms = 1 if step.family != "product" else math.prod(network.arrays(step)["weight"].shape[1:])
         operations += round(products * bit_operations(x, w, terms))
         energy += products * product_energy(x, w, network.tensors[step.name].format.word_length)
-        if step.op == "scale":
+        if step.family != "product":
             scalings += products
         else:
             macs += products

@@ -74,7 +74,8 @@ def _as_json(graph: Graph) -> None:
         {
             "supported": True,
             "input": list(graph.shapes[graph.input]),
-            "classes": graph.shapes[graph.output][0],
+            "outputs": {name: list(graph.shapes[name]) for name in graph.outputs},
+            "notes": list(graph.notes),
             "operators": Counter(layer.op for layer in graph.layers),
             "parameters": sum(value.size for value in graph.parameters.values()),
             "layers": [
@@ -93,10 +94,13 @@ def _as_table(graph: Graph) -> None:
     out.print(table)
     counts = Counter(layer.op for layer in graph.layers)
     parameters = sum(value.size for value in graph.parameters.values())
+    results = ", ".join(str(graph.shapes[name]) for name in graph.outputs)
     say(
-        f"{graph.shapes[graph.input]} in, {graph.shapes[graph.output][0]} classes out, {parameters:,} "
-        f"parameters; " + ", ".join(f"{count} {op}" for op, count in sorted(counts.items()))
+        f"{graph.shapes[graph.input]} in, {results} out, {parameters:,} parameters; "
+        + ", ".join(f"{count} {op}" for op, count in sorted(counts.items()))
     )
+    for note in graph.notes:
+        say(note)
     if graph.nothing_to_separate:
         say(
             "No batch normalization: if the network was trained with it, the exporter folded it into the "

@@ -24,7 +24,7 @@ from radixpoint.arithmetic.cast import cast, divide, random_draws
 from radixpoint.arithmetic.formats import Overflow, Rounding
 from radixpoint.engines.boundary import check_run, check_steps, check_threads
 from radixpoint.ir.network import IntGraph, IntTensor, Step, verify
-from radixpoint.ir.ops import STEPS
+from radixpoint.ir.ops import SELECTED, STEPS
 
 Array = NDArray[Any]
 Compiled = Callable[[list[Array]], Array]
@@ -257,6 +257,16 @@ class _Compiler:
         return working, [_powers(shift, working) for shift in shifts]
 
     def _add(self, step: Step) -> Compiled:
+        return self._joined(step, np.add)
+
+    def _maximum(self, step: Step) -> Compiled:
+        return self._joined(step, np.maximum)
+
+    def _minimum(self, step: Step) -> Compiled:
+        return self._joined(step, np.minimum)
+
+    def _joined(self, step: Step, join: Callable[[Array, Array], Array]) -> Compiled:
+        """Of two operands at one binary point."""
         a, b = self._source(step), self._source(step, 1)
         working, (up_a, up_b) = self._sum(step, {0: _magnitude(a), 1: _magnitude(b)})
 
@@ -267,7 +277,62 @@ class _Compiler:
                 x = x * up_a
             if up_b.size > 1 or up_b[0] != 1:
                 y = y * up_b
-            return np.asarray(x + y)
+            return np.asarray(join(x, y))
+
+        return run
+
+    def _multiply(self, step: Step) -> Compiled:
+        sources = [self._source(step, i) for i in (0, 1)]
+        working = carrier(max(_magnitude(self._result(step)), *map(_magnitude, sources)))
+
+        def run(inputs: list[Array]) -> Array:
+            x: Array = inputs[0].astype(working, copy=False)
+            return np.asarray(x * inputs[1].astype(working, copy=False))
+
+        return run
+
+    def _sum_channels(self, step: Step) -> Compiled:
+        size = step.attributes["size"]
+        before, working = (size - 1) // 2, carrier(_magnitude(self._result(step)))
+
+        def run(inputs: list[Array]) -> Array:
+            x = inputs[0].astype(working, copy=False)
+            channels = x.shape[-1]
+            padded = np.zeros((*x.shape[:-1], channels + size - 1), working)
+            padded[..., before : before + channels] = x
+            result = padded[..., :channels].copy()
+            for i in range(1, size):
+                result += padded[..., i : i + channels]
+            return np.asarray(result)
+
+        return run
+
+    def _select(self, step: Step) -> Compiled:
+        axes = (-1, 1, 2) if len(self._result(step).shape) == 3 else (-1,)
+        chosen = [
+            (axis, np.array(step.attributes[name], np.int64))
+            for axis, name in zip(axes, SELECTED, strict=False)
+            if step.attributes[name]
+        ]
+        target, fill = carrier(_magnitude(self._result(step))), step.attributes["fill"]
+
+        def run(inputs: list[Array]) -> Array:
+            x = inputs[0].astype(target, copy=False)
+            for axis, indices in chosen:
+                x = np.take(x, np.maximum(indices, 0), axis)
+                if indices.min() < 0:
+                    np.moveaxis(x, axis, 0)[indices < 0] = fill
+            return x
+
+        return run
+
+    def _rearrange(self, step: Step) -> Compiled:
+        split, order, shape = (step.attributes[name] for name in ("split", "order", "shape"))
+
+        def run(inputs: list[Array]) -> Array:
+            x = _channels_first(inputs[0]).reshape(len(inputs[0]), *split)
+            x = x.transpose(0, *(i + 1 for i in order)).reshape(len(x), *shape)
+            return np.ascontiguousarray(_channels_last(x))
 
         return run
 

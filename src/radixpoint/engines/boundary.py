@@ -69,7 +69,7 @@ def check_run(
         raise EngineError(f"stored integers {low}..{high}: expected {tensor.low}..{tensor.high}")
     if isinstance(keep, str):
         raise EngineError(f"tensors to keep: {keep!r}: expected a collection of names")
-    wanted = {network.output} if keep is None else set(keep)
+    wanted = set(network.outputs) if keep is None else set(keep)
     if unknown := wanted - set(network.tensors):
         raise EngineError(f"tensor {min(map(str, unknown))!r}: expected names of the network's tensors")
     return given.astype(np.int64, copy=False), wanted

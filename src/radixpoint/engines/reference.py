@@ -11,7 +11,7 @@ from radixpoint.arithmetic.cast import cast, divide, random_draws
 from radixpoint.arithmetic.formats import Overflow, Rounding
 from radixpoint.engines.boundary import check_run, check_steps
 from radixpoint.ir.network import IntGraph, IntTensor, Step, verify
-from radixpoint.ir.ops import Attributes
+from radixpoint.ir.ops import SELECTED, Attributes
 
 Ints = NDArray[np.int64]
 
@@ -50,6 +50,31 @@ def _sum_pool(step: Step, inputs: list[Ints], arrays: Mapping[str, Ints]) -> Int
     return np.asarray(_windows(inputs[0], step.attributes["kernel"], step.attributes, 0).sum((4, 5)))
 
 
+def _sum_channels(step: Step, inputs: list[Ints], arrays: Mapping[str, Ints]) -> Ints:
+    size = step.attributes["size"]
+    before = (size - 1) // 2
+    x = np.pad(inputs[0], ((0, 0), (before, size - 1 - before), (0, 0), (0, 0)))
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(x, size, axis=1).sum(-1))
+
+
+def _select(step: Step, inputs: list[Ints], arrays: Mapping[str, Ints]) -> Ints:
+    x = inputs[0]
+    for axis, name in enumerate(SELECTED, 1):
+        indices = np.array(step.attributes[name], np.int64)
+        if len(indices):
+            x = np.take(x, np.maximum(indices, 0), axis)
+            shape = [1] * x.ndim
+            shape[axis] = -1
+            x = np.where((indices < 0).reshape(shape), step.attributes["fill"], x)
+    return np.asarray(x)
+
+
+def _rearrange(step: Step, inputs: list[Ints], arrays: Mapping[str, Ints]) -> Ints:
+    split, order, shape = (step.attributes[name] for name in ("split", "order", "shape"))
+    x = inputs[0].reshape(len(inputs[0]), *split)
+    return x.transpose(0, *(i + 1 for i in order)).reshape(len(x), *shape)
+
+
 _EXACT: dict[str, Callable[[Step, list[Ints], Mapping[str, Ints]], Ints]] = {
     "conv": _conv,
     "dense": lambda step, inputs, arrays: inputs[0] @ arrays["weight"].T,
@@ -58,9 +83,21 @@ _EXACT: dict[str, Callable[[Step, list[Ints], Mapping[str, Ints]], Ints]] = {
     "lookup": lambda step, inputs, arrays: arrays["table"][inputs[0] - step.attributes["first"]],
     "max_pool": _max_pool,
     "sum_pool": _sum_pool,
+    "sum_channels": _sum_channels,
+    "multiply": lambda step, inputs, arrays: inputs[0] * inputs[1],
+    "select": _select,
+    "rearrange": _rearrange,
     "flatten": lambda step, inputs, arrays: inputs[0].reshape(len(inputs[0]), -1),
     "concat": lambda step, inputs, arrays: np.concatenate(inputs, 1),
 }
+
+
+_ALIGNED: dict[str, Callable[[Ints, Ints], Ints]] = {
+    "add": np.add,
+    "maximum": np.maximum,
+    "minimum": np.minimum,
+}
+"""Of two operands at one binary point."""
 
 
 class ReferenceEngine:
@@ -68,7 +105,7 @@ class ReferenceEngine:
 
     def __init__(self, network: IntGraph) -> None:
         verify(network)
-        check_steps("reference", network, {*_EXACT, "cast", "divide", "add", "offset"})
+        check_steps("reference", network, {*_EXACT, *_ALIGNED, "cast", "divide", "offset"})
         self.network = network
 
     def run(
@@ -118,9 +155,9 @@ class ReferenceEngine:
                 Rounding(step.attributes["rounding"]),
                 Overflow(step.attributes["overflow"]),
             )
-        if step.op in ("add", "offset"):
-            total = self._aligned(step, 0, inputs[0])
-            if step.op == "add":
-                return total + self._aligned(step, 1, inputs[1])
-            return total + self._aligned(step, "value", network.arrays(step)["value"])
+        if step.op in _ALIGNED:
+            return _ALIGNED[step.op](*(self._aligned(step, i, x) for i, x in enumerate(inputs)))
+        if step.op == "offset":
+            value = network.arrays(step)["value"]
+            return self._aligned(step, 0, inputs[0]) + self._aligned(step, "value", value)
         return _EXACT[step.op](step, inputs, network.arrays(step))

@@ -259,11 +259,13 @@ def _verified(
             for batch in more_images(network) if more_images else ():
                 for what, theirs in engines.items():
                     expected, got = ours.run(batch), theirs.run(batch)
-                    found = _mismatch(network.output, expected[network.output], got[network.output])
-                    if found is not None:
+                    for name in network.outputs:
+                        found = _mismatch(name, expected[name], got[name])
+                        if found is None:
+                            continue
                         index = (done + found.index[0], *found.index[1:]) if found.index else ()
-                        differs = Mismatch(network.output, index, found.expected, found.got)
-                        layer = network.tensors[network.output].layer
+                        differs = Mismatch(name, index, found.expected, found.got)
+                        layer = network.tensors[name].layer
                         layers.append(LayerResult(what, layer, batch.size, differs))
                         return Verification(
                             tuple(layers), len(images), done, tuple(changed_files(path, manifest))

@@ -12,10 +12,11 @@ import numpy as np
 from radixpoint.arithmetic.formats import Overflow
 from radixpoint.errors import ExportError
 from radixpoint.export.source import TracedProgram, Writer, build, literal, rows
-from radixpoint.export.target import FIXED_POINT
+from radixpoint.export.target import EVERY
 from radixpoint.export.tools import tool
 from radixpoint.ir.arena import arena_layout
 from radixpoint.ir.network import IntGraph, IntTensor, Step
+from radixpoint.ir.ops import SELECTED
 from radixpoint.ir.plan import Function, Ints, Nest, Plan, extents
 
 WARNINGS = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
@@ -42,6 +43,10 @@ def _bits(c: str) -> int:
 def numpy_type(c: str) -> str:
     """The little-endian dtype of a type of ``stdint.h``."""
     return f"<{'u' if c.startswith('u') else 'i'}{_bits(c) // 8}"
+
+
+_JOINED = {"add": "a + b", "maximum": "a > b ? a : b", "minimum": "a < b ? a : b"}
+"""Of two operands at one binary point."""
 
 
 class Source:
@@ -123,16 +128,36 @@ class Source:
             f"/* logits: {logits.format} */\n"
             f"#define RADIXPOINT_LOGITS {int(np.prod(logits.shape))}\n"
             f"typedef {self.type_of(self.network.output)} radixpoint_logit_t;\n\n"
+            f"{self._other_outputs()}"
             f"{blob if self.blob else ''}struct radixpoint_parameters {{\n{members}\n}};\n"
             f"{'' if self.blob else extern}"
             "/* Not reentrant: the buffers between the layers are static. */\n"
             "void radixpoint_run(const struct radixpoint_parameters *p, const radixpoint_image_t *image,\n"
-            "                    radixpoint_logit_t *logits);\n\n"
+            f"                    radixpoint_logit_t *logits{self._other_arguments()});\n\n"
             "#ifdef RADIXPOINT_TRACE\n"
             f"#define RADIXPOINT_TRACE_VALUES {total}\n"
             f"extern const int32_t radixpoint_trace_offset[{len(self.tensor_ids)}];\n"
             "#endif\n\n#endif\n"
         )
+
+    def _other_outputs(self) -> str:
+        """Types and sizes of results beyond the first; the harness lists them by the macro."""
+        if not self.network.other_outputs:
+            return ""
+        lines = []
+        for number, name in enumerate(self.network.other_outputs, 2):
+            tensor = self.network.tensors[name]
+            lines.append(
+                f"/* output {number}: {tensor.format}, {' x '.join(map(str, extents(tensor.shape)))} */"
+            )
+            lines.append(f"#define RADIXPOINT_OUTPUT{number} {int(np.prod(tensor.shape))}")
+            lines.append(f"typedef {self.type_of(name)} radixpoint_output{number}_t;")
+        listed = " ".join(f"X({number})" for number in range(2, len(self.network.outputs) + 1))
+        return "\n".join([*lines, f"#define RADIXPOINT_OTHER_OUTPUTS(X) {listed}", "", ""])
+
+    def _other_arguments(self) -> str:
+        numbers = range(2, len(self.network.outputs) + 1)
+        return "".join(f", radixpoint_output{n}_t *output{n}" for n in numbers)
 
     # -------------------------------------------------------------------------------------- code
 
@@ -155,8 +180,9 @@ class Source:
 
     def _run(self, w: Writer) -> None:
         network, plan = self.network, self.plan
-        inside = [n for n in plan.stored if n not in (network.input, network.output)]
         places: dict[str, str] = {network.input: "image", network.output: "logits"}
+        places |= {name: f"output{n}" for n, name in enumerate(network.other_outputs, 2)}
+        inside = [n for n in plan.stored if n not in places]
         arenas = {}
         for t in sorted({self.type_of(n) for n in inside}):
             own = [n for n in inside if self.type_of(n) == t]
@@ -168,7 +194,7 @@ class Source:
             w(f"static {t} arena_{t}[{size}];")
         w()
         w("void radixpoint_run(const struct radixpoint_parameters *p, const radixpoint_image_t *image,")
-        w.open("                    radixpoint_logit_t *logits)")
+        w.open(f"                    radixpoint_logit_t *logits{self._other_arguments()})")
         for function in plan.functions:
             arguments = ", ".join(["p", *(places[n] for n in (*function.reads, *function.writes))])
             w(f"{function.name}({arguments});")
@@ -204,15 +230,27 @@ class Source:
         w("int64_t v;")
         if head.family == "product":
             self._product_sum(w, head)
+        elif head.op == "sum_channels":
+            self._sum_channels(w, head)
         elif head.family == "window":
             self._pool(w, head)
         elif head.op == "flatten":
             self._flatten(w, head)
-        elif head.op == "add":
+        elif head.op == "select":
+            self._select(w, head)
+        elif head.op == "rearrange":
+            w(f"const int32_t from = {self.plan.moved_from(head)};")
+            source = head.inputs[0]
+            w(f"v = {self.plan.identifiers[source]}[{self.plan.element(source, 'from')}];")
+        elif head.op == "multiply":
+            a, b = (f"{self.plan.identifiers[n]}[{self.plan.place(n)}]" for n in head.inputs)
+            w(f"v = (int64_t){a} * {b};")
+        elif head.op in _JOINED:
             a, b = (
                 self._aligned(f"{self.plan.identifiers[n]}[i]", head, k) for k, n in enumerate(head.inputs)
             )
-            w(f"v = {a} + {b};")
+            w(f"const int64_t a = {a}, b = {b};")
+            w(f"v = {_JOINED[head.op]};")
         else:
             w(f"v = {self.plan.identifiers[head.inputs[0]]}[i];")
             self._element(w, head)
@@ -256,6 +294,10 @@ class Source:
             case "offset":
                 value = self._aligned(self._beside(step, "value"), step, "value")
                 w(f"v = {self._aligned('v', step, 0)} + {value};")
+            case "lookup":
+                table = self.network.arrays(step)["table"]
+                member = self._member(self.plan.parameter_names[step.parameters["table"]], table)
+                w(f"v = {member}[v - ({literal(step.attributes['first'])})];")
             case "clamp":
                 low, high = (literal(step.attributes[end]) for end in ("low", "high"))
                 w(f"v = rx_saturate(v, {low}, {high});")
@@ -357,6 +399,31 @@ class Source:
         index = "c" if places == 1 else f"c % {places} * {channels} + c / {places}"
         w(f"v = {x}[{index}];")
 
+    def _select(self, w: Writer, step: Step) -> None:
+        source, places, absent = step.inputs[0], [], []
+        for own, variable in zip(SELECTED, "cyx", strict=True):
+            indices = step.attributes[own]
+            places.append(variable)
+            if indices:
+                member = self._member(f"i{self.tensor_ids[step.name]}_{own}", np.array(indices, np.int64))
+                w(f"const int32_t s{variable} = {member}[{variable}];")
+                places[-1] = f"s{variable}"
+                absent += [f"s{variable} < 0"] if min(indices) < 0 else []
+        c, y, x = places
+        value = f"{self.plan.identifiers[source]}[{self.plan.place(source, y, x, c)}]"
+        if absent:
+            value = f"{' || '.join(absent)} ? {literal(step.attributes['fill'])} : (int64_t){value}"
+        w(f"v = {value};")
+
+    def _sum_channels(self, w: Writer, step: Step) -> None:
+        source, size = step.inputs[0], step.attributes["size"]
+        channels, before = self.network.tensors[source].shape[0], (size - 1) // 2
+        w("v = 0;")
+        w.open(f"for (int32_t k = c - {before}; k < c + {size - before}; ++k)")
+        element = f"{self.plan.identifiers[source]}[{self.plan.place(source, c='k')}]"
+        w(f"if (k >= 0 && k < {channels}) v += {element};")
+        w.close()
+
     def _concat(self, w: Writer, nest: Nest) -> None:
         step = nest.head
         height, width, channels = extents(self.network.tensors[step.name].shape)
@@ -383,7 +450,8 @@ class CTarget:
     name = "c"
     summary = "the network as C99: integers only, no library"
     options: tuple[str, ...] = ("parameters",)
-    steps = FIXED_POINT
+    steps = EVERY
+    several_outputs = True
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
         """See ``radixpoint.export.target.Target``; option ``parameters``: ``arrays`` or ``blob``."""

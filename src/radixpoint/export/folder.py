@@ -69,7 +69,7 @@ class StepEntry(msgspec.Struct, frozen=True):
     attributes: dict[str, Any]
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """``manifest.json``: everything about an export but the integers themselves."""
 
     radixpoint_export: Literal[1]
@@ -85,6 +85,7 @@ class Manifest(msgspec.Struct, frozen=True):
     parameters: list[Parameter]
     steps: list[StepEntry]
     files: dict[str, str]
+    other_outputs: tuple[str, ...] = ()
 
 
 def _format(form: TensorFormat) -> Format:
@@ -126,6 +127,7 @@ def make_manifest(
             for s in network.steps
         ],
         {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())},
+        tuple(tensors[name] for name in network.other_outputs),
     )
 
 

@@ -18,9 +18,10 @@ from radixpoint.arithmetic.formats import Overflow, TensorFormat
 from radixpoint.errors import ExportError
 from radixpoint.export.c import c_type
 from radixpoint.export.source import TracedProgram, Writer, build, literal, rows
-from radixpoint.export.target import FIXED_POINT
+from radixpoint.export.target import EVERY
 from radixpoint.export.tools import tool
 from radixpoint.ir.network import IntGraph, Step
+from radixpoint.ir.ops import SELECTED
 from radixpoint.ir.plan import Function, Ints, Nest, Plan, extents
 
 SIGNATURE = "void network(const image_t image[RADIXPOINT_IMAGE_VALUES], logit_t logits[RADIXPOINT_LOGITS])"
@@ -169,7 +170,7 @@ class _Source:
         if head.op == "concat":
             self._concat(w, nest, number)
             return
-        reduces = head.op in ("conv", "dense", "max_pool", "sum_pool")
+        reduces = head.family in ("product", "window")
         for label, axis, variable in (
             ("ROW", "ROWS", "y"),
             ("COLUMN", "COLUMNS", "x"),
@@ -225,6 +226,20 @@ class _Source:
             numbers = [*extents(shape), *kernel, *step.attributes["strides"], *step.attributes["pads"][:2]]
             numbers += [*step.attributes["dilations"], terms, outputs // step.attributes["groups"]]
             return f"rx::convolution<{', '.join(map(str, numbers))}, {types}>({x}, {array}, y, x, c)"
+        if step.op == "sum_channels":
+            size, (height, width, channels) = step.attributes["size"], extents(shape)
+            numbers = [width, channels, size, (size - 1) // 2]
+            return f"rx::channel_sum<{', '.join(map(str, numbers))}, {self.type_of(step.name)}>({x}, y, x, c)"
+        if step.op == "select":
+            return self._select(step)
+        if step.op == "rearrange":
+            return f"{x}[{self.plan.element(source, f'({self.plan.moved_from(step)})')}]"
+        if step.op == "multiply":
+            values = (f"{self.plan.identifiers[n]}[{self.plan.place(n)}]" for n in step.inputs)
+            if self.form(step.name).per_channel:
+                values = (f"rx::reinterpret<{_integer(self.form(n))} >({v})"
+                          for n, v in zip(step.inputs, values, strict=True))  # fmt: skip
+            return " * ".join(values)
         if step.family == "window":
             numbers = [*extents(shape), *step.attributes["kernel"], *step.attributes["strides"]]
             spelled = ", ".join(map(str, [*numbers, *step.attributes["pads"][:2]]))
@@ -236,13 +251,31 @@ class _Source:
             places = height * width  # channels slowest
             index = "c" if places == 1 else f"c % {places} * {channels} + c / {places}"
             return f"{x}[{index}]"
-        if step.op == "add":
+        if step.op in ("add", "maximum", "minimum"):
             a, b = (
                 self._addend(f"{self.plan.identifiers[n]}[i]", self.form(n), step, k)
                 for k, n in enumerate(step.inputs)
             )
-            return f"{a} + {b}"
+            own = self.type_of(step.name)
+            return f"{a} + {b}" if step.op == "add" else f"rx::{step.op}<{own}>({a}, {b})"
         return self._expression(step, f"{x}[i]")
+
+    def _select(self, step: Step) -> str:
+        source, places, absent = step.inputs[0], [], []
+        for own, variable in zip(SELECTED, "cyx", strict=True):
+            indices = step.attributes[own]
+            places.append(variable)
+            if indices:
+                values = np.array(indices, np.int64)
+                places[-1] = f"{self._array(f'i{self.tensor_ids[step.name]}_{own}', values)}[{variable}]"
+                absent += [f"{places[-1]} < 0"] if min(indices) < 0 else []
+        c, y, x = places
+        value = f"{self.plan.identifiers[source]}[{self.plan.place(source, y, x, c)}]"
+        if not absent:
+            return value
+        own = self.type_of(step.name)
+        fill = f"rx::from_integer<{own}>({literal(step.attributes['fill'])})"
+        return f"({' || '.join(absent)}) ? {fill} : {own}({value})"
 
     def _addend(self, value: str, form: TensorFormat, step: Step, operand: int | str) -> str:
         """A summand; if the result has a binary point a channel, its stored integers moved to it."""
@@ -291,6 +324,12 @@ class _Source:
                 beside = self._beside(step, "value", not form.per_channel)
                 addends = self._addend(value, source, step, 0), self._addend(beside, parameter, step, "value")
                 return " + ".join(addends)
+            case "lookup":
+                table = self._array(
+                    self.plan.parameter_names[step.parameters["table"]], self.network.arrays(step)["table"]
+                )
+                place = f"rx::to_integer({value}) - ({literal(step.attributes['first'])})"
+                return f"rx::from_integer<{self.type_of(step.name)}>({table}[{place}])"
             case "clamp":
                 own = self.type_of(step.name)
                 low, high = (
@@ -383,7 +422,8 @@ class HlsTarget:
     name = "hls"
     summary = "C++ for Vitis HLS (ap_fixed) and Catapult (ac_fixed)"
     options: tuple[str, ...] = ()
-    steps = FIXED_POINT
+    steps = EVERY
+    several_outputs = False
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
         """See ``radixpoint.export.target.Target``."""

@@ -118,6 +118,7 @@ class Hls4mlTarget:
     summary = "a per-layer precision configuration for hls4ml"
     options: tuple[str, ...] = ()
     steps = FIXED_POINT
+    several_outputs = False
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
         """See ``radixpoint.export.target.Target``."""

@@ -15,7 +15,7 @@ from radixpoint.arithmetic.cast import random_draws
 from radixpoint.arithmetic.formats import Overflow, Rounding
 from radixpoint.errors import ExportError
 from radixpoint.export.onnx_graph import ModelBuilder
-from radixpoint.export.target import FIXED_POINT
+from radixpoint.export.target import EVERY
 from radixpoint.ir.network import IntGraph, Step
 from radixpoint.ir.plan import FARTHEST_SHIFT, Ints, Plan
 
@@ -84,6 +84,28 @@ class _Integers(ModelBuilder):
 
     def _concat(self, step: Step, name: str, inputs: list[str]) -> None:
         self.node("Concat", inputs, name, axis=1)
+
+    def _multiply(self, step: Step, name: str, inputs: list[str]) -> None:
+        self.node("Mul", inputs, name)
+
+    def _maximum(self, step: Step, name: str, inputs: list[str]) -> None:
+        self.node("Max", [self._aligned(x, step, i) for i, x in enumerate(inputs)], name)
+
+    def _minimum(self, step: Step, name: str, inputs: list[str]) -> None:
+        self.node("Min", [self._aligned(x, step, i) for i, x in enumerate(inputs)], name)
+
+    def _lookup(self, step: Step, name: str, inputs: list[str]) -> None:
+        place = self.node("Sub", [inputs[0], self.int64(step.attributes["first"])])
+        self.node("Gather", [self.int64(self.network.arrays(step)["table"]), place], name, axis=0)
+
+    def _select(self, step: Step, name: str, inputs: list[str]) -> None:
+        self.selected(step, inputs[0], lambda: self.int64(step.attributes["fill"]), name)
+
+    def _rearrange(self, step: Step, name: str, inputs: list[str]) -> None:
+        self.rearranged(step, inputs[0], name)
+
+    def _sum_channels(self, step: Step, name: str, inputs: list[str]) -> None:
+        self.channel_sum(step, inputs[0], lambda: self.int64(0), name)
 
     def _number(self, condition: str) -> str:
         return self.node("Cast", [condition], to=onnx.TensorProto.INT64)
@@ -231,7 +253,7 @@ class OnnxModel:
 
     def run(self, images: NDArray[np.int64], keep: Collection[str] | None = None) -> dict[str, Ints]:
         """See ``radixpoint.engines.Engine``."""
-        wanted = [self.network.output] if keep is None else list(keep)
+        wanted = list(self.network.outputs) if keep is None else list(keep)
         computed = [name for name in wanted if name != self.network.input]
         names = sorted({self.plan.identifiers[name] for name in computed})
         feeds = {self.plan.identifiers[self.network.input]: np.ascontiguousarray(images, np.int64)}
@@ -250,7 +272,8 @@ class OnnxTarget:
     name = "onnx"
     summary = "an ONNX model of the integers, for onnxruntime"
     options: tuple[str, ...] = ()
-    steps = FIXED_POINT
+    steps = EVERY
+    several_outputs = True
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
         """See ``radixpoint.export.target.Target``."""

@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from onnx import helper, numpy_helper
 
 from radixpoint.ir.network import IntGraph, Step
+from radixpoint.ir.ops import SELECTED
 from radixpoint.ir.plan import Plan
 
 OPSET = 17
@@ -94,6 +95,38 @@ class ModelBuilder:
             result.append((ky, kx, seen))
         return result
 
+    def selected(self, step: Step, source: str, fill: Callable[[], str], name: str) -> str:
+        """A ``select``; ``fill`` makes the constant that stands where the index is -1."""
+        shape = self.network.tensors[step.inputs[0]].shape
+        chosen = [(axis, step.attributes[own]) for axis, own in enumerate(SELECTED) if step.attributes[own]]
+        for axis, indices in chosen:
+            if min(indices) < 0:  # one place more, behind all others, holds the fill
+                pads = [0] * (2 * (len(shape) + 1))
+                pads[len(shape) + 1 + axis + 1] = 1
+                source = self.node("Pad", [source, self.constant(pads, np.int64), fill()])
+            places = self.constant([i if i >= 0 else shape[axis] for i in indices], np.int64)
+            source = self.node("Gather", [source, places], axis=axis + 1)
+        return self.alias(source, name)
+
+    def rearranged(self, step: Step, source: str, name: str) -> str:
+        """A ``rearrange``."""
+        split, order, shape = (step.attributes[own] for own in ("split", "order", "shape"))
+        source = self.node("Reshape", [source, self.constant([0, *split], np.int64)])
+        source = self.node("Transpose", [source], perm=[0, *(i + 1 for i in order)])
+        return self.node("Reshape", [source, self.constant([0, *shape], np.int64)], name)
+
+    def channel_sum(self, step: Step, source: str, zero: Callable[[], str], name: str) -> str:
+        """A ``sum_channels``."""
+        size, channels = step.attributes["size"], self.network.tensors[step.name].shape[0]
+        before = (size - 1) // 2
+        pads = self.constant([0, before, 0, 0, 0, size - 1 - before, 0, 0], np.int64)
+        padded = self.node("Pad", [source, pads, zero()])
+        terms = []
+        for first in range(size):
+            ends = [self.constant([v], np.int64) for v in (first, first + channels, 1)]
+            terms.append(self.node("Slice", [padded, *ends]))
+        return self.chain("Add", terms, name)
+
     def chain(self, op: str, terms: Sequence[str], name: str) -> str:
         """Fold ``terms`` by a binary operator; the last result is ``name``."""
         if len(terms) == 1:
@@ -123,12 +156,12 @@ class ModelBuilder:
         return self.node("Reshape", [total, whole], name)
 
     def model(self, element: int, batch: str | int, domains: Sequence[tuple[str, int]] = ()) -> bytes:
-        """The serialized model, from the network's input to its logits."""
+        """The serialized model, from the network's input to its results."""
         ends = []
-        for name in (self.network.input, self.network.output):
+        for name in (self.network.input, *self.network.outputs):
             shape = [batch, *self.network.tensors[name].shape]
             ends.append(helper.make_tensor_value_info(self.plan.identifiers[name], element, shape))
-        graph = helper.make_graph(self.nodes, "network", [ends[0]], [ends[1]], self.initializers)
+        graph = helper.make_graph(self.nodes, "network", [ends[0]], ends[1:], self.initializers)
         imports = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(d, v) for d, v in domains)]
         model = helper.make_model(graph, opset_imports=imports, ir_version=8, producer_name="radixpoint")
         data: bytes = model.SerializeToString(deterministic=True)

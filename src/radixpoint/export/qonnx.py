@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from radixpoint.arithmetic.formats import Overflow, Rounding, TensorFormat
 from radixpoint.errors import ExportError
 from radixpoint.export.onnx_graph import ModelBuilder
-from radixpoint.export.target import FIXED_POINT
+from radixpoint.export.target import EVERY
 from radixpoint.ir.network import IntGraph, Step
 from radixpoint.ir.plan import Ints, Plan
 
@@ -191,6 +191,40 @@ class _RealValues(ModelBuilder):
     def _concat(self, step: Step, name: str) -> None:
         self.node("Concat", self._operands(step), name, axis=1)
 
+    def _multiply(self, step: Step, name: str) -> None:
+        self.node("Mul", self._operands(step), name)
+
+    def _maximum(self, step: Step, name: str) -> None:
+        self.node("Max", self._operands(step), name)
+
+    def _minimum(self, step: Step, name: str) -> None:
+        self.node("Min", self._operands(step), name)
+
+    def _lookup(self, step: Step, name: str) -> None:
+        """The stored integer is the place in a table of real values."""
+        source = self.network.tensors[step.inputs[0]].format
+        self._carrier[step.name] = self._needed(step.name)
+        wide = self._in(step.inputs[0], np.float64)
+        scaled = self.node(
+            "Mul", [wide, self.constant(np.ldexp(1.0, source.fraction_lengths[0]), np.float64)]
+        )
+        stored = self.node("Cast", [scaled], to=onnx.TensorProto.INT64)
+        place = self.node("Sub", [stored, self.constant(step.attributes["first"], np.int64)])
+        table = self.network.arrays(step)["table"] * self._units(step)
+        self.node("Gather", [self.constant(table, self._carrier[step.name]), place], name, axis=0)
+
+    def _select(self, step: Step, name: str) -> None:
+        (source,) = self._operands(step)
+        fill = step.attributes["fill"] * self._units(step)
+        self.selected(step, source, lambda: self.constant(fill, self._carrier[step.name]), name)
+
+    def _rearrange(self, step: Step, name: str) -> None:
+        self.rearranged(step, self._operands(step)[0], name)
+
+    def _sum_channels(self, step: Step, name: str) -> None:
+        (source,) = self._operands(step)
+        self.channel_sum(step, source, lambda: self.constant(0, self._carrier[step.name]), name)
+
     def _divide(self, step: Step, name: str) -> None:
         divisor = self.network.arrays(step)["divisor"]
         shift = int(self.network.shift(step)[0])
@@ -298,7 +332,8 @@ class QonnxTarget:
     name = "qonnx"
     summary = "QONNX with Quant nodes, for FINN and hls4ml"
     options: tuple[str, ...] = ()
-    steps = FIXED_POINT
+    steps = EVERY
+    several_outputs = False
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
         """See ``radixpoint.export.target.Target``."""

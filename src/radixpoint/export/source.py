@@ -94,18 +94,15 @@ class TracedProgram:
         self.network, self._make = network, cache(make)
 
     def run(self, images: Ints, keep: Collection[str] | None = None) -> dict[str, Ints]:
-        """Stored integers of the tensors in ``keep``; without it the logits, by the fast build."""
+        """Stored integers of the tensors in ``keep``; without it the results, by the fast build."""
         tensors = self.network.tensors
         fed = channel_last(np.asarray(images), tensors[self.network.input].shape).reshape(len(images), -1)
-        if keep is None:
-            shape = tensors[self.network.output].shape
-            logits = pipe(self._make(False), fed, int(np.prod(shape)))
-            return {self.network.output: channel_first(logits, shape)}
-        sizes = {name: int(np.prod(tensors[name].shape)) for name in Plan(self.network).order}
-        values = pipe(self._make(True), fed, sum(sizes.values()))
+        order = self.network.outputs if keep is None else Plan(self.network).order
+        sizes = {name: int(np.prod(tensors[name].shape)) for name in order}
+        values = pipe(self._make(keep is not None), fed, sum(sizes.values()))
         result, first = {}, 0
         for name, size in sizes.items():
-            if name in keep:
+            if keep is None or name in keep:
                 result[name] = channel_first(values[:, first : first + size], tensors[name].shape)
             first += size
         return result

@@ -27,7 +27,17 @@ FIXED_POINT = frozenset(
         "concat",
     }
 )
-"""Steps of networks whose activations are fixed-point; coded weights are stored decoded."""
+"""Steps of convolutional classifiers without other functions than ReLU; coded weights are stored decoded."""
+EVERY = FIXED_POINT | {
+    "lookup",
+    "maximum",
+    "minimum",
+    "multiply",
+    "rearrange",
+    "select",
+    "sum_channels",
+}
+"""All steps there are."""
 
 
 class Target(Protocol):
@@ -38,12 +48,14 @@ class Target(Protocol):
         summary: what it is, in a line.
         options: names of its options.
         steps: names of the steps that it can express; a network with others is refused before any work.
+        several_outputs: whether a network may have more than one result.
     """
 
     name: str
     summary: str
     options: tuple[str, ...]
     steps: frozenset[str]
+    several_outputs: bool
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> Mapping[str, bytes]:
         """Contents of its files, by path; the same arguments give the same bytes.
@@ -68,15 +80,19 @@ class Target(Protocol):
 
 
 def check_steps(target: Target, network: IntGraph) -> None:
-    """Refuse a network with steps that a target cannot express.
+    """Refuse a network with steps that a target cannot express, or with more results than it has.
 
     Raises:
         ExportError: one that it has, and the steps that are expected.
     """
     for step in network.steps:
         if step.op not in target.steps:
-            coded = " (a coded activation is looked up: coded weights alone can be exported, decoded)"
             raise ExportError(
                 f"{target.name}: layer {network.tensors[step.name].layer!r}: step {step.name!r} is a "
-                f"{step.op}{coded if step.op == 'lookup' else ''}: expected {', '.join(sorted(target.steps))}"
+                f"{step.op}: expected {', '.join(sorted(target.steps))}"
             )
+    if network.other_outputs and not target.several_outputs:
+        raise ExportError(
+            f"{target.name}: {len(network.outputs)} results ({', '.join(map(repr, network.outputs))}): "
+            "expected one"
+        )

@@ -15,7 +15,7 @@ from radixpoint.arithmetic.formats import TensorFormat
 from radixpoint.engines import ReferenceEngine, make_engine
 from radixpoint.errors import ExportError
 from radixpoint.export.folder import read_manifest
-from radixpoint.export.target import FIXED_POINT
+from radixpoint.export.target import EVERY
 from radixpoint.ir.graph import freeze
 from radixpoint.ir.network import IntGraph, IntParameter
 from radixpoint.ir.plan import Ints, Plan
@@ -121,7 +121,7 @@ class StoredTensors:
     def run(self, images: Ints, keep: Collection[str] | None = None) -> dict[str, Ints]:
         """See ``radixpoint.engines.Engine``."""
         places = [self._place(image) for image in images]
-        wanted = {self.network.output} if keep is None else keep
+        wanted = set(self.network.outputs) if keep is None else keep
         return {name: self.tensors(name)[places] for name in wanted}
 
     def _place(self, image: Ints) -> int:
@@ -137,7 +137,8 @@ class VectorsTarget:
     name = "vectors"
     summary = "golden vectors and memory images for hardware written by hand"
     options: tuple[str, ...] = ("memory",)
-    steps = FIXED_POINT
+    steps = EVERY
+    several_outputs = True
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
         """See ``radixpoint.export.target.Target``.

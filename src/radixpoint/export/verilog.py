@@ -179,6 +179,7 @@ class VerilogTarget:
     summary = "an accelerator in Verilog with the memory images of the network"
     options: tuple[str, ...] = ("lanes",)
     steps = FIXED_POINT
+    several_outputs = False
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
         """See ``radixpoint.export.target.Target``; option ``lanes``: values of a vector, default 16."""

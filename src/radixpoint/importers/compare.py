@@ -52,18 +52,19 @@ def check_imported(graph: Graph, original: Original) -> None:
     random = np.random.default_rng(1)
     moved = images * (1 + _LAST_BITS * random.choice([-1.0, 1.0], images.shape).astype(np.float32))
     theirs, wobbled = original(images), original(moved.astype(np.float32))
-    there = np.isfinite(theirs[graph.output].reshape(IMAGES, -1)).all(1)
+    there = np.all([np.isfinite(theirs[name].reshape(IMAGES, -1)).all(1) for name in graph.outputs], 0)
     if there.sum() < IMAGES - 2:
         raise ModelError(
             f"{graph.source}: its results are finite for {there.sum()} of {IMAGES} random images: expected "
             "weights whose sums of products stay within float32"
         )
-    if _far(graph.output, original(images), theirs, theirs) is not None:
+    again = original(images)
+    if any(_far(name, again, theirs, theirs) is not None for name in graph.outputs):
         raise ModelError(
             f"{graph.source}: gives another result each time it is run: expected a network without chance"
         )
     ours = FloatingEngine(graph).run(images)
-    if _far(graph.output, ours, theirs, wobbled) is None:
+    if all(_far(name, ours, theirs, wobbled) is None for name in graph.outputs):
         return
     names = [layer.name for layer in graph.layers if layer.name in theirs]
     every = FloatingEngine(graph, names).run(images)

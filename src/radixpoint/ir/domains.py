@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from radixpoint.arithmetic.formats import Overflow, Rounding
+from radixpoint.arithmetic.functions import FUNCTIONS
 from radixpoint.errors import GraphError
 
 MAX_EXTENT = 1 << 24
@@ -22,6 +23,8 @@ MAX_SHIFT = 62
 """Places by which an operand of a sum is moved at most."""
 MAX_TABLE = 1 << 16
 """Entries of a lookup table at most."""
+MAX_AXES = 16
+"""Parts that a rearrangement cuts a tensor into at most."""
 MAX_POINTS = 1 << 20
 """Binary points of one tensor at most."""
 MAX_STEPS = 1 << 16
@@ -49,6 +52,36 @@ def _one_of(names: Sequence[str]) -> tuple[Callable[[Any], bool], str]:
     return (lambda value: isinstance(value, str) and value in names), f"one of {', '.join(names)}"
 
 
+def _indices(value: Any) -> bool:
+    return (
+        type(value) is tuple and len(value) <= MAX_EXTENT and all(_is_int(v, -1, MAX_EXTENT) for v in value)
+    )
+
+
+def _sizes(most: int, low: int = 1) -> tuple[Callable[[Any], bool], str]:
+    def fits(value: Any) -> bool:
+        return (
+            type(value) is tuple
+            and 1 <= len(value) <= most
+            and all(_is_int(v, low, MAX_ELEMENTS) for v in value)
+        )
+
+    return fits, f"1 to {most} whole numbers from {low}"
+
+
+def _numbers(value: Any) -> bool:
+    return type(value) is tuple and all(type(v) is float and math.isfinite(v) for v in value)
+
+
+def _between(value: Any) -> bool:
+    """Triples of two indices and a share."""
+    return (
+        type(value) is tuple
+        and 1 <= len(value) <= MAX_EXTENT
+        and all(type(v) is tuple and len(v) == 3 and all(_is_int(x, 0, MAX_EXTENT) for x in v) for v in value)
+    )
+
+
 def _number(value: Any) -> bool:
     return type(value) in (int, float) and not math.isnan(value)
 
@@ -67,8 +100,18 @@ _DOMAINS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "stream": _int(0, _INT64[1]),
     "seed": _int(0, (1 << 64) - 1),
     "first": _int(*_INT64),
+    "size": _int(1, MAX_EXTENT),
+    "split": _sizes(MAX_AXES),
+    "order": _sizes(MAX_AXES, 0),
+    "shape": _sizes(3),
+    "channels": (_indices, "whole numbers from -1"),
+    "places": _int(0, 10),
+    "numbers": (_numbers, "finite numbers"),
+    "function": _one_of(list(FUNCTIONS)),
 }
-"""By attribute, for layers and steps alike; ``low`` and ``high`` are real for layers and stored for steps."""
+"""By attribute, for layers and steps alike, but for those that are real for layers and stored for steps
+(``low``, ``high``, ``fill``), and ``rows`` and ``columns``, of which an interpolation has triples."""
+_STORED = ("low", "high", "fill")
 
 
 def check_attributes(attributes: Mapping[str, Any], expected: Sequence[str], stored: bool) -> None:
@@ -85,8 +128,11 @@ def check_attributes(attributes: Mapping[str, Any], expected: Sequence[str], sto
     if set(expected) != set(attributes):
         raise GraphError(f"attributes {sorted(map(str, attributes))}, expected {sorted(expected)}")
     for name, value in attributes.items():
-        if name in ("low", "high"):
+        if name in _STORED:
             fits, what = _int(*_INT64) if stored else (_number, "a number")
+        elif name in ("rows", "columns"):
+            triples = "places" in expected
+            fits, what = (_between, "triples of two indices and a share") if triples else _DOMAINS["channels"]
         else:
             fits, what = _DOMAINS[name]
         if not fits(value):

@@ -61,15 +61,17 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A trained network with real-valued parameters (float32), one image in, one vector of logits out.
+    """A trained network with real-valued parameters (float32), one image in.
 
     Attributes:
         source: what it was read from, for messages only.
         input: name of the input tensor.
         shapes: shape of every tensor, without the batch axis.
         layers: in execution order.
-        output: name of the result.
+        output: name of the result; of a classifier, the class scores.
         parameters: float32 arrays.
+        other_outputs: names of further results, as of a detector.
+        notes: what a user should know of the import; takes no part in anything.
     """
 
     source: str
@@ -78,6 +80,8 @@ class Graph:
     layers: tuple[Layer, ...]
     output: str
     parameters: Mapping[str, NDArray[np.float32]]
+    other_outputs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", _frozen_arrays(self.parameters))
@@ -85,7 +89,28 @@ class Graph:
 
     def __reduce__(self) -> tuple[Any, ...]:
         own = (self.source, self.input, dict(self.shapes), self.layers, self.output, dict(self.parameters))
-        return Graph, own
+        return Graph, (*own, self.other_outputs, self.notes)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of all results."""
+        return (self.output, *self.other_outputs)
+
+    @property
+    def classes(self) -> int:
+        """How many classes it scores.
+
+        Raises:
+            ModelError: its result is no vector of class scores.
+        """
+        shape = self.shapes[self.output]
+        if len(shape) != 1 or self.other_outputs:
+            results = ", ".join(f"{name!r} {self.shapes[name]}" for name in self.outputs)
+            raise ModelError(
+                f"{self.source}: its results are {results}: expected one vector of class scores, which top-1 "
+                "and top-5 are judged by"
+            )
+        return shape[0]
 
     def parameter(self, layer: Layer, role: str) -> NDArray[np.float32]:
         """The layer's parameter of that role."""
@@ -98,7 +123,7 @@ class Graph:
     def seen_by_reader(self, tensor: str) -> str:
         """``tensor``, or the ReLU that alone reads it: what a ReLU cuts off needs no range."""
         consumers = self.consumers(tensor)
-        if len(consumers) == 1 and consumers[0].row.limits and tensor != self.output:
+        if len(consumers) == 1 and consumers[0].row.limits and tensor not in self.outputs:
             return consumers[0].name
         return tensor
 
@@ -117,6 +142,7 @@ class Graph:
             self.output,
             self.shapes[self.input],
             [[x.name, x.op, x.inputs, dict(x.attributes), dict(x.parameters)] for x in self.layers],
+            *([self.other_outputs] if self.other_outputs else []),
         ]
         content.update(json.dumps(structure, sort_keys=True).encode())
         for name in sorted(self.parameters):
@@ -133,6 +159,8 @@ def build_graph(
     layers: Sequence[Layer],
     output: str,
     parameters: Mapping[str, NDArray[np.float32]],
+    other_outputs: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Graph:
     """Infer every shape, assemble a ``Graph`` and verify it.
 
@@ -162,6 +190,8 @@ def build_graph(
         tuple(layers),
         output,
         {key: np.asarray(parameters[key], np.float32) for key in sorted(used)},
+        tuple(other_outputs),
+        tuple(notes),
     )
     verify_graph(graph)
     return graph
@@ -221,13 +251,16 @@ def verify_graph(graph: Graph) -> None:
                     f"with epsilon {layer.attributes['epsilon']:g}: expected a positive sum"
                 )
         known.add(layer.name)
-    if graph.output not in known:
-        raise GraphError(f"output {graph.output!r} is no tensor of the graph")
-    if len(graph.shapes[graph.output]) != 1:
-        raise ModelError(
-            f"{graph.source}: the result {graph.output!r} has shape {graph.shapes[graph.output]} an image: "
-            "expected one vector of class scores"
-        )
+    check_outputs(graph.outputs, known)
+
+
+def check_outputs(outputs: Sequence[str], known: set[str]) -> None:
+    """See that results are tensors, each named once."""
+    for name in outputs:
+        if name not in known:
+            raise GraphError(f"output {name!r} is not computed")
+    if len(set(outputs)) != len(outputs):
+        raise GraphError(f"outputs {', '.join(map(repr, outputs))}: expected each once")
 
 
 def check_inputs(where: str, arity: int | None, inputs: Sequence[str], known: set[str]) -> None:

@@ -26,7 +26,7 @@ from radixpoint.ir.domains import (
     check_attributes,
     check_shape,
 )
-from radixpoint.ir.graph import MALFORMED, check_inputs
+from radixpoint.ir.graph import MALFORMED, check_inputs, check_outputs
 from radixpoint.ir.ops import STEPS, Alignment, Arrays, Attributes, Family, Shape, StepOp
 
 
@@ -87,9 +87,10 @@ class IntGraph:
         input: name of the input tensor; images are quantized to its format with RND, SAT.
         tensors: every tensor, by name.
         steps: in execution order.
-        output: name of the logits.
+        output: name of the result; of a classifier, the class scores.
         parameters: stored integers, by name.
         metadata: where it comes from (design, digests); takes no part in the arithmetic.
+        other_outputs: names of further results, as of a detector.
     """
 
     input: str
@@ -98,6 +99,7 @@ class IntGraph:
     output: str
     parameters: Mapping[str, IntParameter]
     metadata: Mapping[str, str]
+    other_outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("tensors", "parameters", "metadata"):
@@ -105,7 +107,12 @@ class IntGraph:
 
     def __reduce__(self) -> tuple[Any, ...]:
         own = (dict(self.tensors), self.steps, self.output, dict(self.parameters), dict(self.metadata))
-        return IntGraph, (self.input, *own)
+        return IntGraph, (self.input, *own, self.other_outputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of all results."""
+        return (self.output, *self.other_outputs)
 
     @cached_property
     def readers(self) -> Mapping[str, tuple[Step, ...]]:
@@ -163,7 +170,7 @@ class IntGraph:
 
         Args:
             images: stored integers in the input's format, batch first.
-            keep: names of tensors; None is the output.
+            keep: names of tensors; None is the outputs.
 
         Returns:
             Stored integers of the tensors in ``keep``, int64, batch first, by name.
@@ -192,6 +199,7 @@ class IntGraph:
         structure = {
             "input": self.input,
             "output": self.output,
+            **({"other_outputs": self.other_outputs} if self.other_outputs else {}),
             "tensors": {
                 name: [t.shape, t.format.signed, t.format.word_length, t.format.fraction_lengths]
                 for name, t in self.tensors.items()
@@ -330,10 +338,10 @@ def _verify(network: IntGraph) -> None:
         if derived != recorded:
             raise GraphError(f"{where}: recorded as {recorded}, but its operands make it {derived}")
         known.add(step.name)
-    if network.output not in known:
-        raise GraphError(f"output {network.output!r} is not computed")
-    if network.tensors[network.output].format.per_channel:
-        raise GraphError(f"output {network.output!r}: class scores need one binary point")
+    check_outputs(network.outputs, known)
+    for name in network.outputs:
+        if network.tensors[name].format.per_channel:
+            raise GraphError(f"output {name!r}: a result needs one binary point")
     if set(network.tensors) != known:
         raise GraphError(f"tensors that no step computes: {sorted(set(network.tensors) - known)}")
 

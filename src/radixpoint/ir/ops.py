@@ -20,11 +20,13 @@ from radixpoint.arithmetic.cast import cast, divide, limit
 from radixpoint.arithmetic.formats import (
     MAX_DIVIDE_SHIFT,
     MAX_DIVIDEND,
+    MAX_STORED,
     Overflow,
     Rounding,
     TensorFormat,
     smallest_format,
 )
+from radixpoint.arithmetic.functions import FUNCTIONS
 from radixpoint.errors import GraphError
 from radixpoint.ir.domains import MAX_POINTS, MAX_TABLE, check_padded, check_parameter_shape
 
@@ -84,6 +86,16 @@ def _lookup_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: A
     return inputs[0]
 
 
+def _function_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: Arrays) -> Shape:
+    expected = FUNCTIONS[attributes["function"]].numbers
+    if len(attributes["numbers"]) != len(expected):
+        raise GraphError(
+            f"function {attributes['function']}: {len(attributes['numbers'])} numbers, expected "
+            f"{len(expected)}: {', '.join(expected) or 'none'}"
+        )
+    return inputs[0]
+
+
 def _channel_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: Arrays) -> Shape:
     for name, value in parameters.items():
         if value.shape != inputs[0][:1]:
@@ -108,6 +120,49 @@ def _concat_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: A
     if any(shape[1:] != inputs[0][1:] or len(shape) != len(inputs[0]) for shape in inputs):
         raise GraphError(f"concat: inputs differ beyond the channel: {', '.join(map(str, inputs))}")
     return (sum(shape[0] for shape in inputs), *inputs[0][1:])
+
+
+def _broadcast_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: Arrays) -> Shape:
+    a, b = inputs
+    if len(a) != len(b) or any(x != y and 1 not in (x, y) for x, y in zip(a, b, strict=True)):
+        raise GraphError(f"shapes that do not fit: {a} and {b}: expected sizes that are equal or 1")
+    return tuple(max(sizes) for sizes in zip(a, b, strict=True))
+
+
+def _select_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: Arrays) -> Shape:
+    (shape,) = inputs
+    chosen = [attributes[name] for name in SELECTED]
+    if len(shape) == 1 and (chosen[1] or chosen[2]):
+        raise GraphError(f"select: rows or columns of a tensor of {shape}")
+    for size, indices in zip(shape, chosen, strict=False):
+        if indices and max(indices) >= size:
+            raise GraphError(f"select: index {max(indices)} of an axis of {size}")
+    return tuple(len(i) or size for i, size in zip(chosen, shape, strict=False))
+
+
+def _rearranged_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: Arrays) -> Shape:
+    split, order, shape = (attributes[name] for name in ("split", "order", "shape"))
+    count = math.prod(inputs[0])
+    if math.prod(split) != count or math.prod(shape) != count or sorted(order) != list(range(len(split))):
+        raise GraphError(f"rearrange: {inputs[0]} split into {split}, in the order {order}, as {shape}")
+    return tuple(shape)
+
+
+def _image_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: Arrays) -> Shape:
+    if len(inputs[0]) != 3:
+        raise GraphError(f"expected channels, height and width, got {inputs[0]}")
+    return inputs[0]
+
+
+def _interpolated_shape(attributes: Attributes, inputs: Sequence[Shape], parameters: Arrays) -> Shape:
+    channels, *sizes = _image_shape(attributes, inputs, parameters)
+    result = [channels]
+    for size, name in zip(sizes, ("rows", "columns"), strict=True):
+        places = attributes[name]
+        if any(max(a, b) >= size or share > 1 << attributes["places"] for a, b, share in places):
+            raise GraphError(f"interpolate: {name} beyond {size}, or a share beyond one")
+        result.append(len(places))
+    return tuple(result)
 
 
 def pool_counts(shape: Shape, attributes: Attributes) -> NDArray[np.int64]:
@@ -190,6 +245,40 @@ def _sum_pool_range(
 ) -> Range:
     terms = math.prod(attributes["kernel"])
     return terms * min(inputs[0][0], 0), terms * max(inputs[0][1], 0)
+
+
+def _product_range(
+    attributes: Attributes, inputs: Sequence[Range], parameters: Arrays, alignment: Alignment
+) -> Range:
+    corners = [x * y for x in inputs[0] for y in inputs[1]]
+    return min(corners), max(corners)
+
+
+def _extreme_range(join: Callable[[int, int], int]) -> RangeRule:
+    def bounds(
+        attributes: Attributes, inputs: Sequence[Range], parameters: Arrays, alignment: Alignment
+    ) -> Range:
+        # channels may be aligned by less than the most
+        ends = [_aligned(bounds, places) for bounds, places in zip(inputs, alignment.inputs, strict=True)]
+        lows = [min(low, bounds[0]) for (low, _), bounds in zip(ends, inputs, strict=True)]
+        highs = [max(high, bounds[1]) for (_, high), bounds in zip(ends, inputs, strict=True)]
+        return join(*lows), join(*highs)
+
+    return bounds
+
+
+def _channel_sum_range(
+    attributes: Attributes, inputs: Sequence[Range], parameters: Arrays, alignment: Alignment
+) -> Range:
+    return attributes["size"] * min(inputs[0][0], 0), attributes["size"] * max(inputs[0][1], 0)
+
+
+def _select_range(
+    attributes: Attributes, inputs: Sequence[Range], parameters: Arrays, alignment: Alignment
+) -> Range:
+    if any(-1 in attributes[name] for name in SELECTED):
+        return min(inputs[0][0], attributes["fill"]), max(inputs[0][1], attributes["fill"])
+    return inputs[0]
 
 
 def _clamp_range(
@@ -302,6 +391,21 @@ def _sum_fractions(
     return _broadcast(first, second, max)
 
 
+def _both_fractions(
+    shapes: Sequence[Shape], inputs: Sequence[TensorFormat], parameters: Formats
+) -> tuple[int, ...]:
+    first, second = (form.fraction_lengths for form in inputs)
+    return _broadcast(first, second, lambda x, y: x + y)
+
+
+def _shared_fractions(
+    shapes: Sequence[Shape], inputs: Sequence[TensorFormat], parameters: Formats
+) -> tuple[int, ...]:
+    if inputs[0].per_channel:
+        raise GraphError("its input must have one binary point for all channels")
+    return inputs[0].fraction_lengths
+
+
 def _table_fractions(
     shapes: Sequence[Shape], inputs: Sequence[TensorFormat], parameters: Formats
 ) -> tuple[int, ...]:
@@ -373,6 +477,19 @@ def _clamped(
     return form
 
 
+def _filled(
+    attributes: Attributes,
+    bounds: Range,
+    fractions: tuple[int, ...],
+    inputs: Sequence[TensorFormat],
+    parameters: Formats,
+) -> TensorFormat:
+    form = _kept(attributes, bounds, fractions, inputs, parameters)
+    if not form.min <= attributes["fill"] <= form.max:
+        raise GraphError(f"select: fill {attributes['fill']} in {form}")
+    return form
+
+
 def _tabled(
     attributes: Attributes,
     bounds: Range,
@@ -408,7 +525,7 @@ class StepOp:
         rounded: range of the result of a step that rounds to a given format, unless it wraps; every other
             mode is monotone, so the ends decide.
         aligned: whether operands are shifted left to the binary point of the result.
-        factor: role of the parameter that elements are multiplied by, or None.
+        factor: role of the parameter, or number of the input, that elements are multiplied by, or None.
     """
 
     name: str
@@ -422,12 +539,12 @@ class StepOp:
     format: FormatRule = _accumulator
     rounded: RoundedRule | None = None
     aligned: bool = False
-    factor: str | None = None
+    factor: str | int | None = None
 
     @property
     def pointwise(self) -> bool:
         """Whether each element of the result is made of one element of its one input."""
-        return self.family == "elementwise" and self.arity == 1
+        return self.family in ("elementwise", "table") and self.arity == 1
 
     @property
     def rounds(self) -> bool:
@@ -435,6 +552,8 @@ class StepOp:
         return self.rounded is not None
 
 
+SELECTED = ("channels", "rows", "columns")
+"""Attributes of a ``select``, axis by axis."""
 _WINDOWED = ("strides", "pads")
 _CONVERTS = ("rounding", "overflow")
 
@@ -496,6 +615,33 @@ STEPS: dict[str, StepOp] = {
             aligned=True,
         ),
         StepOp(
+            name="multiply",
+            family="elementwise",
+            arity=2,
+            shape=_broadcast_shape,
+            bounds=_product_range,
+            fractions=_both_fractions,
+            factor=1,
+        ),
+        StepOp(
+            name="maximum",
+            family="elementwise",
+            arity=2,
+            shape=_same_shape,
+            bounds=_extreme_range(max),
+            fractions=_sum_fractions,
+            aligned=True,
+        ),
+        StepOp(
+            name="minimum",
+            family="elementwise",
+            arity=2,
+            shape=_same_shape,
+            bounds=_extreme_range(min),
+            fractions=_sum_fractions,
+            aligned=True,
+        ),
+        StepOp(
             name="clamp",
             family="elementwise",
             attributes=("low", "high"),
@@ -529,6 +675,14 @@ STEPS: dict[str, StepOp] = {
             bounds=_sum_pool_range,
         ),
         StepOp(
+            name="sum_channels",
+            family="window",
+            attributes=("size",),
+            shape=_image_shape,
+            bounds=_channel_sum_range,
+            fractions=_shared_fractions,
+        ),
+        StepOp(
             name="divide",
             family="elementwise",
             attributes=_CONVERTS,
@@ -553,6 +707,24 @@ STEPS: dict[str, StepOp] = {
             fractions=_concat_fractions,
             format=_kept,
         ),
+        StepOp(
+            name="select",
+            family="layout",
+            attributes=(*SELECTED, "fill"),
+            shape=_select_shape,
+            bounds=_select_range,
+            fractions=_shared_fractions,
+            format=_filled,
+        ),
+        StepOp(
+            name="rearrange",
+            family="layout",
+            attributes=("split", "order", "shape"),
+            shape=_rearranged_shape,
+            bounds=_union_range,
+            fractions=_shared_fractions,
+            format=_kept,
+        ),
     )
 }
 
@@ -575,6 +747,11 @@ class Lowering(Protocol):
     """What a lowering may use to write steps. Tensors are named by strings."""
 
     batch_norm: str
+
+    @property
+    def rank(self) -> int:
+        """Axes of the layer's result."""
+        ...
 
     def input(self, index: int = 0) -> str:
         """The layer's input, in the format in which it exists."""
@@ -608,6 +785,18 @@ class Lowering(Protocol):
 
     def average(self, tensor: str) -> str:
         """Divide sums by the number of terms, and cast to the result's format, with one rounding."""
+        ...
+
+    def tabulate(self, tensor: str) -> str:
+        """Look up the layer's function, rounded once to the result's format."""
+        ...
+
+    def constant(self, role: str, values: NDArray[np.int64], fraction_length: int) -> str:
+        """A parameter of stored integers that are the same in every design, in the format that just fits."""
+        ...
+
+    def nearest(self, tensor: str, value: float) -> int:
+        """A real number in the format of ``tensor`` (RND, SAT)."""
         ...
 
 
@@ -648,6 +837,66 @@ def _lower_average_pool(to: Lowering, layer: LayerView) -> str:
     return to.average(to.step("sum_pool", [to.input()], attributes=window))
 
 
+def _lower_affine(to: Lowering, layer: LayerView) -> str:
+    y = to.input()
+    if "scale" in layer.parameters:
+        y = to.step("scale", [y], {"factor": to.parameter("scale")})
+    if "offset" in layer.parameters:
+        y = to.step("offset", [y], {"value": to.parameter("offset")})
+    return to.cast(y, "result")
+
+
+def _lower_prelu(to: Lowering, layer: LayerView) -> str:
+    positive = to.clamp(to.input(), 0.0, math.inf)
+    negative = to.clamp(to.input(), -math.inf, 0.0)
+    scaled = to.step("scale", [negative], {"factor": to.parameter("slope")})
+    return to.cast(to.step("add", [positive, scaled]), "result")
+
+
+def _lower_pair(step: str) -> Callable[[Lowering, LayerView], str]:
+    return lambda to, layer: to.cast(to.step(step, [to.input(0), to.input(1)]), "result")
+
+
+def _lower_subtract(to: Lowering, layer: LayerView) -> str:
+    minus = to.constant("minus", np.full((1,) * to.rank, -1, np.int64), 0)
+    negative = to.step("scale", [to.input(1)], {"factor": minus})
+    return to.cast(to.step("add", [to.input(0), negative]), "result")
+
+
+def _lower_square_sum(to: Lowering, layer: LayerView) -> str:
+    square = to.step("multiply", [to.operand(), to.operand()])
+    return to.cast(to.step("sum_channels", [square], attributes=layer.attributes), "result")
+
+
+def _lower_select(to: Lowering, layer: LayerView) -> str:
+    x = to.input()
+    fill = to.nearest(x, layer.attributes["fill"])
+    return to.step("select", [x], attributes={**layer.attributes, "fill": fill})
+
+
+def _lower_interpolate(to: Lowering, layer: LayerView) -> str:
+    """First along the rows, then along the columns, exactly: weights are multiples of a power of two."""
+    y, places = to.input(), layer.attributes["places"]
+    for axis, name in ((1, "rows"), (2, "columns")):
+        triples = layer.attributes[name]
+        shape = [1, 1, 1]
+        shape[axis] = len(triples)
+        shares = np.array([share for _, _, share in triples], np.int64).reshape(shape)
+        nothing: dict[str, Any] = {"channels": (), "rows": (), "columns": (), "fill": 0}
+        ends = [
+            to.step("select", [y], attributes={**nothing, name: tuple(triple[i] for triple in triples)})
+            for i in (0, 1)
+        ]
+        if not shares.any():
+            y = ends[0]
+            continue
+        weights = (to.constant(f"{name}/first", (1 << places) - shares, places),
+                   to.constant(f"{name}/second", shares, places))  # fmt: skip
+        parts = [to.step("scale", [x], {"factor": w}) for x, w in zip(ends, weights, strict=True)]
+        y = to.step("add", parts)
+    return to.cast(y, "result")
+
+
 # ---- where a layer is quantized
 
 Kind = Literal["weights", "activations", "parameters"]
@@ -666,6 +915,7 @@ class Place:
         by_channel: whether each channel may have a binary point: ``always``, ``never``, or only
             ``before batch_norm`` of which the layer is read alone.
         single: whether a word length for this layer alone replaces that of the class.
+        most: bits that it has at most, whatever the design says.
     """
 
     role: str
@@ -674,6 +924,7 @@ class Place:
     values: Literal["input", "result", "normalized", "stored"]
     by_channel: Literal["always", "never", "before batch_norm"] = "never"
     single: bool = True
+    most: int = MAX_STORED
 
 
 PlaceRule = Callable[[str], tuple[Place, ...]]
@@ -711,6 +962,37 @@ def _batch_norm_places(form: str) -> tuple[Place, ...]:
 def _result_place(layer_class: str) -> PlaceRule:
     places = (Place("result", "activations", layer_class, "result"),)
     return lambda form: places
+
+
+def _affine_places(form: str) -> tuple[Place, ...]:
+    return (
+        Place("scale", "parameters", "bn", "stored", "always"),
+        Place("offset", "parameters", "bn", "stored", "always"),
+        Place("result", "activations", "bn", "result"),
+    )
+
+
+def _prelu_places(form: str) -> tuple[Place, ...]:
+    return (
+        Place("slope", "parameters", "bn", "stored", "always"),
+        Place("result", "activations", "bn", "result"),
+    )
+
+
+def _table_places(form: str) -> tuple[Place, ...]:
+    """A table has an entry for every integer of its operand, which is no wider than a table may be."""
+    most = MAX_TABLE.bit_length() - 1
+    return (
+        Place("operand", "activations", "table", "input", most=most),
+        Place("result", "activations", "table", "result"),
+    )
+
+
+def _square_places(form: str) -> tuple[Place, ...]:
+    return (
+        Place("operand", "activations", "lrn", "input"),
+        Place("result", "activations", "lrn", "result"),
+    )
 
 
 # ---- the rows
@@ -819,6 +1101,110 @@ LAYERS: dict[str, LayerOp] = {
             layer_class="add",
             lower=_lower_add,
             places=_result_place("add"),
+            never_negative=_kept_sign,
+        ),
+        LayerOp(
+            name="affine",
+            family="elementwise",
+            parameters=("scale", "offset"),
+            optional=("scale", "offset"),
+            shape=_channel_shape,
+            layer_class="bn",
+            lower=_lower_affine,
+            places=_affine_places,
+        ),
+        LayerOp(
+            name="prelu",
+            family="elementwise",
+            parameters=("slope",),
+            shape=_channel_shape,
+            layer_class="bn",
+            lower=_lower_prelu,
+            places=_prelu_places,
+        ),
+        LayerOp(
+            name="function",
+            family="table",
+            attributes=("function", "numbers"),
+            shape=_function_shape,
+            layer_class="table",
+            lower=lambda to, layer: to.tabulate(to.operand()),
+            places=_table_places,
+            never_negative=lambda attributes, inputs: FUNCTIONS[attributes["function"]].never_negative,
+        ),
+        LayerOp(
+            name="multiply",
+            family="elementwise",
+            arity=2,
+            shape=_broadcast_shape,
+            layer_class="mul",
+            lower=_lower_pair("multiply"),
+            places=_result_place("mul"),
+            never_negative=_kept_sign,
+        ),
+        LayerOp(
+            name="subtract",
+            family="elementwise",
+            arity=2,
+            shape=_same_shape,
+            layer_class="add",
+            lower=_lower_subtract,
+            places=_result_place("add"),
+        ),
+        LayerOp(
+            name="maximum",
+            family="elementwise",
+            arity=2,
+            shape=_same_shape,
+            layer_class="add",
+            lower=_lower_pair("maximum"),
+            places=_result_place("add"),
+            never_negative=_kept_sign,
+        ),
+        LayerOp(
+            name="minimum",
+            family="elementwise",
+            arity=2,
+            shape=_same_shape,
+            layer_class="add",
+            lower=_lower_pair("minimum"),
+            places=_result_place("add"),
+            never_negative=_kept_sign,
+        ),
+        LayerOp(
+            name="square_sum",
+            family="window",
+            attributes=("size",),
+            shape=_image_shape,
+            layer_class="lrn",
+            lower=_lower_square_sum,
+            places=_square_places,
+            never_negative=lambda attributes, inputs: True,
+        ),
+        LayerOp(
+            name="select",
+            family="layout",
+            attributes=(*SELECTED, "fill"),
+            shape=_select_shape,
+            lower=_lower_select,
+            never_negative=lambda attributes, inputs: inputs and attributes["fill"] >= 0,
+        ),
+        LayerOp(
+            name="rearrange",
+            family="layout",
+            attributes=("split", "order", "shape"),
+            shape=_rearranged_shape,
+            lower=lambda to, layer: to.step("rearrange", [to.input()], attributes=layer.attributes),
+            never_negative=_kept_sign,
+        ),
+        LayerOp(
+            name="interpolate",
+            family="window",
+            attributes=("rows", "columns", "places"),
+            shape=_interpolated_shape,
+            layer_class="pool",
+            lower=_lower_interpolate,
+            places=_result_place("pool"),
             never_negative=_kept_sign,
         ),
         LayerOp(

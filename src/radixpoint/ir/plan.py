@@ -140,7 +140,7 @@ class Plan:
                 runs[-1].append([step])
             previous = step
         heads = [steps[0] for run in runs for steps in run]
-        stored = {network.output, *(name for head in heads for name in head.inputs)}
+        stored = {*network.outputs, *(name for head in heads for name in head.inputs)}
         made = []
         for number, run in enumerate(runs):
             nests = tuple(
@@ -175,8 +175,55 @@ class Plan:
                 lives[name] = (number, number)
             for name in function.reads:
                 lives[name] = (lives[name][0], number)
-        lives[self.network.output] = (lives[self.network.output][0], len(self.functions))
+        for name in self.network.outputs:
+            lives[name] = (lives[name][0], len(self.functions))
         return lives
+
+    # --------------------------------------------------------------------------- places in memory
+
+    def place(self, name: str, y: str = "y", x: str = "x", c: str = "c") -> str:
+        """Expression of an element's place in a tensor in memory; axes of size 1 take no part."""
+        height, width, channels = extents(self.tensor(name).shape)
+        terms = []
+        if height > 1:
+            terms.append(f"({y}) * {width * channels}" if width * channels > 1 else f"({y})")
+        if width > 1:
+            terms.append(f"({x}) * {channels}" if channels > 1 else f"({x})")
+        if channels > 1:
+            terms.append(f"({c})")
+        return " + ".join(terms) or "0"
+
+    def moved_from(self, step: Step) -> str:
+        """Expression of where a ``rearrange`` finds the element (y, x, c) of its result: the number of the
+        element of its input, channels slowest."""
+        split, order = step.attributes["split"], step.attributes["order"]
+        height, width, _ = extents(self.tensor(step.name).shape)
+        number = self._number(height, width)
+        if len(self.tensor(step.name).shape) == 1:
+            number = "c"
+        terms, inner = [], 1
+        for axis in reversed(order):
+            outer = math.prod(split[axis + 1 :])
+            digit = f"({number}) / {inner}" if inner > 1 else f"({number})"
+            if split[axis] > 1:
+                terms.append(f"{digit} % {split[axis]}" + (f" * {outer}" if outer > 1 else ""))
+            inner *= split[axis]
+        return " + ".join(terms) or "0"
+
+    @staticmethod
+    def _number(height: int, width: int) -> str:
+        """Of an element of an image, channels slowest."""
+        return f"(c * {height} + y) * {width} + x"
+
+    def element(self, name: str, number: str) -> str:
+        """Expression of the place in memory of a tensor's element, given its number, channels slowest."""
+        height, width, channels = extents(self.tensor(name).shape)
+        places = height * width
+        return (
+            number
+            if places == 1 or channels == 1
+            else f"{number} % {places} * {channels} + {number} / {places}"
+        )
 
     # ---------------------------------------------------------------------- constants beside a step
 

@@ -43,7 +43,7 @@ class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: dict[str, str]
 
 
-class _Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     radixpoint_network: Literal[1]
     input: str
     output: str
@@ -51,6 +51,7 @@ class _Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps: list[_Step]
     parameters: dict[str, _Format]
     metadata: dict[str, str]
+    other_outputs: tuple[str, ...] = ()
 
 
 def _format(form: TensorFormat) -> _Format:
@@ -78,6 +79,7 @@ def save_network(network: IntGraph, path: Path) -> None:
         [_Step(s.name, s.op, s.inputs, dict(s.attributes), dict(s.parameters)) for s in network.steps],
         {name: _format(p.format) for name, p in network.parameters.items()},
         dict(network.metadata),
+        network.other_outputs,
     )
     arrays: dict[str, NDArray[Any]] = {
         name: np.ascontiguousarray(p.data, _narrow(p.format) if p.format.signed else np.int64)
@@ -136,6 +138,7 @@ def load_network(path: str | Path) -> IntGraph:
             record.output,
             {name: IntParameter(freeze(arrays[name]), form(f)) for name, f in record.parameters.items()},
             record.metadata,
+            record.other_outputs,
         )
     except (OSError, SafetensorError, msgspec.MsgspecError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: not a readable quantized network: {error}") from None

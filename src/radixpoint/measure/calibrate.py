@@ -315,7 +315,7 @@ def float_outcomes(
         DataError: the images do not fit the network.
         ModelError: the network computes NaN.
     """
-    images.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
+    images.check(graph.shapes[graph.input], graph.classes)
     engine, result = FloatingEngine(graph), NO_OUTCOMES
     for inputs, labels in ahead(images, 0, lambda inputs: inputs):
         logits = engine.run(inputs)[graph.output]
@@ -347,7 +347,7 @@ def calibrate(
     """
     images.check_shape(graph.shapes[graph.input])
     for image_set in judged:
-        image_set.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
+        image_set.check(graph.shapes[graph.input], graph.classes)
     names = [layer.name for layer in graph.layers]
     engine = FloatingEngine(graph, names)
     tensors: dict[str, Statistics] = {}

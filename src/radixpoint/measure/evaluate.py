@@ -132,7 +132,7 @@ def evaluate(
                 f"takes "
                 f"{quantized.tensors[theirs].shape} there: expected the float network it was quantized from"
             )
-    images.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
+    images.check(graph.shapes[graph.input], graph.classes)
     runner = make_engine(quantized, engine, threads)
     result = NO_OUTCOMES
     for more in integer_outcomes(quantized, runner, images):

@@ -20,10 +20,10 @@ from radixpoint.ir.ops import LAYERS
 
 _MAX_JSON = 1 << 26
 """Bytes of a design file."""
-CLASSES = ("conv", "bn", "fc", "add", "pool", "input")
-"""Layer classes. ``fc`` and ``input`` default to ``conv``'s widths, ``add`` and ``pool`` to ``bn``'s."""
+CLASSES = ("conv", "bn", "fc", "add", "pool", "input", "table", "mul", "lrn")
+"""Layer classes. ``fc`` and ``input`` default to ``conv``'s widths, all others to ``bn``'s."""
 
-_FALLBACK = {"fc": "conv", "input": "conv", "add": "bn", "pool": "bn"}
+_FALLBACK = {"fc": "conv", "input": "conv"} | dict.fromkeys(("add", "pool", "table", "mul", "lrn"), "bn")
 
 Kind = Literal["weights", "activations", "parameters"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

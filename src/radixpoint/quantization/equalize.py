@@ -41,7 +41,7 @@ def pairs(graph: Graph) -> list[tuple[Layer, Layer, Layer]]:
         if first.op not in _ROLES or [layer.op for layer in relu] != ["relu"]:
             continue
         readers = graph.consumers(relu[0].name)
-        if len(readers) != 1 or graph.output in (first.name, relu[0].name):
+        if len(readers) != 1 or not {first.name, relu[0].name}.isdisjoint(graph.outputs):
             continue
         alone = all(users[key] == 1 for one in (first, *readers) for key in one.parameters.values())
         whole = readers[0].op == "fc" or (readers[0].op == "conv" and readers[0].attributes["groups"] == 1)

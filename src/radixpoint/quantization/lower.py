@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from radixpoint.arithmetic.cast import quantize, random_draws
-from radixpoint.arithmetic.formats import MAX_STORED, Overflow, Rounding, TensorFormat
+from radixpoint.arithmetic.formats import MAX_STORED, Overflow, Rounding, TensorFormat, smallest_format
+from radixpoint.arithmetic.functions import tabulated
 from radixpoint.errors import DesignError, FormatError, GraphError
 from radixpoint.ir.domains import MAX_TABLE
 from radixpoint.ir.graph import Graph, Layer, freeze
@@ -144,6 +145,7 @@ class _Lowerer:
             self.current[self.graph.output],
             self.parameters,
             {},
+            tuple(self.current[name] for name in self.graph.other_outputs),
         )
 
     def _valued(self, tensor: str, value: str) -> str:
@@ -176,7 +178,9 @@ class _Lowerer:
 
     def operand(self) -> str:
         to = self.formats[self.layer.name, "operand"]
-        grid = operand_grid(self.design, self.layer.name, self.layer.op, to.signed)
+        grid = None
+        if self.layer.family == "product":
+            grid = operand_grid(self.design, self.layer.name, self.layer.op, to.signed)
         if grid is None:
             return self.cast(self.input(), "operand")
         key = (self.input(), to, grid)
@@ -261,12 +265,49 @@ class _Lowerer:
         if form.per_channel:
             raise GraphError("a limit on a tensor with a binary point a channel")
 
-        def stored(limit: float) -> int:
+        def end(limit: float) -> int:
             if math.isinf(limit):
                 return form.max if limit > 0 else form.min
-            return int(quantize(np.array(limit), form.channel(0)))
+            return self.nearest(tensor, limit)
 
-        return self.step("clamp", [tensor], attributes={"low": stored(low), "high": stored(high)})
+        return self.step("clamp", [tensor], attributes={"low": end(low), "high": end(high)})
+
+    @property
+    def rank(self) -> int:
+        return len(self.graph.shapes[self.layer.name])
+
+    def nearest(self, tensor: str, value: float) -> int:
+        form = self.tensors[tensor].format
+        if form.per_channel:
+            raise GraphError("a number beside a tensor with a binary point a channel")
+        return int(quantize(np.array(value), form.channel(0)))
+
+    def constant(self, role: str, values: NDArray[np.int64], fraction_length: int) -> str:
+        name = f"{self.layer.name}/{role}"
+        fixed = smallest_format(min(int(values.min()), -1), int(values.max()), fraction_length)
+        form = TensorFormat(True, fixed.word_length, (fraction_length,))
+        self.parameters[name] = IntParameter(freeze(values), form)
+        return name
+
+    def tabulate(self, tensor: str) -> str:
+        source, to = self.tensors[tensor].format, self.formats[self.layer.name, "result"]
+        if source.per_channel or to.per_channel:
+            raise GraphError("a table for a tensor with a binary point a channel")
+        if source.word_length >= MAX_TABLE.bit_length():
+            raise GraphError(f"a table for {source}: at most {MAX_TABLE} entries")
+        rounding = Rounding.RND if self.design.rounding is Rounding.STOCHASTIC else self.design.rounding
+        attributes = self.layer.attributes
+        table = tabulated(
+            attributes["function"],
+            attributes["numbers"],
+            source.channel(0),
+            to.channel(0),
+            rounding,
+            _parameter_overflow(self.design),
+        )
+        name = f"{self.layer.name}/table"
+        self.parameters[name] = IntParameter(freeze(table), to)
+        return self.step("lookup", [tensor], {"table": name}, {"first": source.min})
 
     def average(self, tensor: str) -> str:
         shape = self.graph.shapes[self.layer.inputs[0]]

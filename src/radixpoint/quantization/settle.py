@@ -121,6 +121,13 @@ class _Settler:
         else:
             self._meet(self._parameter((name, "scale"), x), self._parameter((name, "offset")))
 
+    def _affine(self, layer: Layer) -> None:
+        name, x = layer.name, self.places[layer.inputs[0]]
+        if "offset" not in layer.parameters:
+            return
+        scaled = self._parameter((name, "scale"), x) if "scale" in layer.parameters else self._value(x)
+        self._meet(scaled, self._parameter((name, "offset")))
+
     def run(self) -> Formats:
         before = None
         while before != self.formats:  # what a layer moves may be another's too
@@ -138,7 +145,12 @@ class _Settler:
                 self._linear(layer)
             elif layer.op == "batch_norm":
                 self._batch_norm(layer)
-            elif layer.op == "add":
+            elif layer.op == "affine":
+                self._affine(layer)
+            elif layer.op == "prelu":
+                x = self.places[layer.inputs[0]]
+                self._meet(self._value(x), self._parameter((layer.name, "slope"), x))
+            elif layer.op in ("add", "subtract", "maximum", "minimum"):
                 first, second = (self.places[name] for name in layer.inputs)
                 self._meet(self._value(first), self._value(second))
             elif layer.op == "average_pool" and self.design.average_pool == "division":

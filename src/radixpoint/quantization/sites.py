@@ -68,7 +68,7 @@ def folded_batch_norm(graph: Graph, layer: Layer, design: Design) -> Layer | Non
     if design.batch_norm != "folded" or layer.op != "conv":
         return None
     consumers = graph.consumers(layer.name)
-    if len(consumers) == 1 and consumers[0].op == "batch_norm" and layer.name != graph.output:
+    if len(consumers) == 1 and consumers[0].op == "batch_norm" and layer.name not in graph.outputs:
         return consumers[0]
     return None
 
@@ -112,7 +112,7 @@ def _parameters(graph: Graph, layer: Layer, design: Design) -> dict[str, NDArray
             values["weight"] = codebook(values["weight"], 1 << design.width(layer.name, layer.op, "weights"))
         return values
     if layer.op != "batch_norm":
-        return {}
+        return values
     if design.batch_norm == "staged":
         return {
             "negative_mean": -values["mean"],
@@ -172,7 +172,8 @@ def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Sto
                 case "input":
                     statistics = ranges.tensors[layer.inputs[0]]
                     signed = layer.inputs[0] not in unsigned
-                    grid = operand_grid(design, layer.name, place.layer_class, signed)
+                    if layer.family == "product":
+                        grid = operand_grid(design, layer.name, place.layer_class, signed)
                 case "normalized":
                     statistics = ranges.normalized[layer.name]
                 case "result":
@@ -182,6 +183,7 @@ def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Sto
                 width = grid.word_length
             elif place.kind == "weights" and design.codes.weights is not None:
                 width = ENTRY_BITS
+            width = min(width, place.most)
             by_channel = place.by_channel == "always" or (place.by_channel != "never" and feeds_bn)
             yield Site(key, place.layer_class, place.kind, width, statistics, by_channel, signed, grid)
 

@@ -32,7 +32,7 @@ class FloatNetwork:
         known = given or self._kept() or self._measured()
         for images in judged:
             if images.digest in known.outcomes:
-                known.outcomes[images.digest].check(len(images), self.graph.shapes[self.graph.output][0])
+                known.outcomes[images.digest].check(len(images), self.graph.classes)
                 continue
             if given is not None:
                 self.watcher.warned(

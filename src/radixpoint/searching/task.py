@@ -100,7 +100,7 @@ class _Task:
             one.check()
         if space.options.get("equalize"):
             pairs(graph)
-        shape, outputs = graph.shapes[graph.input], graph.shapes[graph.output][0]
+        shape, outputs = graph.shapes[graph.input], graph.classes
         self.calibration.check_shape(shape)
         for image_set in self.judged_on:
             image_set.check(shape, outputs)
@@ -140,7 +140,7 @@ def _check_chance(judge: Judge, allowed: bool) -> None:
     Raises:
         DataError: its accuracy cannot be told from guessing.
     """
-    criterion, outputs = judge.criterion, judge.graph.shapes[judge.graph.output][0]
+    criterion, outputs = judge.criterion, judge.graph.classes
     seen = judge.ranges.outcomes[judge.images.digest]
     # answers and labels that know nothing of each other meet as often as their frequencies say
     answers, labels = (

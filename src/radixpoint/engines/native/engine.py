@@ -81,7 +81,7 @@ class NativeEngine:
     def notes(self) -> list[str]:
         return [
             f"{o.target}: exact fallback ({o.reason})"
-            for o in self._plan(frozenset({self.network.output})).operations
+            for o in self._plan(frozenset(self.network.outputs)).operations
             if o.kind == "fallback"
         ]
 
@@ -131,7 +131,7 @@ class NativeEngine:
         Returns:
             (name of the step that produces, or of the tensor that it starts from; seconds), in order.
         """
-        plan = self._plan(frozenset({self.network.output}))
+        plan = self._plan(frozenset(self.network.outputs))
         self._run_chunk(plan, images)
         program, begin, result = plan.program, 0, []
         for operation, end in zip(plan.operations, plan.ends, strict=True):

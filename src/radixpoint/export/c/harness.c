@@ -5,6 +5,18 @@
 
 #include "network.h"
 
+#ifndef RADIXPOINT_OTHER_OUTPUTS
+#define RADIXPOINT_OTHER_OUTPUTS(X)
+#endif
+#define DECLARE(n) static radixpoint_output##n##_t output##n[RADIXPOINT_OUTPUT##n];
+#define PASS(n) , output##n
+#define WRITE(n)                                                        \
+  for (i = 0; i < RADIXPOINT_OUTPUT##n; ++i) {                          \
+    const int64_t value = output##n[i];                                 \
+    if (fwrite(&value, sizeof value, 1, stdout) != 1) return 1;         \
+  }
+RADIXPOINT_OTHER_OUTPUTS(DECLARE)
+
 #ifdef RADIXPOINT_TRACE
 static int64_t values[RADIXPOINT_TRACE_VALUES];
 
@@ -47,7 +59,7 @@ int main(int argc, char **argv) {
     memset(values, 0x80, sizeof values);
     for (i = 0; i < RADIXPOINT_IMAGE_VALUES; ++i) values[i] = image[i];
 #endif
-    radixpoint_run(&parameters, image, logits);
+    radixpoint_run(&parameters, image, logits RADIXPOINT_OTHER_OUTPUTS(PASS));
 #ifdef RADIXPOINT_TRACE
     if (fwrite(values, sizeof values, 1, stdout) != 1) return 1;
 #else
@@ -55,6 +67,7 @@ int main(int argc, char **argv) {
       int64_t wide[RADIXPOINT_LOGITS];
       for (i = 0; i < RADIXPOINT_LOGITS; ++i) wide[i] = logits[i];
       if (fwrite(wide, sizeof wide, 1, stdout) != 1) return 1;
+      RADIXPOINT_OTHER_OUTPUTS(WRITE)
     }
 #endif
   }

@@ -143,6 +143,29 @@ KERNEL_ROWS:
   return sum;
 }
 
+template <int COLUMNS, int CHANNELS, int SIZE, int BEFORE, class SUM, class X>
+inline SUM channel_sum(const X *x, int row, int column, int c) {
+  SUM sum = 0;
+NEIGHBOURS:
+  for (int k = 0; k < SIZE; ++k) {
+    RX_PIPELINE
+    const int channel = c - BEFORE + k;
+    if (channel < 0 || channel >= CHANNELS) continue;
+    sum += x[(row * COLUMNS + column) * CHANNELS + channel];
+  }
+  return sum;
+}
+
+template <class T, class A, class B>
+inline T maximum(const A &a, const B &b) {  // compared as they are: T need not hold both
+  return a < b ? T(b) : T(a);
+}
+
+template <class T, class A, class B>
+inline T minimum(const A &a, const B &b) {
+  return b < a ? T(b) : T(a);
+}
+
 template <class T>
 inline T clamp(const T &value, const T &low, const T &high) {
   return value < low ? low : value > high ? high : value;
