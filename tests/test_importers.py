@@ -239,11 +239,11 @@ def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:
             self.act, self.pad = nn.GELU(), nn.ReflectionPad2d(1)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.flatten(torch.sigmoid(self.pad(self.act(x))), 1)
+            return torch.flatten(torch.cos(self.pad(torch.sin(self.act(x)))), 1)
 
     with pytest.raises(UnsupportedError) as raised:
         load(Odd().eval(), SHAPE)
-    assert {o[0] for o in raised.value.operators} == {"GELU", "ReflectionPad2d", "sigmoid"}
+    assert {o[0] for o in raised.value.operators} == {"sin", "cos"}
 
 
 # -- bad input
@@ -340,7 +340,7 @@ def test_dynamic_shapes(tmp_path: Path) -> None:
 def test_modules_that_cannot_be_used(resnet: nn.Module) -> None:
     with pytest.raises(ModelError, match="training mode"):
         load(ResNet(width=2), SHAPE)
-    with pytest.raises(ModelError, match=r"expected a path or a torch\.nn\.Module"):
+    with pytest.raises(ModelError, match=r"expected a path, a torch\.nn\.Module"):
         load(object(), SHAPE)
     with pytest.raises(ModelError, match="input_shape"):
         load(resnet)

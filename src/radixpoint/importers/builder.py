@@ -141,13 +141,16 @@ class Builder:
     def graph(self, outputs: Sequence[View]) -> Graph:
         """The network, without layers that no output depends on.
 
+        Args:
+            outputs: its results, as ``output`` gives them.
+
         Raises:
             UnsupportedError: something was refused.
             ModelError: it computes nothing.
         """
         if self.refused:
             raise UnsupportedError(self.source, self.refused)
-        names = list(dict.fromkeys(self.output(view).name for view in outputs))
+        names = list(dict.fromkeys(view.name for view in outputs))
         wanted, layers = set(names), []
         for layer in reversed(self.layers):
             if layer.name in wanted:
@@ -463,13 +466,12 @@ class Builder:
             arrays = {"weight": weight} | ({} if bias is None else {"bias": bias})
             return whole(name := self.layer("fc", [self.vector(view).name], {}, arrays), self.shapes[name])
         last = len(view.shape) - 1
-        _, flat = self.with_first(view, last)
-        first = self.image(flat) if len(self.shapes[flat.name]) == 3 else None
-        if first is None:
-            raise Refused("a matrix product of that many axes")
+        moved = view.permuted([last, *range(last)])
+        places = moved.shape[1:]
+        shape = (moved.shape[0], math.prod(places[:-1]), places[-1])
+        first = self.stored(self.reshaped(moved, shape))
         attributes = {**WINDOW, "dilations": (1, 1), "groups": 1}
-        made = self.conv(View(first.name, first.factors, whole(first.name, self.shapes[first.name]).axes),
-                         weight[:, :, None, None], bias, attributes)  # fmt: skip
+        made = self.conv(first, weight[:, :, None, None], bias, attributes)
         seen = self.reshaped(made, (weight.shape[0], *view.shape[:-1]))
         return seen.permuted([*range(1, len(view.shape)), 0])
 

@@ -97,6 +97,7 @@ class _Importer:
         self.views: dict[str, View] = {self._image().name: seen.permuted(back)}
         self.merged: dict[str, View] = {}  # products before the constant that their layer adds
         self.final: set[str] = set()  # results of what is left out at the end, and what is made of them
+        self.results: list[tuple[str, View]] = []  # what is compared, and seen how
         self.lost: set[str] = set()  # results of operators that are not supported
 
     def _needed(self) -> list[onnx.NodeProto]:
@@ -187,24 +188,28 @@ class _Importer:
         for value in self.model.graph.output:
             if value.name not in self.views:
                 raise ModelError(f"{self.source}: output {value.name!r} does not depend on the image")
-        return self.build.graph([self.views[value.name] for value in self.model.graph.output])
+        for value in self.model.graph.output:
+            view = self.views[value.name]
+            before = (n for n, own in self.views.items() if own == view and n not in self.final)
+            self.results.append((next(before, value.name), self.build.output(view)))
+        return self.build.graph([view for _, view in self.results])
 
     def original(self, graph: Graph) -> Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.floating]]]:
         """Runs the model in onnxruntime; its tensors by our names, in our order."""
         theirs = {
-            view.name: name
+            view.name: (name, view)
             for name, view in reversed(self.views.items())
             if view.name in graph.shapes and view.name != "input" and name not in self.final
         }
+        theirs |= {view.name: (name, view) for name, view in self.results}
+        names = list(dict.fromkeys(name for name, _ in theirs.values()))
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         del model.graph.node[:]
         model.graph.node.extend(self.nodes)
         del model.graph.output[:]
         float32 = onnx.TensorProto.FLOAT
-        model.graph.output.extend(
-            onnx.helper.make_tensor_value_info(name, float32, None) for name in theirs.values()
-        )
+        model.graph.output.extend(onnx.helper.make_tensor_value_info(name, float32, None) for name in names)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -223,16 +228,14 @@ class _Importer:
             fed = images[:, :, 0] if len(self.layout) == 3 else images
             fed = np.ascontiguousarray(fed.transpose(np.argsort(self.layout)))
             try:
-                results = in_batches(
-                    lambda x: session.run(list(theirs.values()), {image: x}), fed, self.batch
-                )
+                results = in_batches(lambda x: session.run(names, {image: x}), fed, self.batch)
             except Exception as error:
                 raise ModelError(
                     f"{self.source}: onnxruntime fails to run it: {_first_line(error)}"
                 ) from None
+            values = dict(zip(names, results, strict=True))
             return {
-                ours: self.views[name].ours(value, graph.shapes[ours])
-                for (ours, name), value in zip(theirs.items(), results, strict=True)
+                ours: view.ours(values[name], graph.shapes[ours]) for ours, (name, view) in theirs.items()
             }
 
         return run

@@ -1,20 +1,36 @@
-"""``torch.nn.Module`` -> Graph, and files of weights -> arrays. torch is imported only when used."""
+"""``torch.nn.Module`` or ``torch.export`` program -> Graph, and files of weights -> arrays.
+
+torch is imported only when used. A module is exported by ``torch.export``, which records ATen operations;
+each must be a row of the table in ``torch_rules``. What comes out is compared with the module on random
+images.
+"""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+import logging
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from radixpoint.errors import GraphError, ModelError, UnsupportedError
+from radixpoint.errors import GraphError, ModelError
+from radixpoint.importers.builder import Builder, Refused, View, whole
 from radixpoint.importers.compare import check_imported, random_images
-from radixpoint.ir.graph import Graph, Layer, build_graph
-from radixpoint.ir.ops import LAYERS, Shape
+from radixpoint.importers.torch_rules import FINAL, PASSES_FINAL, RULES, Call
+from radixpoint.ir.graph import Graph
+from radixpoint.ir.ops import Shape
+
+BATCH = 2
+"""Images that a module is exported with: one alone, torch treats as a special case."""
+_PARTS = ("chunk", "split", "slice", "select", "view", "reshape", "permute", "transpose", "squeeze", "t",
+          "unsqueeze", "expand", "flatten", "narrow", "unbind", "getitem")  # fmt: skip
+"""Operations whose result shares elements with what they read, but may be of another shape."""
+_SAME = ("detach", "alias", "to", "dropout", "feature_dropout", "alpha_dropout", "contiguous")
+"""Operations whose result may be what they read."""
+_MALFORMED = (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError)
 
 
 def read_weights(path: Path) -> dict[str, NDArray[np.float32]]:
@@ -75,149 +91,24 @@ def _torch(purpose: str) -> Any:
     return torch
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-def _pads(value: int | tuple[int, ...]) -> tuple[int, int, int, int]:
-    y, x = _pair(value)
-    return (y, x, y, x)
-
-
-def _array(value: Any) -> NDArray[np.float32]:
-    return np.array(value.detach().cpu().float().numpy(), np.float32)
-
-
-class _Refused(Exception):
-    """Why one node of a module cannot become a layer."""
-
-
-_LOST = ""
-"""Stands for the name of a tensor that an operation makes which is not supported."""
-_New = tuple[str, dict[str, Any], dict[str, NDArray[np.float32]]]
-
-
-def _conv(module: Any, shape: Shape) -> _New:
-    if module.padding_mode != "zeros":
-        raise _Refused(f"padding mode {module.padding_mode!r}: only zeros")
-    kernel, dilation = _pair(module.kernel_size), _pair(module.dilation)
-    if module.padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        pads = (totals[0] // 2, totals[1] // 2, totals[0] - totals[0] // 2, totals[1] - totals[1] // 2)
-    else:
-        pads = (0, 0, 0, 0) if module.padding == "valid" else _pads(module.padding)
-    return (
-        "conv",
-        {"strides": _pair(module.stride), "pads": pads, "dilations": dilation, "groups": module.groups},
-        _weight_and_bias(module),
-    )
-
-
-def _weight_and_bias(module: Any) -> dict[str, NDArray[np.float32]]:
-    arrays = {"weight": _array(module.weight)}
-    if module.bias is not None:
-        arrays["bias"] = _array(module.bias)
-    return arrays
-
-
-def _batch_norm(module: Any, shape: Shape) -> _New:
-    if module.running_mean is None or module.running_var is None:
-        raise _Refused("it keeps no running statistics")
-    channels = module.num_features
-    ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
-    return (
-        "batch_norm",
-        {"epsilon": float(module.eps)},
-        {
-            "gamma": ones if module.weight is None else _array(module.weight),
-            "beta": zeros if module.bias is None else _array(module.bias),
-            "mean": _array(module.running_mean),
-            "variance": _array(module.running_var),
-        },
-    )
-
-
-def _max_pool(module: Any, shape: Shape) -> _New:
-    if _pair(module.dilation) != (1, 1) or module.ceil_mode:
-        raise _Refused("dilation or ceil_mode")
-    kernel = _pair(module.kernel_size)
-    stride = kernel if module.stride is None else _pair(module.stride)
-    return "max_pool", {"kernel": kernel, "strides": stride, "pads": _pads(module.padding)}, {}
-
-
-def _average_pool(module: Any, shape: Shape) -> _New:
-    if module.ceil_mode or module.divisor_override:
-        raise _Refused("ceil_mode or divisor_override")
-    kernel = _pair(module.kernel_size)
-    stride = kernel if module.stride is None else _pair(module.stride)
-    attributes = {
-        "kernel": kernel,
-        "strides": stride,
-        "pads": _pads(module.padding),
-        "count_include_pad": bool(module.count_include_pad),
-    }
-    return "average_pool", attributes, {}
-
-
-def _adaptive_average_pool(module: Any, shape: Shape) -> _New:
-    return _adaptive(module.output_size, shape)
-
-
-def _adaptive(size: Any, shape: Shape) -> _New:
-    height, width = _pair(size) if size is not None else shape[1:]
-    if shape[1] % height or shape[2] % width:
-        raise _Refused(f"adaptive pooling of {shape[1:]} to {(height, width)}: sizes must divide")
-    kernel = (shape[1] // height, shape[2] // width)
-    attributes = {"kernel": kernel, "strides": kernel, "pads": (0,) * 4, "count_include_pad": False}
-    return "average_pool", attributes, {}
-
-
-def _flatten_module(module: Any, shape: Shape) -> _New:
-    if module.start_dim != 1 or module.end_dim not in (-1, len(shape)):
-        raise _Refused("only flattening to two dimensions")
-    return "flatten", {}, {}
-
-
-def _hardtanh(module: Any, shape: Shape) -> _New:
-    return "clip", {"low": float(module.min_val), "high": float(module.max_val)}, {}
-
-
-_MODULES: Mapping[str, Callable[[Any, Shape], _New]] = {
-    "Conv2d": _conv,
-    "BatchNorm2d": _batch_norm,
-    "ReLU": lambda module, shape: ("relu", {}, {}),
-    "ReLU6": _hardtanh,
-    "Hardtanh": _hardtanh,
-    "MaxPool2d": _max_pool,
-    "AvgPool2d": _average_pool,
-    "AdaptiveAvgPool2d": _adaptive_average_pool,
-    "Linear": lambda module, shape: ("fc", {}, _weight_and_bias(module)),
-    "Flatten": _flatten_module,
-}
-_IDENTITIES = ("Identity", "Dropout", "Dropout2d")
-
-
-def _kind(module: Any) -> str:
-    """The class of torch.nn that a module is; parametrized ones are of a class made for each."""
-    for one in type(module).__mro__:
-        if one.__module__.startswith("torch.nn.modules"):
-            return str(one.__name__)
-    return type(module).__name__
-
-
 def import_module(module: Any, input_shape: tuple[int, ...] | None) -> Graph:
-    """Trace a ``torch.nn.Module`` symbolically (torch.fx), import it, and compare the two on random images.
+    """Export a ``torch.nn.Module``, import it, and compare the two on random images.
 
-    The module must be in evaluation mode. Names of layers are its modules' names.
+    The module must be in evaluation mode; a ``torch.export.ExportedProgram`` is taken as it is. Names of
+    layers are its modules' names.
 
     Raises:
-        ModelError: no module, in training mode, no input shape, it cannot be run or traced, or it computes
-            something else than what tracing sees.
+        ModelError: no module, in training mode, no input shape, it cannot be run or exported, or it computes
+            something else than what was exported.
         UnsupportedError: operations that are not supported, all of them named.
     """
     torch = _torch("importing a module")
+    if isinstance(module, torch.export.ExportedProgram):
+        return _import_program(torch, module, input_shape)
     if not isinstance(module, torch.nn.Module):
-        raise ModelError(f"{type(module).__name__}: expected a path or a torch.nn.Module")
+        raise ModelError(
+            f"{type(module).__name__}: expected a path, a torch.nn.Module or a torch.export.ExportedProgram"
+        )
     source = type(module).__name__
     if module.training:
         raise ModelError(f"{source}: is in training mode: call .eval() first")
@@ -265,68 +156,177 @@ def _check_hooks(torch: Any, source: str, module: Any) -> None:
             )
 
 
-def _imported(torch: Any, source: str, module: Any, input_shape: tuple[int, ...]) -> Graph:
-    original = _Original(torch, source, module)
-    original(random_images(input_shape)[:1])  # what makes weights on the fly makes them when it is called
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _imported(torch: Any, source: str, module: Any, input_shape: Shape) -> Graph:
+    original = _Original(torch, source, module, input_shape)
+    images = random_images(input_shape)[:BATCH]
+    original(images)  # what makes weights on the fly makes them when it is called
+    log = logging.getLogger("torch.export")
+    level = log.level
     try:
-        traced = torch.fx.symbolic_trace(module)
-    except Exception as error:
-        raise ModelError(f"{source}: cannot be traced symbolically: {error}") from None
-    _note_shapes(traced, original.as_input(random_images(input_shape)[:1]))
-    tracer = _Tracer(source, module, traced.graph, input_shape)
-    graph = tracer.run()
-    check_imported(graph, lambda images: original.values(images, tracer.calls, graph.output))
+        log.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(module, (original.as_input(images),), strict=False)
+            if _shares(program):
+                program = program.run_decompositions({})
+    except Exception as error:  # of many kinds
+        raise ModelError(f"{source}: cannot be exported by torch.export: {_first_line(error)}") from None
+    finally:
+        log.setLevel(level)
+    importer = _Importer(torch, source, program, input_shape)
+    graph = importer.run()
+    if importer.final:
+        original.end_at(program, importer.ends, importer.batch)
+    check_imported(graph, lambda images: original.values(images, importer, graph))
     return graph
 
 
-def _note_shapes(traced: Any, images: Any) -> None:
-    """Let each node know the shape of its result, so that nodes behind a refused one are looked at too."""
-    from torch.fx.passes.shape_prop import ShapeProp
+def _import_program(torch: Any, program: Any, input_shape: Shape | None) -> Graph:
+    source = "program"
+    names = program.graph_signature.user_inputs
+    values = [n.meta.get("val") for n in program.graph.nodes if n.name in names]
+    if len(values) != 1 or not isinstance(values[0], torch.Tensor):
+        raise ModelError(f"{source}: takes {len(names)} inputs: expected one image")
+    sizes = tuple(values[0].shape)
+    if any(not isinstance(size, int) for size in sizes[1:]) or len(sizes) not in (3, 4):
+        raise ModelError(f"{source}: takes {sizes}: expected images of a fixed size")
+    shape = tuple(int(s) for s in sizes[1:]) if len(sizes) == 4 else (int(sizes[1]), 1, int(sizes[2]))
+    if input_shape is not None and input_shape != shape:
+        raise ModelError(f"{source}: takes images of {shape}, but {input_shape} was given")
+    original = _Original(torch, source, program.module(), shape, len(sizes) == 3)
+    if _shares(program):
+        program = program.run_decompositions({})
+    batch = sizes[0] if isinstance(sizes[0], int) else None
+    importer = _Importer(torch, source, program, shape, batch)
+    graph = importer.run()
+    if importer.final:
+        original.end_at(program, importer.ends, importer.batch)
+    check_imported(graph, lambda images: original.in_batches(images, importer, graph))
+    return graph
 
-    with suppress(Exception):  # what cannot be run so is looked at as far as it can be
-        ShapeProp(traced).propagate(images)
+
+def _operation(node: Any) -> str:
+    """Name of what a node computes, without its overload."""
+    return str(getattr(node.target, "_opname", getattr(node.target, "__name__", node.target)))
+
+
+def _in_place(operation: str) -> bool:
+    return operation.endswith("_") and not operation.startswith("__")
+
+
+def _shares(program: Any) -> bool:
+    """Whether an operation in place changes something of which parts are seen by another name."""
+    for node in program.graph.nodes:
+        if node.op != "call_function" or not _in_place(_operation(node)) or not node.args:
+            continue
+        base = node.args[0]
+        while base.op == "call_function" and _operation(base) in _SAME:
+            base = base.args[0]
+        users = [user for user in base.users if user.op == "call_function"]
+        if base.op == "call_function" and _operation(base) in _PARTS:
+            return True
+        if any(_operation(user) in _PARTS for user in users):
+            return True
+    return False
 
 
 class _Original:
     """Runs a module, and notes what its own modules give."""
 
-    def __init__(self, torch: Any, source: str, module: Any) -> None:
-        self.torch, self.source, self.module = torch, source, module
+    def __init__(self, torch: Any, source: str, module: Any, shape: Shape, one_row: bool = False) -> None:
+        self.torch, self.source, self.module, self.shape, self.one_row = torch, source, module, shape, one_row
+        self._end: Any = None
+        self._size = 1
 
     def as_input(self, images: NDArray[np.float32]) -> Any:
-        """Images where the module is, and of its type."""
+        """Images where the module is, and of its type; without rows where it takes one-dimensional ones."""
         parameter = next(self.module.parameters(), None)
-        x = self.torch.from_numpy(images.copy())
+        x = self.torch.from_numpy((images[:, :, 0] if self.one_row else images).copy())
         if parameter is not None:
             x = x.to(parameter.device, parameter.dtype if parameter.is_floating_point() else None)
         return x
 
     def __call__(self, images: NDArray[np.float32]) -> Any:
         try:
-            with self.torch.no_grad():
-                return self.module(self.as_input(images))
+            return self._run(images)
         except Exception as error:
-            said = (str(error).splitlines() or [type(error).__name__])[0]
+            if self.shape[1] == 1 and not self.one_row:  # a network of one-dimensional images takes no rows
+                self.one_row = True
+                try:
+                    return self._run(images)
+                except Exception:
+                    self.one_row = False
             raise ModelError(
                 f"{self.source}: cannot be run on images of {images.shape[1:]} (channels, height, width): "
-                f"{said}"
+                f"{_first_line(error)}"
             ) from None
 
-    def values(
-        self, images: NDArray[np.float32], calls: Mapping[str, list[str]], output: str
+    def _run(self, images: NDArray[np.float32]) -> Any:
+        with self.torch.no_grad():
+            result = self.module(self.as_input(images))
+            if self._end is None:
+                return result
+            parts = [
+                self._end(self.as_input(images[i : i + self._size]))
+                for i in range(0, len(images), self._size)
+            ]
+            return [self.torch.cat(same) for same in zip(*parts, strict=True)]
+
+    def _results(self, result: Any) -> list[Any]:
+        leaves = self.torch.utils._pytree.tree_leaves(result)
+        strange = next((x for x in leaves if not isinstance(x, self.torch.Tensor)), None)
+        if strange is not None or not leaves:
+            raise ModelError(f"{self.source}: returns {type(strange).__name__}: expected tensors")
+        return [leaf.detach().cpu().float().numpy() for leaf in leaves]
+
+    def in_batches(
+        self, images: NDArray[np.float32], importer: _Importer, graph: Graph
     ) -> dict[str, NDArray[np.floating]]:
-        """Results of modules by the names of their layers (``calls``: of each module, in order), and of
-        all.
-        """
+        """Results of a program that may take a fixed number of images."""
+        size = importer.batch
+        filled = np.resize(images, (-(-len(images) // size) * size, *images.shape[1:]))
+        parts = [self._results(self(filled[i : i + size])) for i in range(0, len(filled), size)]
+        whole_results = [np.concatenate(same)[: len(images)] for same in zip(*parts, strict=True)]
+        return self._named(whole_results, importer, graph)
+
+    def _named(
+        self, results: Sequence[NDArray[Any]], importer: _Importer, graph: Graph
+    ) -> dict[str, NDArray[np.floating]]:
+        return {
+            view.name: view.ours(values, graph.shapes[view.name])
+            for values, view in zip(results, importer.results, strict=True)
+        }
+
+    def end_at(self, program: Any, nodes: Sequence[Any], size: int) -> None:
+        """Take results from the program, before what is left out at its end; it takes ``size`` images."""
+        module = program.module()
+        named = {node.name: node for node in module.graph.nodes}
+        output = next(node for node in module.graph.nodes if node.op == "output")
+        output.args = (tuple(named[node.name] for node in nodes),)
+        module.graph.set_codegen(self.torch.fx.CodeGen())
+        module.recompile()
+        self._end, self._size = module, size
+
+    def values(
+        self, images: NDArray[np.float32], importer: _Importer, graph: Graph
+    ) -> dict[str, NDArray[np.floating]]:
+        """Results of modules, by the names of the layers that give them, and of all."""
         seen: dict[str, NDArray[np.floating]] = {}
         handles = []
-        for target, names in calls.items():
-            left = iter(names)
+        for target, views in importer.calls.items():
+            left = iter(views)
 
-            def note(module: Any, inputs: Any, result: Any, left: Iterator[str] = left) -> None:
-                name = next(left, None)
-                if name is not None and isinstance(result, self.torch.Tensor):
-                    seen[name] = result.detach().cpu().float().numpy().copy()
+            def note(module: Any, inputs: Any, result: Any, left: Any = left) -> None:
+                view = next(left, None)
+                if view is None or not isinstance(result, self.torch.Tensor) or view.name not in graph.shapes:
+                    return
+                values = result.detach().cpu().float().numpy().copy()
+                if values.size == len(values) * int(np.prod(graph.shapes[view.name])):
+                    seen[view.name] = view.ours(values, graph.shapes[view.name])
 
             handles.append(self.module.get_submodule(target).register_forward_hook(note))
         try:
@@ -334,220 +334,180 @@ class _Original:
         finally:
             for handle in handles:
                 handle.remove()
-        if not isinstance(result, self.torch.Tensor):
-            raise ModelError(f"{self.source}: returns {type(result).__name__}: expected one tensor")
-        return {**seen, output: result.detach().cpu().float().numpy()}
+        return {**seen, **self._named(self._results(result), importer, graph)}
 
 
-class _Tracer:
-    """Walks an fx graph once; layers that are identities become names for their input.
+class _Importer:
+    """Walks an exported program once.
 
     Attributes:
-        calls: names of the layers that each module became, in the order in which it is called.
+        batch: images that it was exported with.
+        calls: what each module gives, call by call.
+        results: how results are seen.
+        ends: the nodes that compute them.
     """
 
-    def __init__(self, source: str, module: Any, graph: Any, input_shape: Shape) -> None:
-        self.source, self.modules, self.graph = source, dict(module.named_modules()), graph
-        self.names: dict[Any, str] = {}
-        self.plain: set[Any] = set()  # nodes that are sizes, not tensors
-        self.shapes: dict[str, Shape] = {"input": input_shape}
-        self.layers: list[Layer] = []
-        self.parameters: dict[str, NDArray[np.float32]] = {}
-        self.refused: list[tuple[str, str, str]] = []
-        self.calls: dict[str, list[str]] = {}
+    def __init__(
+        self, torch: Any, source: str, program: Any, input_shape: Shape, batch: int | None = BATCH
+    ) -> None:
+        self.torch, self.program, self.batch = torch, program, batch or 1
+        self.build = Builder(source, input_shape)
+        self.values: dict[Any, Any] = {}  # node -> view, array or list
+        self.lost: set[Any] = set()
+        self.final: set[Any] = set()
+        self.before: dict[Any, Any] = {}  # what is left out at the end -> what it reads
+        self.results: list[View] = []
+        self.ends: list[Any] = []
+        self._calls: dict[str, View] = {}  # by path and number of the call, the last operation's
+
+    @property
+    def calls(self) -> dict[str, list[View]]:
+        found: dict[str, list[View]] = {}
+        for path, view in self._calls.items():
+            found.setdefault(path.split("@")[0], []).append(view)
+        return found
 
     def run(self) -> Graph:
-        output = _LOST
-        for node in self.graph.nodes:
+        signature = self.program.graph_signature
+        state, constants = dict(self.program.state_dict), dict(self.program.constants)
+        state |= {name: value for name, value in self.program.named_buffers()}
+        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        names |= signature.inputs_to_lifted_tensor_constants
+        for node in self.program.graph.nodes:
             if node.op == "placeholder":
-                self.placeholder(node)
+                if node.name in names:
+                    name = names[node.name]
+                    self.values[node] = state[name] if name in state else constants[name]
+                elif node.name in signature.user_inputs:
+                    self.values[node] = self._image(node)
+            elif node.op == "get_attr":
+                self.values[node] = getattr(self.program.graph_module, node.target)
             elif node.op == "output":
-                result = node.args[0]
-                if not hasattr(result, "op"):
-                    self.refused.append(
-                        ("output", node.name, f"{type(result).__name__}: expected one tensor")
-                    )
-                elif result in self.plain:
-                    self.refused.append(("output", node.name, "a size: expected one tensor"))
-                else:
-                    output = self.names[result]
+                return self._finished(node, signature.user_outputs)
             else:
                 self.visit(node)
-        if self.refused:
-            raise UnsupportedError(self.source, self.refused)
-        if not self.layers:
-            raise ModelError(f"{self.source}: computes nothing: expected layers")
-        return build_graph(self.source, "input", self.shapes["input"], self.layers, output, self.parameters)
+        raise ModelError(f"{self.build.source}: has no output")
 
-    def placeholder(self, node: Any) -> None:
-        if "input" not in self.names.values():
-            self.names[node] = "input"
-        elif node.users:
-            raise ModelError(f"{self.source}: takes several inputs: expected one image")
+    def _image(self, node: Any) -> View:
+        if any(isinstance(v, View) for v in self.values.values()):
+            raise ModelError(f"{self.build.source}: takes several inputs: expected one image")
+        seen = whole("input", self.build.shapes["input"])
+        if len(node.meta["val"].shape) == 3:  # one row, without an axis of its own
+            return View("input", seen.factors, (seen.axes[0], seen.axes[2]))
+        return seen
+
+    def _finished(self, output: Any, wanted: Sequence[str]) -> Graph:
+        nodes = {node.name: node for node in self.program.graph.nodes}
+        for name in wanted:
+            node = nodes.get(name)
+            value = self.values.get(node)
+            if node in self.lost:
+                continue
+            if not isinstance(value, View):
+                raise ModelError(f"{self.build.source}: result {name!r} does not depend on the image")
+            self.results.append(self.build.output(value))
+            while node in self.before:
+                node = self.before[node]
+            self.ends.append(node)
+        return self.build.graph(self.results)
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return [self._argument(v) for v in value]
+        if hasattr(value, "all_input_nodes"):
+            found = self.values[value]
+            return found.detach().cpu().numpy() if isinstance(found, self.torch.Tensor) else found
+        return value
 
     def visit(self, node: Any) -> None:
-        label = str(node.target) if node.op == "call_module" else node.name
-        operation = (
-            _kind(self.modules[node.target])
-            if node.op == "call_module"
-            else str(getattr(node.target, "__name__", node.target))
-        )
-        asked = node.args[1] if operation == "getattr" and len(node.args) > 1 else None
-        if operation == "size" or asked == "shape":
-            self.plain.add(node)  # such as the batch in view(batch, -1)
+        operation = _operation(node).rstrip("_") if _in_place(_operation(node)) else _operation(node)
+        inputs = node.all_input_nodes
+        self.build.label = self._label(node)
+        if operation.startswith("_assert") or operation in ("sym_size", "sym_constrain_range_for_size"):
             return
-        if node.op != "get_attr" and node.all_input_nodes and self.plain.issuperset(node.all_input_nodes):
-            self.plain.add(node)
+        if self.lost.intersection(inputs):
+            self.lost.add(node)
+            if operation not in RULES:
+                self.refuse(node, operation, "no layer of that kind")
             return
-        inputs = [self.names[a] for a in _tensors(node.args, node.kwargs) if a in self.names]
-        self.names[node] = _LOST
         try:
-            if _LOST in inputs:
-                self.known(node, operation)
-                return
-            new = self.translate(node, operation, [self.shapes[name] for name in inputs])
-            if new is None:
-                self.names[node] = inputs[0]
-                return
-            self.append(self.unique(label), inputs, *new)
-        except (_Refused, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-            known = isinstance(error, _Refused)
-            self.refused.append(
-                (operation, label, str(error) if known else f"called in another way than is known: {error}")
-            )
-            shape = getattr(node.meta.get("tensor_meta"), "shape", None)
-            if shape is not None:  # what reads it is looked at as if it were there
-                self.names[node] = self.unique(label)
-                self.shapes[self.names[node]] = tuple(shape[1:])
-            return
-        self.names[node] = self.layers[-1].name
-        if node.op == "call_module":
-            self.calls.setdefault(node.target, []).append(self.names[node])
-        if self.in_place(node, operation):  # whoever reads the input from here on reads the result
-            self.names.update({n: self.names[node] for n, name in self.names.items() if name == inputs[0]})
+            self.values[node] = self._computed(node, operation)
+        except (Refused, GraphError) as refused:
+            self.refuse(node, operation, str(refused))
+        except _MALFORMED as error:
+            self.refuse(node, operation, f"called in another way than is known: {error}")
 
-    def in_place(self, node: Any, operation: str) -> bool:
-        if node.op == "call_module":
-            return bool(getattr(self.modules[node.target], "inplace", False))
-        return bool(
-            operation.endswith("_")
-            or node.target is operator.iadd
-            or node.kwargs.get("inplace", False)
-            or (operation in ("relu", "relu6") and len(node.args) > 1 and node.args[1])
-        )
-
-    def known(self, node: Any, operation: str) -> None:
-        """Refuse an operation of no known kind, whose input is lost."""
+    def _computed(self, node: Any, operation: str) -> Any:
         if operation == "getitem":
-            return  # of what is lost
-        if node.op == "call_module":
-            if operation not in _MODULES and operation not in _IDENTITIES:
-                raise _Refused("no layer of that kind")
-        elif operation not in _FUNCTIONS:
-            raise _Refused("no layer of that kind")
-
-    def unique(self, name: str) -> str:
-        taken, count, result = set(self.shapes), 1, name
-        while result in taken:
-            count += 1
-            result = f"{name}_{count}"
+            values, index = self.values[node.args[0]], node.args[1]
+            if not isinstance(values, list):
+                raise Refused("part of a tensor")
+            return values[index] if index < len(values) else None  # such as indices, which may not be read
+        if any(self.values[i] is None for i in node.all_input_nodes):
+            raise Refused("it reads a result that is not computed, such as indices")
+        if not any(self._of_image(i) for i in node.all_input_nodes):
+            return self._constant(node)
+        if self.final.intersection(node.all_input_nodes) and operation not in PASSES_FINAL:
+            raise Refused("it reads what a softmax makes, which is left out and may only end a network")
+        if operation not in RULES:
+            raise Refused("no layer of that kind")
+        arguments = {}
+        schema = node.target._schema.arguments
+        for i, own in enumerate(schema):
+            if i < len(node.args):
+                arguments[own.name] = self._argument(node.args[i])
+            elif own.name in node.kwargs:
+                arguments[own.name] = self._argument(node.kwargs[own.name])
+            elif own.has_default_value():
+                arguments[own.name] = own.default_value
+        result = RULES[operation](Call(self.build, self.batch, arguments))
+        if operation in FINAL or self.final.intersection(node.all_input_nodes):
+            self.final.add(node)
+            self.before[node] = node.all_input_nodes[0]
+        elif isinstance(result, View):
+            path = self._module(node)
+            if path is not None:
+                self._calls[path] = result
+            if _in_place(_operation(node)):  # whoever reads the operand from here on reads the result
+                before = self.values[node.args[0]]
+                self.values.update({other: result for other, v in self.values.items() if v is before})
         return result
 
-    def append(
-        self,
-        name: str,
-        inputs: list[str],
-        op: str,
-        attributes: dict[str, Any],
-        arrays: dict[str, NDArray[np.float32]],
-    ) -> None:
-        keys = {role: f"{name}.{role}" for role in arrays}
-        if op in ("add", "concat"):
-            attributes = {"count": len(inputs)} if op == "concat" else {}
-        elif len(inputs) != 1:
-            raise _Refused(f"{len(inputs)} inputs")
-        try:
-            shape = LAYERS[op].shape(attributes, [self.shapes[i] for i in inputs], arrays)
-        except GraphError as error:
-            raise _Refused(str(error)) from None
-        self.layers.append(Layer(name, op, tuple(inputs), attributes, keys))
-        self.parameters.update({keys[role]: value for role, value in arrays.items()})
-        self.shapes[name] = shape
+    def _of_image(self, node: Any) -> bool:
+        value = self.values.get(node)
+        return isinstance(value, View | list)
 
-    def translate(self, node: Any, operation: str, shapes: list[Shape]) -> _New | None:
-        """The layer that a node becomes, or None for an identity."""
-        if node.op == "call_module":
-            if operation in _IDENTITIES:
-                return None
-            if operation not in _MODULES:
-                raise _Refused("no layer of that kind")
-            return _MODULES[operation](self.modules[node.target], shapes[0])
-        if node.op == "get_attr":
-            raise _Refused("a parameter or buffer that is used outside a layer")
-        if operation == "getitem":
-            raise _Refused("part of a tensor")
-        arguments, keywords = node.args, node.kwargs
-        if node.target in (operator.add, operator.iadd) or operation in ("add", "add_"):
-            if len(shapes) != 2 or keywords.get("alpha", 1) != 1:
-                raise _Refused("only the sum of two tensors")
-            return "add", {}, {}
-        if operation in ("relu", "relu_"):
-            return "relu", {}, {}
-        if operation == "relu6":
-            return "clip", {"low": 0.0, "high": 6.0}, {}
-        if operation == "flatten":
-            start = arguments[1] if len(arguments) > 1 else keywords.get("start_dim", 0)
-            end = arguments[2] if len(arguments) > 2 else keywords.get("end_dim", -1)
-            if start != 1 or end not in (-1, len(shapes[0])):
-                raise _Refused("only flattening to two dimensions")
-            return "flatten", {}, {}
-        if operation in ("view", "reshape"):
-            self.check_reshape(
-                arguments[1] if isinstance(arguments[1], tuple | list) else arguments[1:], shapes[0]
+    def _constant(self, node: Any) -> Any:
+        """What depends on weights alone."""
+
+        def real(value: Any) -> Any:
+            if isinstance(value, tuple | list):
+                return [real(v) for v in value]
+            return self.values[value] if hasattr(value, "all_input_nodes") else value
+
+        with self.torch.no_grad():
+            return node.target(
+                *[real(a) for a in node.args], **{name: real(value) for name, value in node.kwargs.items()}
             )
-            return "flatten", {}, {}
-        if operation in ("cat", "concat"):
-            dim = arguments[1] if len(arguments) > 1 else keywords.get("dim", 0)
-            if dim not in (1, -len(shapes[0])):
-                raise _Refused(f"dimension {dim}: only channels (1)")
-            return "concat", {}, {}
-        if operation == "adaptive_avg_pool2d":
-            return _adaptive(arguments[1] if len(arguments) > 1 else keywords["output_size"], shapes[0])
-        if operation == "mean":
-            dims = arguments[1] if len(arguments) > 1 else keywords.get("dim")
-            dims = (dims,) if isinstance(dims, int) else tuple(dims or ())
-            if len(shapes[0]) != 3 or sorted(d % 4 for d in dims) != [2, 3]:
-                raise _Refused("only the mean over height and width at once")
-            if not (arguments[2] if len(arguments) > 2 else keywords.get("keepdim", False)):
-                raise _Refused("mean over height and width without keepdim")
-            return _adaptive((1, 1), shapes[0])
-        if operation in ("dropout", "contiguous"):
+
+    def _module(self, node: Any) -> str | None:
+        """Path of the module of torch.nn that a node is in, with the number of its call."""
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        if not stack or not stack[-1][0] or "torch.nn.modules" not in str(stack[-1][1]):
             return None
-        raise _Refused("no layer of that kind")
+        return str(stack[-1][0])
 
-    def check_reshape(self, target: Any, shape: Shape) -> None:
-        """Only a reshape that makes of each image a vector; the batch may be a size or left open."""
-        if len(target) != 2:
-            raise _Refused("only reshaping to (batch, features)")
-        batch, features = target
-        whole = features == -1 or features == int(np.prod(shape))
-        if not whole or not (batch in self.plain or (batch == -1 and features != -1)):
-            raise _Refused("only reshaping to (batch, features)")
+    def _label(self, node: Any) -> str:
+        path = self._module(node)
+        return str(node.name) if path is None else path.split("@")[0]
 
-
-_FUNCTIONS = (
-    *("add", "add_", "iadd", "relu", "relu_", "relu6", "flatten", "view", "reshape", "cat", "concat"),
-    *("adaptive_avg_pool2d", "mean", "dropout", "contiguous"),
-)
-"""Operations outside modules that may become layers."""
-
-
-def _tensors(*arguments: Any) -> Iterator[Any]:
-    """Nodes among arguments, in order, as often as they stand there."""
-    for argument in arguments:
-        if isinstance(argument, tuple | list):
-            yield from _tensors(*argument)
-        elif isinstance(argument, Mapping):
-            yield from _tensors(*argument.values())
-        elif hasattr(argument, "all_input_nodes"):
-            yield argument
+    def refuse(self, node: Any, operation: str, why: str) -> None:
+        self.build.refused.append((operation, self.build.label, why))
+        value = node.meta.get("val")
+        shape = getattr(value, "shape", None)
+        if shape is None or len(shape) not in (2, 4):
+            self.lost.add(node)
+            return
+        name = f"refused {node.name}"  # what reads it is looked at as if it were there
+        self.build.shapes[name] = tuple(int(s) for s in shape[1:])
+        self.values[node] = whole(name, self.build.shapes[name])

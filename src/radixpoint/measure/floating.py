@@ -18,17 +18,28 @@ from radixpoint.measure.float_model import to_onnx
 
 
 class FloatingEngine:
-    """Runs a ``Graph`` in float32; ``outputs`` are the tensors it returns (default: its results)."""
+    """Runs a ``Graph`` in float32.
 
-    def __init__(self, graph: Graph, outputs: Sequence[str] | None = None, threads: int = 0) -> None:
+    Args:
+        graph: the network.
+        outputs: names of the tensors that it returns; its results if not given.
+        threads: how many; 0 takes all cores.
+        plain: layer by layer, without onnxruntime's optimizations.
+    """
+
+    def __init__(
+        self, graph: Graph, outputs: Sequence[str] | None = None, threads: int = 0, plain: bool = False
+    ) -> None:
         self.graph, self.input, self.outputs = graph, graph.input, list(outputs or graph.outputs)
-        self._threads = threads
+        self._threads, self._plain = threads, plain
         self._session, self._process = self._open(), os.getpid()
 
     def _open(self) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
+        if self._plain:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             return onnxruntime.InferenceSession(
                 to_onnx(self.graph, self.outputs).SerializeToString(),

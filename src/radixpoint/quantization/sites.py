@@ -160,6 +160,7 @@ def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Sto
         if design.overflow is not Overflow.WRAP:  # which would make large values of negative ones
             seen = graph.seen_by_reader(seen)
         feeds_bn = [c.op for c in graph.consumers(layer.name)] == ["batch_norm"] and bn is None
+        feeds_bn = feeds_bn and layer.name not in graph.outputs
         for place in layer.row.places(design.batch_norm):
             key, signed, grid = (layer.name, place.role), True, None
             match place.values:
