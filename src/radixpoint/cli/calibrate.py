@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from radixpoint.cli.inputs import check_writable, make_parents, read_images, read_model
-from radixpoint.cli.options import Calibration, Classes, InputShape, MaxImages, Model, PreprocessingFile
+from radixpoint.cli.options import (
+    Calibration,
+    Classes,
+    InputShape,
+    MaxImages,
+    Model,
+    PreprocessingFile,
+    Weights,
+)
 from radixpoint.cli.terminal import bars, say
 from radixpoint.measure import calibrate as measure
 
@@ -23,6 +31,7 @@ def calibrate(
             "--images", "-i", help="Images that a search will judge on, and those held out; repeatable."
         ),
     ] = None,
+    weights: Weights = None,
     input_shape: InputShape = None,
     classes: Classes = None,
     preprocessing: PreprocessingFile = None,
@@ -38,7 +47,7 @@ def calibrate(
     check_writable(out)
     calibration_set = read_images(calibration, classes, preprocessing)
     judged = [read_images(path, classes, preprocessing, max_images) for path in images or []]
-    graph = read_model(model, input_shape, calibration_set)
+    graph = read_model(model, weights, input_shape, calibration_set)
     with bars() as shown:
         task = shown.add_task("calibration", total=None)
         found = measure.calibrate(

@@ -22,6 +22,7 @@ from radixpoint.cli.options import (
     Network,
     PreprocessingFile,
     Threads,
+    Weights,
 )
 from radixpoint.cli.terminal import bars, emit, note_the_engine, out, say
 from radixpoint.engines import check_engine
@@ -34,6 +35,7 @@ def evaluate(
     model: Model,
     network: Network,
     images: Images,
+    weights: Weights = None,
     input_shape: InputShape = None,
     classes: Classes = None,
     preprocessing: PreprocessingFile = None,
@@ -61,7 +63,7 @@ def evaluate(
     check_engine(engine, threads)
     criterion(metric, 0.0, confidence)
     image_set = read_images(images, classes, preprocessing, max_images)
-    graph = read_model(model, input_shape, image_set)
+    graph = read_model(model, weights, input_shape, image_set)
     quantized = load_network(network)
     if "network" not in quantized.metadata:
         raise ModelError(f"{network}: does not say which float network it was quantized from")

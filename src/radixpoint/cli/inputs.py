@@ -42,16 +42,16 @@ def parsed_shape(text: str | None) -> tuple[int, ...] | None:
         raise ModelError(f"--input-shape {text!r}: expected numbers such as 3,224,224") from None
 
 
-def read_model(model: str, input_shape: str | None, images: ImageSet) -> Graph:
+def read_model(model: str, weights: str | None, input_shape: str | None, images: ImageSet) -> Graph:
     """The network; images settle what neither the model nor the user says."""
     asked = parsed_shape(input_shape)
-    if asked is None and Path(model).suffix.lower() == ".onnx":
+    if asked is None and Path(model).suffix.lower() in (".onnx", ".prototxt", ".pt2"):
         try:
-            return load(model)
+            return load(model, weights=weights)
         except ModelError as error:
-            if "dynamic" not in str(error):
+            if "dynamic" not in str(error) and "how large" not in str(error):
                 raise
-    return load(model, asked or images.pixels.shape[1:])
+    return load(model, asked or images.pixels.shape[1:], weights)
 
 
 def read_images(

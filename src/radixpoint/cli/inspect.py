@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from radixpoint.cli.inputs import parsed_shape
-from radixpoint.cli.options import MODEL_HELP, AsJson, InputShape
+from radixpoint.cli.options import MODEL_HELP, AsJson, InputShape, Weights
 from radixpoint.cli.terminal import emit, out, say
 from radixpoint.engines import ENGINES, chosen_instruction_set, instruction_sets
 from radixpoint.errors import ModelError, UnsupportedError
@@ -20,6 +20,7 @@ from radixpoint.ir.graph import Graph
 
 def inspect(
     model: Annotated[str | None, typer.Argument(help=MODEL_HELP)] = None,
+    weights: Weights = None,
     input_shape: InputShape = None,
     engines: Annotated[
         bool,
@@ -37,7 +38,7 @@ def inspect(
     if model is None:
         raise ModelError("no model: expected a file, or --engines")
     try:
-        graph = load(model, parsed_shape(input_shape))
+        graph = load(model, parsed_shape(input_shape), weights)
     except UnsupportedError as error:
         if as_json:
             emit({"supported": False, "unsupported": [list(o) for o in error.operators]})

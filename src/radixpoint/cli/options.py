@@ -13,10 +13,20 @@ from radixpoint.measure import metrics
 from radixpoint.quantization import design
 
 MODEL_HELP = (
-    "The trained network: an ONNX model (.onnx), or the weights of a torchvision ResNet "
-    "(.safetensors, .pt). Batch normalization must not be folded into the convolutions; with torch.onnx."
-    "export use dynamo=True, optimize=False, or dynamo=False, training=TrainingMode.PRESERVE."
+    "The trained network: an ONNX model (.onnx), a Caffe description (.prototxt, with --weights), a program "
+    "of torch.export (.pt2), the weights of a torchvision ResNet (.safetensors, .pt), or a name: "
+    "torch:package.module:factory (your code, which is run), torchvision:NAME, timm:NAME. Batch "
+    "normalization must not be folded into the convolutions; with torch.onnx.export use dynamo=True, "
+    "optimize=False, or dynamo=False, training=TrainingMode.PRESERVE."
 )
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        "-w",
+        help="Of a Caffe description (.caffemodel), or of a module by name (.pt, .safetensors).",
+    ),
+]
 Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
 InputShape = Annotated[
     str | None,

@@ -18,6 +18,7 @@ from radixpoint.cli.options import (
     Model,
     PreprocessingFile,
     RangesFile,
+    Weights,
 )
 from radixpoint.cli.terminal import bars, emit, say
 from radixpoint.cli.terminal import out as terminal
@@ -32,6 +33,7 @@ def quantize(
     design: Annotated[str, typer.Option("--design", "-d", help="The design file (docs/design-file.md).")],
     calibration: Calibration,
     out: Annotated[Path, typer.Option("--out", "-o", help="The quantized network to write (.safetensors).")],
+    weights: Weights = None,
     input_shape: InputShape = None,
     classes: Classes = None,
     preprocessing: PreprocessingFile = None,
@@ -47,7 +49,7 @@ def quantize(
     chosen = Design.load(design)
     check_writable(out)
     images = read_images(calibration, classes, preprocessing)
-    graph = read_model(model, input_shape, images)
+    graph = read_model(model, weights, input_shape, images)
     chosen.check(graph)
     with bars() as shown:
         task = shown.add_task("calibration", total=len(images))

@@ -127,6 +127,7 @@ def search(
     ] = "2:16",
     bn_start: Annotated[int, typer.Option(help="bn word length while conv's is searched.")] = 16,
     grid: Annotated[bool, typer.Option(help="Also evaluate every conv x bn pair on every image.")] = False,
+    weights: options.Weights = None,
     input_shape: options.InputShape = None,
     classes: options.Classes = None,
     preprocessing: options.PreprocessingFile = None,
@@ -171,7 +172,7 @@ def search(
         image_set, reported = image_set.parted(len(image_set) - int(held_out))
     elif held_out is not None:
         reported = read_images(held_out, classes, preprocessing)
-    graph = read_model(model, input_shape, image_set)
+    graph = read_model(model, weights, input_shape, image_set)
     run_search(
         graph,
         image_set,

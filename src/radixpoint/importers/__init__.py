@@ -11,20 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from radixpoint.errors import ModelError
+from radixpoint.importers.caffe import import_caffe
+from radixpoint.importers.named import import_named, is_named
 from radixpoint.importers.onnx import import_onnx
 from radixpoint.importers.resnet import import_resnet
-from radixpoint.importers.torch import import_module, read_weights
+from radixpoint.importers.torch import import_module, read_program, read_weights
 from radixpoint.ir.graph import Graph
 
 
-def load(model: Any, input_shape: Sequence[int] | None = None) -> Graph:
+def load(model: Any, input_shape: Sequence[int] | None = None, weights: str | Path | None = None) -> Graph:
     """Read a trained network.
 
     Args:
-        model: the path of an ONNX model (``.onnx``), of the weights of a torchvision bottleneck or basic
-            ResNet (``.safetensors``, ``.pt``, ``.pth``; ``.pt`` needs torch and is loaded weights-only),
-            or a ``torch.nn.Module`` in evaluation mode.
-        input_shape: (channels, height, width) of one image; needed where the model does not say.
+        model: the path of an ONNX model (``.onnx``), of a Caffe description (``.prototxt``), of an exported
+            torch program (``.pt2``), of the weights of a torchvision bottleneck or basic ResNet
+            (``.safetensors``, ``.pt``, ``.pth``; ``.pt`` needs torch and is loaded weights-only); a
+            ``torch.nn.Module`` in evaluation mode; a ``torch.export.ExportedProgram``; or a name:
+            ``torch:package.module:factory`` (runs that code), ``torchvision:NAME``, ``timm:NAME``.
+        input_shape: (channels, height, width) of one image; needed where the model does not say. A row of
+            values has height 1.
+        weights: those of a Caffe description (``.caffemodel``), or the ``state_dict`` of a module by name.
 
     Returns:
         The network, verified.
@@ -38,16 +44,26 @@ def load(model: Any, input_shape: Sequence[int] | None = None) -> Graph:
         raise ModelError(f"input shape {shape}: expected three positive sizes: channels, height, width")
     if not isinstance(model, str | Path):
         return import_module(model, shape)
+    if isinstance(model, str) and is_named(model):
+        return import_named(model, shape, None if weights is None else Path(weights))
     path = Path(model)
+    if weights is not None and path.suffix.lower() != ".prototxt":
+        raise ModelError(f"{path}: has its weights: expected none beside it, but {weights} was given")
     if not path.is_file():
         raise ModelError(f"{path}: {'is no file' if path.exists() else 'no such file'}")
     match path.suffix.lower():
         case ".onnx":
             return import_onnx(path, shape)
+        case ".prototxt":
+            return import_caffe(path, None if weights is None else Path(weights), shape)
+        case ".pt2":
+            return import_module(read_program(path), shape)
         case ".safetensors" | ".pt" | ".pth":
             return import_resnet(str(path), read_weights(path), shape)
         case other:
-            raise ModelError(f"{path}: {other or 'no'} suffix: expected .onnx, .safetensors, .pt or .pth")
+            raise ModelError(
+                f"{path}: {other or 'no'} suffix: expected .onnx, .prototxt, .pt2, .safetensors, .pt or .pth"
+            )
 
 
 __all__ = ["load"]

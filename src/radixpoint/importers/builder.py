@@ -159,7 +159,14 @@ class Builder:
         if not layers:
             raise ModelError(f"{self.source}: computes nothing: expected layers")
         return build_graph(
-            self.source, "input", self.shapes["input"], layers[::-1], names[0], self.parameters, names[1:]
+            self.source,
+            "input",
+            self.shapes["input"],
+            layers[::-1],
+            names[0],
+            self.parameters,
+            names[1:],
+            self.notes,
         )
 
     def output(self, view: View) -> View:
@@ -183,6 +190,8 @@ class Builder:
         """
         if math.prod(shape) != math.prod(view.shape):
             raise Refused(f"{view.shape} reshaped to {shape}: expected as many values")
+        if len(shape) == 1 and len(view.shape) > 1 and view.in_order and len(self.shapes[view.name]) == 3:
+            return self.stored(View(view.name, view.factors, (view.order,)), self.label)
         cut = self._recut(view, shape)
         if cut is None:  # a factor would have to be cut where it has no seam: go through a vector
             cut = self._recut(self.stored(self._recut_flat(view)), shape)
@@ -243,8 +252,12 @@ class Builder:
             ends.append(axis)
         return ends
 
-    def stored(self, view: View) -> View:
+    def stored(self, view: View, label: str | None = None) -> View:
         """The view as a tensor of ours with its very axes: one, or three; two become three.
+
+        Args:
+            view: what is looked at.
+            label: of the layer that moves elements, if one has to; if not given, beside the node at hand.
 
         Raises:
             Refused: another number of axes.
@@ -257,12 +270,12 @@ class Builder:
         if view.in_order and self.shapes[view.name] == shape:
             return View(view.name, view.factors, view.axes)
         if view.in_order and len(shape) == 1:
-            name = self.layer("flatten", [view.name])
+            name = self.layer("flatten", [view.name], label=label or f"{self.label}/flatten")
         else:
             split = view.factors or (1,)
             order = view.order or (0,)
             attributes = {"split": split, "order": order, "shape": shape}
-            name = self.layer("rearrange", [view.name], attributes)
+            name = self.layer("rearrange", [view.name], attributes, label=label or f"{self.label}/rearrange")
         made = whole(name, shape)
         axes = (made.axes[0], made.axes[2]) if len(view.shape) == 2 else made.axes
         return View(name, made.factors, axes)
@@ -504,11 +517,6 @@ class Builder:
             inside: whether a last window has to begin before the padding behind the image.
         """
         image = self.image(view, axes)
-        if (
-            kind == "average" and counted and ceil and any(pads)
-        ):  # what lies beyond the padding does not count
-            image = self._seen(self.padded(image, pads).name, axes + 1)
-            pads, counted = (0, 0, 0, 0), False
         if ceil:
             more = []
             for i, size in enumerate(self.shapes[image.name][1:]):
@@ -517,6 +525,10 @@ class Builder:
                 if inside and (count - 1) * strides[i] >= size + pads[i]:
                     count -= 1
                 more.append(max((count - 1) * strides[i] - span, 0))
+            if kind == "average" and counted and any(pads):  # what lies beyond the padding does not count
+                image = self._seen(self.padded(image, pads).name, axes + 1)
+                pads = (0, 0, 0, 0)
+            counted = False
             pads = (pads[0], pads[1], pads[2] + more[0], pads[3] + more[1])
         # what lies in no window is not read; and a window may be larger than the image
         attributes: dict[str, Any] = {"kernel": kernel, "strides": strides, "pads": pads}

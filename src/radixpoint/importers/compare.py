@@ -29,8 +29,8 @@ _WOBBLE = 64.0
 """Times what a change of the image in its last bits changes."""
 _LAST_BITS = 2.0**-21
 _FLOOR = 2.0**-22
-"""What a function of binary32 may be off where it is near 0, as a sigmoid that is computed as 1 - 1; times the
-largest value that it may be multiplied by."""
+"""What a function of binary32 may be off where it is near 0, as a sigmoid that is computed as 1 - 1; times
+the largest value that it may be multiplied by."""
 _LESS = np.float32(32)
 """By which images are smaller for networks with a local response normalization."""
 

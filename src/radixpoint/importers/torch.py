@@ -41,7 +41,7 @@ def read_weights(path: Path) -> dict[str, NDArray[np.float32]]:
     """
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)
-    torch = _torch(f"reading {path}")
+    torch = require_torch(f"reading {path}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -81,7 +81,35 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def _torch(purpose: str) -> Any:
+def read_state(path: Path) -> dict[str, Any]:
+    """A ``state_dict``: tensors by name, weights-only.
+
+    Raises:
+        ModelError: the file cannot be read, or holds something else.
+    """
+    torch = require_torch(f"reading {path}")
+    if path.suffix.lower() == ".safetensors":
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(path))
+        except Exception as error:  # of many kinds
+            raise ModelError(f"{path}: not a readable safetensors file: {error}") from None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ModelError(f"{path}: cannot be loaded weights-only: {_first_line(error)}") from None
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ModelError(f"{path}: expected a state_dict: a dict of tensors by name")
+    return state
+
+
+def require_torch(purpose: str) -> Any:
+    """torch, if it is installed.
+
+    Raises:
+        ModelError: it is not.
+    """
     try:
         import torch
     except ImportError:
@@ -102,7 +130,7 @@ def import_module(module: Any, input_shape: tuple[int, ...] | None) -> Graph:
             something else than what was exported.
         UnsupportedError: operations that are not supported, all of them named.
     """
-    torch = _torch("importing a module")
+    torch = require_torch("importing a module")
     if isinstance(module, torch.export.ExportedProgram):
         return _import_program(torch, module, input_shape)
     if not isinstance(module, torch.nn.Module):
@@ -154,6 +182,19 @@ def _check_hooks(torch: Any, source: str, module: Any) -> None:
                 f"{source}: module {name!r} has hooks, which tracing does not see, so they would be "
                 "left out: remove them, or put what they compute into a module"
             )
+
+
+def read_program(path: Path) -> Any:
+    """A program that ``torch.export.save`` wrote.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    torch = require_torch(f"reading {path}")
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # of many kinds
+        raise ModelError(f"{path}: not a program of torch.export: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:
