@@ -199,6 +199,9 @@ void Program::add_conv(int source, int padded, const Window& window, const Weigh
   conv.bytes = bytes;
   conv.rows = padded >= 0;
   conv.wide = wide;
+  const bool moves = window.stride_y != 1 || window.stride_x != 1 || window.top || window.left;
+  conv.plain = !conv.rows && window.kernel_y * window.kernel_x == 1 && !moves &&
+               window.out_height == window.height && window.out_width == window.width;
   conv.taps = conv.rows ? window.kernel_y : window.kernel_y * window.kernel_x;
   const int32_t zero = buffer(source).zero;
   conv.high_source = !bytes && (low < 0 || high > 255);
@@ -243,6 +246,24 @@ void Program::add_depthwise(int source, const Window& window, const Weights& wei
       if (wide) d.weights.as<int64_t>()[at] = weights.data[c * taps + tap];
       else d.weights.as<int32_t>()[at] = weights.data[c * taps + tap];
     }
+  d.pairs = (taps + 1) / 2;
+  if (wide || buffer(source).storage > Storage::I16 || d.pairs > Depthwise::MOST_PAIRS) d.pairs = 0;
+  if (d.pairs) {
+    const int32_t zero = buffer(source).zero;
+    d.paired = Bytes(d.pairs * d.padded_channels * 4);
+    d.start = Bytes(d.padded_channels * 4);
+    d.zeros = Bytes((weights.outputs + kernels_.lanes) * 2);
+    std::memset(d.zeros.data(), zero, static_cast<std::size_t>(d.zeros.size()));
+    for (int64_t c = 0; c < weights.outputs; ++c) {
+      int64_t sum = 0;
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        const int16_t x = weights.data[c * taps + tap];
+        d.paired.as<int16_t>()[2 * (tap / 2 * d.padded_channels + c) + tap % 2] = x;
+        sum += x;
+      }
+      d.start.as<uint32_t>()[c] = static_cast<uint32_t>(-zero * sum);
+    }
+  }
   operations_.push_back({std::move(d), {}});
 }
 

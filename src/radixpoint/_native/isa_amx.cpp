@@ -199,11 +199,13 @@ void conv(const Conv& conv, const Chain& chain, const View& view, int64_t row_be
   const int64_t tiles = std::max<int64_t>(1, std::min(BLOCK, ROOM / size));
   const Bytes table(conv.taps * ROWS * static_cast<int64_t>(sizeof(void*))), packed(tiles * size);
   Tile tile;
+  Route route;
   tile.split = conv.split;
   for (int64_t block = row_begin; block < row_end; block += tiles * ROWS) {
     int64_t source_channel = -1;
     for (int64_t p = panel_begin; p < panel_end; ++p) {
       const Panel& panel = conv.panels.data()[p];
+      prepare(route, chain, panel.channel, panel.channels, view);
       for (int64_t t = 0; t < tiles; ++t) {
         tile.row = block + t * ROWS;
         if (tile.row >= row_end) break;
@@ -216,7 +218,7 @@ void conv(const Conv& conv, const Chain& chain, const View& view, int64_t row_be
         }
         prefetch(chain, tile, view);
         sums(conv, panel, packed.data() + t * size, stride, tile);
-        run_chain(chain, tile, view);
+        run_chain(route, chain, tile, view);
       }
       source_channel = panel.source_channel;
     }

@@ -6,6 +6,20 @@
 #define RP_VECTORS 2
 #define RP_ROWS 6
 #define RP_DOT16(a, x, w) ((I32)_mm256_add_epi32((__m256i)(a), _mm256_madd_epi16((__m256i)(x), (__m256i)(w))))
+// Integers to and from memory: GCC makes single insertions of a conversion from bytes.
+#define RP_LOAD16(p) ((I32)_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)(p))))
+#define RP_LOAD8(p) ((I32)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(p))))
+#define RP_PACK16(x) \
+  (_mm_packs_epi32(_mm256_castsi256_si128((__m256i)(x)), _mm256_extracti128_si256((__m256i)(x), 1)))
+#define RP_STORE16(p, x) (_mm_storeu_si128((__m128i*)(p), RP_PACK16(x)))
+#define RP_STORE8(p, x) (_mm_storel_epi64((__m128i*)(p), _mm_packus_epi16(RP_PACK16(x), _mm_setzero_si128())))
+#define RP_PAIR8(p, q)                                                          \
+  ((I32)_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(_mm_loadl_epi64((const __m128i*)(p)), \
+                                               _mm_loadl_epi64((const __m128i*)(q)))))
+#define RP_PAIR16(p, q)                                                                  \
+  ((I32)_mm256_set_m128i(                                                                \
+      _mm_unpackhi_epi16(_mm_loadu_si128((const __m128i*)(p)), _mm_loadu_si128((const __m128i*)(q))), \
+      _mm_unpacklo_epi16(_mm_loadu_si128((const __m128i*)(p)), _mm_loadu_si128((const __m128i*)(q)))))
 #define RP_OPAQUE(v) asm volatile("" : "+x"(v))
 #include "kernels_source.hpp"
 

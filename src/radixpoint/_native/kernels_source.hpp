@@ -7,6 +7,8 @@
 //   RP_DOT8(a, x, w)  the same of quadruples, x unsigned and w signed (optional)
 //   RP_LOAD16(p), RP_LOAD8(p), RP_STORE16(p, x), RP_STORE8(p, x)
 //                     a vector of 32-bit integers from and to narrower ones in memory (optional)
+//   RP_PAIR8(p, q), RP_PAIR16(p, q)
+//                     pairs of 16-bit integers from two places in memory, the first below (optional)
 //   RP_TILES          if the instruction set brings a convolution of its own
 //   RP_OPAQUE(v)      a barrier that keeps v in a register (for peak)
 // Vectors are the compilers' own (GCC, Clang), so that all but the dot products is plain arithmetic.

@@ -123,6 +123,7 @@ struct Conv {
   int source;
   Window window;
   bool bytes;  // 8-bit operands: a unit is 4 of them; otherwise 2 of 16 bits
+  bool plain;  // one tap at the output pixel's own place
   bool rows;   // a tap is a whole row of the window, over a source padded in x (few channels)
   bool wide;   // sums are handed on in 64 bits, or split
   int split;   // where, if wide
@@ -137,11 +138,17 @@ struct Conv {
 };
 
 struct Depthwise {
+  static constexpr int64_t MOST_PAIRS = 41;  // of a 9 x 9 window
+
   int source;
   Window window;
   bool wide;
   Bytes weights;  // int32 or int64 [tap][channel]
   int64_t padded_channels;
+  int64_t pairs;  // of taps, where operands and sums allow; else 0
+  Bytes paired;   // 2 x int16 [pair][channel]
+  Bytes start;    // int32 [channel]: minus what the zero of a U8 source adds
+  Bytes zeros;    // what a tap outside the image reads
 };
 
 enum class Pooling : int { NONE, MAX, SUM };  // NONE: the source itself

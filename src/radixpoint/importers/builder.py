@@ -101,6 +101,7 @@ class Builder:
         self.refused: list[tuple[str, str, str]] = []
         self.notes: list[str] = []
         self.label = ""
+        self._moved: dict[tuple[View, Shape], str] = {}
 
     # ---------------------------------------------------------------------------------- layers
 
@@ -269,13 +270,17 @@ class Builder:
             raise Refused(f"a tensor of {len(shape) + 1} axes")
         if view.in_order and self.shapes[view.name] == shape:
             return View(view.name, view.factors, view.axes)
-        if view.in_order and len(shape) == 1:
+        key = (view, shape)
+        if key in self._moved:  # moved once already, as for each part of a split
+            name = self._moved[key]
+        elif view.in_order and len(shape) == 1:
             name = self.layer("flatten", [view.name], label=label or f"{self.label}/flatten")
         else:
             split = view.factors or (1,)
             order = view.order or (0,)
             attributes = {"split": split, "order": order, "shape": shape}
             name = self.layer("rearrange", [view.name], attributes, label=label or f"{self.label}/rearrange")
+        self._moved[key] = name
         made = whole(name, shape)
         axes = (made.axes[0], made.axes[2]) if len(view.shape) == 2 else made.axes
         return View(name, made.factors, axes)

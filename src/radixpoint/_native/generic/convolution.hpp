@@ -16,6 +16,11 @@ void find_taps(const Conv& conv, const View& view, int64_t row, int rows, int64_
                const uint8_t** pointers) {
   const Window& w = conv.window;
   const int64_t size = conv.bytes ? 1 : 2, pixel = w.channels * size;
+  if (conv.plain) {
+    const uint8_t* start = view.data(conv.source) + source_channel * size;
+    for (int r = 0; r < ROWS; ++r) pointers[r] = start + (row + std::min(r, rows - 1)) * pixel;
+    return;
+  }
   const int64_t width = conv.rows ? view.buffer(conv.padded).pixels / w.height : w.width;
   const int64_t taps_x = conv.rows ? 1 : w.kernel_x, left = conv.rows ? 0 : w.left;
   const uint8_t* source = view.data(conv.rows ? conv.padded : conv.source) + source_channel * size;
@@ -133,11 +138,14 @@ void conv(const Conv& conv, const Chain& chain, const View& view, int64_t row_be
   const Bytes table(conv.taps * ROWS * BLOCK * static_cast<int64_t>(sizeof(void*)));
   const uint8_t** pointers = table.as<const uint8_t*>();
   Tile tile;
+  Route route;
   tile.split = conv.split;
+  const bool ahead = conv.depth > 128;  // else the lines would not be there in time
   for (int64_t block = row_begin; block < row_end; block += BLOCK * ROWS) {
     int64_t source_channel = -1;
     for (int64_t p = panel_begin; p < panel_end; ++p) {
       const Panel& panel = conv.panels[static_cast<std::size_t>(p)];
+      prepare(route, chain, panel.channel, panel.channels, view);
       for (int64_t t = 0; t < BLOCK; ++t) {
         const int64_t row = block + t * ROWS;
         if (row >= row_end) break;
@@ -148,11 +156,11 @@ void conv(const Conv& conv, const Chain& chain, const View& view, int64_t row_be
         tile.row = row;
         tile.channel = panel.channel;
         tile.channels = panel.channels;
-        prefetch(chain, tile, view);
+        if (ahead) prefetch(chain, tile, view);
         if (conv.bytes) product<Dot8, false>(panel, own, tile);
         else if (conv.wide) product<Dot16, true>(panel, own, tile);
         else product<Dot16, false>(panel, own, tile);
-        run_chain(chain, tile, view);
+        run_chain(route, chain, tile, view);
       }
       source_channel = panel.source_channel;
     }

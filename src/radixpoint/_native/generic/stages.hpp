@@ -123,7 +123,7 @@ RP_INLINE I32 clamp(I32 x, I32 low, I32 high) {
 
 constexpr int MOST_FAST = 8;
 
-// A stage with what depends on the tile worked out.
+// A stage with what depends on the channels worked out; `other` and `out` are of the first output pixel.
 struct Ready {
   const Stage* stage;
   const uint8_t* other;
@@ -133,7 +133,7 @@ struct Ready {
   bool other_short, out_short;
 };
 
-RP_INLINE void ready(Ready& p, const Stage& s, const Tile& tile, const View& view) {
+RP_INLINE void ready(Ready& p, const Stage& s, int64_t channel, const View& view) {
   p.stage = &s;
   p.other = nullptr;
   p.out = nullptr;
@@ -145,16 +145,31 @@ RP_INLINE void ready(Ready& p, const Stage& s, const Tile& tile, const View& vie
     const Buffer& b = view.buffer(s.other);
     p.other_short = b.storage == Storage::I16;
     p.other_step = b.channels << p.other_short;
-    p.other = view.data(s.other) + tile.row * p.other_step + (tile.channel << p.other_short);
+    p.other = view.data(s.other) + (channel << p.other_short);
     p.other_zero = splat<Narrow>(b.zero);
   }
   if (s.store >= 0) {
     const Buffer& b = view.buffer(s.store);
     p.out_short = b.storage == Storage::I16;
     p.out_step = b.channels << p.out_short;
-    p.out = view.data(s.store) + tile.row * p.out_step + ((s.store_channel + tile.channel) << p.out_short);
+    p.out = view.data(s.store) + ((s.store_channel + channel) << p.out_short);
     p.out_zero = splat<Narrow>(b.zero);
   }
+}
+
+// A chain on its way through tiles of the same channels.
+struct Route {
+  Ready all[MOST_FAST];
+  int count;
+  bool fast;
+};
+
+RP_INLINE void prepare(Route& route, const Chain& chain, int64_t channel, int64_t channels, const View& view) {
+  route.count = static_cast<int>(chain.size());
+  route.fast = channels % LANES == 0 && chain.size() <= MOST_FAST;
+  for (const Stage& s : chain) route.fast = route.fast && is_fast(s, &s == chain.data(), view);
+  if (!route.fast) return;
+  for (int i = 0; i < route.count; ++i) ready(route.all[i], chain.data()[i], channel, view);
 }
 
 // The cast of a sum that is split at `split` (see tile_product): floor((high * 2**split + low + addend) / 2**shift) for
@@ -169,12 +184,11 @@ RP_INLINE I32 narrowed(const Stage& s, const uint8_t* tile, int split, int64_t c
 
 // The whole chain on one column of vectors at a time, ROWS of them in registers. Rows beyond the tile's hold
 // whatever was there; they are never written.
-void run_fast_chain(const Chain& chain, Tile& tile, const View& view) {
-  Ready all[MOST_FAST];
-  const int count = static_cast<int>(chain.size());
-  for (int i = 0; i < count; ++i) ready(all[i], chain.data()[i], tile, view);
+void run_fast_chain(const Route& route, Tile& tile) {
+  const Ready* const all = route.all;
+  const int count = route.count;
   const int last_row = tile.rows - 1;
-  const bool wide = chain.data()->wide_in;
+  const bool wide = all[0].stage->wide_in;
   for (int64_t v = 0; v < tile.channels / LANES; ++v) {
     const int64_t channel = tile.channel + v * LANES;
     I32 x[ROWS];
@@ -203,10 +217,10 @@ void run_fast_chain(const Chain& chain, Tile& tile, const View& view) {
         if (p.other) {
           const I32 left = load<I32>(s.other_left.as<int32_t>() + channel);
           if (p.other_short) {
-            const uint8_t* from = p.other + v * LANES * 2;
+            const uint8_t* from = p.other + tile.row * p.other_step + v * LANES * 2;
             RP_EACH_ROW(x[r] = plus(x[r], shifted_left(RP_LOAD16(from + std::min<int>(r, last_row) * p.other_step), left)));
           } else {
-            const uint8_t* from = p.other + v * LANES;
+            const uint8_t* from = p.other + tile.row * p.other_step + v * LANES;
             RP_EACH_ROW(x[r] =
                 plus(x[r], shifted_left(RP_LOAD8(from + std::min<int>(r, last_row) * p.other_step) - p.other_zero, left)));
           }
@@ -215,10 +229,10 @@ void run_fast_chain(const Chain& chain, Tile& tile, const View& view) {
         RP_EACH_ROW(x[r] = clamp(x[r] >> shift, low, high));
       }
       if (p.out && p.out_short) {
-        uint8_t* out = p.out + v * LANES * 2;
+        uint8_t* out = p.out + tile.row * p.out_step + v * LANES * 2;
         RP_EACH_ROW(if (r <= last_row) RP_STORE16(out + r * p.out_step, x[r]));
       } else if (p.out) {
-        uint8_t* out = p.out + v * LANES;
+        uint8_t* out = p.out + tile.row * p.out_step + v * LANES;
         const I32 zero = p.out_zero;
         RP_EACH_ROW(if (r <= last_row) RP_STORE8(out + r * p.out_step, plus(x[r], zero)));
       }
@@ -236,10 +250,8 @@ void join(Tile& tile) {
 }
 
 // Runs every stage; the last one's result goes to its buffer only.
-void run_chain(const Chain& chain, Tile& tile, const View& view) {
-  bool fast = tile.channels % LANES == 0 && chain.size() <= MOST_FAST;
-  for (const Stage& s : chain) fast = fast && is_fast(s, &s == chain.data(), view);
-  if (fast) return run_fast_chain(chain, tile, view);
+void run_chain(const Route& route, const Chain& chain, Tile& tile, const View& view) {
+  if (route.fast) return run_fast_chain(route, tile);
   if (tile.split) join(tile);
   uint8_t* from = tile.data;
   uint8_t* other = tile.spare;

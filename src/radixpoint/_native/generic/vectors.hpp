@@ -86,10 +86,22 @@ RP_INLINE V load_as(const uint8_t* p, int count, int lanes) {
   return __builtin_convertvector(raw, V);
 }
 
+#ifndef RP_LOAD16
+#define RP_LOAD16(p) (load_as<I16, I32>(p, LANES, LANES))
+#define RP_LOAD8(p) (load_as<U8, I32>(p, LANES, LANES))
+#define RP_STORE16(p, x) (store_as<I16>(p, x, LANES, LANES))
+#define RP_STORE8(p, x) (store_as<U8>(p, x, LANES, LANES))
+#endif
+
 // `count` integers of a buffer (the rest are 0 or, in U8, minus its zero; nobody looks at them).
 template <class W>
 RP_INLINE typename W::V load_stored(const Buffer& b, const uint8_t* p, int count) {
   using V = typename W::V;
+  if constexpr (W::lanes == LANES)
+    if (count >= LANES) {
+      if (b.storage == Storage::U8) return RP_LOAD8(p) - splat<W>(b.zero);
+      if (b.storage == Storage::I16) return RP_LOAD16(p);
+    }
   switch (b.storage) {
     case Storage::I16:
       return load_as<typename W::Short, V>(p, count, W::lanes);
@@ -119,6 +131,11 @@ RP_INLINE void store_as(uint8_t* p, V v, int count, int lanes) {
 
 template <class W>
 RP_INLINE void store_stored(const Buffer& b, uint8_t* p, typename W::V v, int count) {
+  if constexpr (W::lanes == LANES)
+    if (count >= LANES) {
+      if (b.storage == Storage::U8) return (void)RP_STORE8(p, v + splat<W>(b.zero));
+      if (b.storage == Storage::I16) return (void)RP_STORE16(p, v);
+    }
   switch (b.storage) {
     case Storage::I16:
       return store_as<typename W::Short>(p, v, count, W::lanes);
@@ -131,13 +148,6 @@ RP_INLINE void store_stored(const Buffer& b, uint8_t* p, typename W::V v, int co
       for (int i = 0; i < std::min(count, W::lanes); ++i) store<int64_t>(p + 8 * i, v[i]);
   }
 }
-
-#ifndef RP_LOAD16
-#define RP_LOAD16(p) (load_as<I16, I32>(p, LANES, LANES))
-#define RP_LOAD8(p) (load_as<U8, I32>(p, LANES, LANES))
-#define RP_STORE16(p, x) (store_as<I16>(p, x, LANES, LANES))
-#define RP_STORE8(p, x) (store_as<U8>(p, x, LANES, LANES))
-#endif
 
 constexpr int SPLIT_PLANE = ROWS * PANEL * 4;  // bytes of a tile before the plane of high parts
 
