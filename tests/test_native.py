@@ -188,10 +188,15 @@ def test_the_exact_fallback_is_noted() -> None:
 
 @needs_native
 def test_every_convolution_has_its_kernel() -> None:
-    """No step of the default design of a ResNet falls back, its exactly rounded average apart."""
+    """No step of the default design of a ResNet falls back, nor of a network of functions and gates."""
     graph = networks.residual()
     quantized = Quantizer(graph, networks.calibrated(graph)).quantize(Design.separate(10, 16))
-    assert all("divide" in note for note in NativeEngine(quantized).notes)
+    assert NativeEngine(quantized).notes == []
+    varied = networks.varied()
+    notes = NativeEngine(
+        Quantizer(varied, networks.calibrated(varied)).quantize(Design.separate(8, 12))
+    ).notes
+    assert {note.split("(")[1].split()[0] for note in notes} <= {"maximum", "minimum", "sum_channels", "a"}
     assert {step.op for step in quantized.steps} & set(PRODUCERS)
 
 

@@ -15,6 +15,21 @@ class Multiply(Enum):
     NONE = 0
     FULL = 1
     SHORT = 2
+    TENSOR = 3
+
+class Kind(Enum):
+    LINEAR = 0
+    LOOKUP = 1
+    DIVIDE = 2
+
+class Rounding(Enum):
+    TRN = 0
+    TRN_ZERO = 1
+    RND = 2
+    RND_MIN_INF = 3
+    RND_INF = 4
+    RND_ZERO = 5
+    RND_CONV = 6
 
 class Correction(Enum):
     NONE = 0
@@ -76,6 +91,13 @@ class Stage:
     def __init__(
         self,
         *,
+        kind: Kind,
+        rounding: Rounding,
+        first: int,
+        divisor: int,
+        up: int,
+        table: NDArray[np.int64],
+        per_image: bool,
         from_split: bool,
         wide_in: bool,
         wide_work: bool,
@@ -124,7 +146,9 @@ class Program:
         self, *, source: int, window: Window, weights: NDArray[np.int16], wide: bool
     ) -> None: ...
     def add_pool(self, *, source: int, window: Window, pooling: Pooling, wide: bool) -> None: ...
-    def add_flatten(self, source: int, target: int) -> None: ...
+    def add_move(
+        self, *, source: int, target: int, starts: NDArray[np.int64], lengths: NDArray[np.int64], fill: int
+    ) -> None: ...
     def add_stage(self, stage: Stage) -> None: ...
     def operations(self) -> int: ...
     def reserve(self, batch: int, /) -> None: ...

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import fuzz_inputs
 import long_run
+import onnx_graphs
 import pytest
 
 pytestmark = pytest.mark.slow("it tries thousands of inputs")
@@ -53,3 +55,23 @@ def test_a_wrong_engine_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuzz_inputs.BlasEngine, "run", wrong)
     with pytest.raises(AssertionError, match="BlasEngine"):
         [fuzz_inputs.attempt("network", seed, Path("/nonexistent")) for seed in range(1, 10)]
+
+
+@pytest.mark.parametrize("first", range(0, 24, 4))
+def test_random_onnx_models(first: int, tmp_path: Path) -> None:
+    """Of every operator: onnxruntime's float is what was imported, and every engine gives the same integers."""
+    for seed in range(first, first + 4):
+        counts, _ = onnx_graphs.check(seed, tmp_path)
+        assert counts
+
+
+@pytest.mark.slow("it compiles")
+@pytest.mark.parametrize("seed", range(6))
+def test_random_onnx_models_exported(seed: int, tmp_path: Path) -> None:
+    """Each export is equal, or refused by the name of a step."""
+    _, results = onnx_graphs.check(seed, tmp_path, exported=True)
+    for target, result in results.items():
+        assert result == "equal" or re.search(r"is a \w+: expected|results \(|expected", result), (
+            target,
+            result,
+        )

@@ -271,7 +271,11 @@ void Program::add_pool(int source, const Window& window, Pooling pooling, bool w
   operations_.push_back({Pool{source, window, pooling, wide}, {}});
 }
 
-void Program::add_flatten(int source, int target) { operations_.push_back({Flatten{source, target}, {}}); }
+void Program::add_move(int source, int target, const int64_t* starts, const int64_t* lengths, int64_t runs, int64_t fill) {
+  Move move{source, target, fill, {}};
+  for (int64_t i = 0; i < runs; ++i) move.runs.push_back({starts[i], lengths[i]});
+  operations_.push_back({std::move(move), {}});
+}
 
 void Program::add_stage(Stage stage) { operations_.back().chain.push_back(std::move(stage)); }
 
@@ -317,9 +321,9 @@ void Program::copy_padded(const Conv& conv) {
 
 void Program::run_conv(const Conv& conv, const Chain& chain) {
   if (conv.rows) copy_padded(conv);
-  const View view{&buffers_, arena_.data(), batch_};
   constexpr int64_t LARGEST = 192;  // rows of a task: their operands stay in the second-level cache
   const int64_t rows = batch_ * conv.window.out_height * conv.window.out_width;
+  const View view{&buffers_, arena_.data(), batch_, rows};
   const int64_t panels = static_cast<int64_t>(conv.panels.size());
   const int64_t each = std::max<int64_t>(1, LARGEST / kernels_.rows) * kernels_.rows;
   const int64_t blocks = (rows + each - 1) / each;
@@ -331,28 +335,43 @@ void Program::run_conv(const Conv& conv, const Chain& chain) {
   });
 }
 
-void Program::run(int64_t begin, int64_t end) {
+void Program::run_move(const Move& move) {
   const View view{&buffers_, arena_.data(), batch_};
+  const Buffer &from = buffer(move.source), &to = buffer(move.target);
+  const bool alike = from.storage == to.storage && from.zero == to.zero;
+  const int64_t size = bytes_of(from.storage);
+  over_images([&](int64_t image) {
+    const uint8_t* source = view.data(move.source) + image * from.bytes();
+    uint8_t* target = view.data(move.target) + image * to.bytes();
+    int64_t at = 0;
+    for (const Run& run : move.runs) {
+      if (run.start < 0)
+        for (int64_t i = 0; i < run.length; ++i) set(to, target, at + i, move.fill);
+      else if (alike && run.length > 1)
+        std::memcpy(target + at * size, source + run.start * size, static_cast<std::size_t>(run.length * size));
+      else
+        for (int64_t i = 0; i < run.length; ++i) set(to, target, at + i, get(from, source, run.start + i));
+      at += run.length;
+    }
+  });
+}
+
+void Program::run(int64_t begin, int64_t end) {
   for (int64_t index = begin; index < end; ++index) {
     const Operation& operation = operations_[static_cast<std::size_t>(index)];
     const Chain& chain = operation.chain;
     if (const auto* conv = std::get_if<Conv>(&operation.what)) run_conv(*conv, chain);
-    if (const auto* d = std::get_if<Depthwise>(&operation.what))
-      over_rows(batch_ * d->window.out_height * d->window.out_width, 192,
-                [&](int64_t a, int64_t b) { kernels_.depthwise(*d, chain, view, a, b); });
-    if (const auto* pool = std::get_if<Pool>(&operation.what))
-      over_rows(batch_ * pool->window.out_height * pool->window.out_width, 192,
-                [&](int64_t a, int64_t b) { kernels_.pool(*pool, chain, view, a, b); });
-    if (const auto* flatten = std::get_if<Flatten>(&operation.what)) {
-      const Buffer &from = buffer(flatten->source), &to = buffer(flatten->target);
-      over_images([&](int64_t image) {
-        const uint8_t* source = view.data(flatten->source) + image * from.bytes();
-        uint8_t* target = view.data(flatten->target) + image * to.bytes();
-        for (int64_t p = 0; p < from.pixels; ++p)
-          for (int64_t c = 0; c < from.channels; ++c)
-            set(to, target, c * from.pixels + p, get(from, source, p * from.channels + c));
-      });
+    if (const auto* d = std::get_if<Depthwise>(&operation.what)) {
+      const int64_t rows = batch_ * d->window.out_height * d->window.out_width;
+      const View view{&buffers_, arena_.data(), batch_, rows};
+      over_rows(rows, 192, [&](int64_t a, int64_t b) { kernels_.depthwise(*d, chain, view, a, b); });
     }
+    if (const auto* pool = std::get_if<Pool>(&operation.what)) {
+      const int64_t rows = batch_ * pool->window.out_height * pool->window.out_width;
+      const View view{&buffers_, arena_.data(), batch_, rows};
+      over_rows(rows, 192, [&](int64_t a, int64_t b) { kernels_.pool(*pool, chain, view, a, b); });
+    }
+    if (const auto* move = std::get_if<Move>(&operation.what)) run_move(*move);
   }
 }
 

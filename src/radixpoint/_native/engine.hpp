@@ -31,8 +31,9 @@ class Program {
                 int64_t low, int64_t high);
   void add_depthwise(int source, const Window& window, const Weights& weights, bool wide);
   void add_pool(int source, const Window& window, Pooling pooling, bool wide);
-  // Copies a tensor in the order of channels first, or into channels channel.. of the target.
-  void add_flatten(int source, int target);
+  // Copies elements: the target, channels last, is made of runs of the source, channels last; one that starts at -1 is
+  // filled.
+  void add_move(int source, int target, const int64_t* starts, const int64_t* lengths, int64_t runs, int64_t fill);
   void add_stage(Stage stage);
 
   int64_t operations() const { return static_cast<int64_t>(operations_.size()); }
@@ -45,15 +46,21 @@ class Program {
   void read(int buffer, int64_t* values);
 
  private:
-  struct Flatten {
+  struct Run {
+    int64_t start, length;
+  };
+  struct Move {
     int source, target;
+    int64_t fill;
+    std::vector<Run> runs;
   };
   struct Operation {
-    std::variant<Conv, Depthwise, Pool, Flatten> what;
+    std::variant<Conv, Depthwise, Pool, Move> what;
     Chain chain;
   };
 
   void run_conv(const Conv& conv, const Chain& chain);
+  void run_move(const Move& move);
   void copy_padded(const Conv& conv);
   // In row blocks of a multiple of a tile.
   template <class Task>

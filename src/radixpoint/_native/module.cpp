@@ -59,7 +59,20 @@ NB_MODULE(_native, m) {
   nb::enum_<Multiply>(m, "Multiply")
       .value("NONE", Multiply::NONE)
       .value("FULL", Multiply::FULL)
-      .value("SHORT", Multiply::SHORT);
+      .value("SHORT", Multiply::SHORT)
+      .value("TENSOR", Multiply::TENSOR);
+  nb::enum_<Kind>(m, "Kind")
+      .value("LINEAR", Kind::LINEAR)
+      .value("LOOKUP", Kind::LOOKUP)
+      .value("DIVIDE", Kind::DIVIDE);
+  nb::enum_<Rounding>(m, "Rounding")
+      .value("TRN", Rounding::TRN)
+      .value("TRN_ZERO", Rounding::TRN_ZERO)
+      .value("RND", Rounding::RND)
+      .value("RND_MIN_INF", Rounding::RND_MIN_INF)
+      .value("RND_INF", Rounding::RND_INF)
+      .value("RND_ZERO", Rounding::RND_ZERO)
+      .value("RND_CONV", Rounding::RND_CONV);
   nb::enum_<Correction>(m, "Correction")
       .value("NONE", Correction::NONE)
       .value("SIGN", Correction::SIGN)
@@ -108,13 +121,17 @@ NB_MODULE(_native, m) {
   nb::class_<Stage>(m, "Stage")
       .def(
           "__init__",
-          [](Stage* self, bool from_split, bool wide_in, bool wide_work, bool wide_out, Multiply multiply,
+          [](Stage* self, Kind kind, Rounding rounding, int64_t first, int64_t divisor, int up, const Ints& table,
+             bool per_image, bool from_split, bool wide_in, bool wide_work, bool wide_out, Multiply multiply,
              Correction correction, Limit limit, int wrap_bits, int64_t low, int64_t high, int other, int store,
              int64_t store_channel, bool has_left, bool nothing, const Ints& factor, const Ints& left, const Ints& addend,
              const Ints& shift, const Ints& mask, const Ints& other_left, const Ints& addend_rounding,
              const Ints& addend_low, const Ints& addend_high, const Ints& shift_high) {
             new (self) Stage{};
             Stage& s = *self;
+            s.kind = kind, s.rounding = rounding, s.first = first, s.divisor = divisor, s.up = up;
+            s.table = lanes_of(table, false);
+            s.per_image = per_image;
             s.from_split = from_split;
             s.wide_in = wide_in, s.wide_work = wide_work, s.wide_out = wide_out;
             s.multiply = multiply, s.correction = correction, s.limit = limit;
@@ -133,7 +150,7 @@ NB_MODULE(_native, m) {
             s.addend_high = lanes_of(addend_high, false);
             s.shift_high = lanes_of(shift_high, false);
           },
-          nb::kw_only(), "from_split"_a, "wide_in"_a, "wide_work"_a, "wide_out"_a, "multiply"_a, "correction"_a, "limit"_a,
+          nb::kw_only(), "kind"_a, "rounding"_a, "first"_a, "divisor"_a, "up"_a, "table"_a, "per_image"_a, "from_split"_a, "wide_in"_a, "wide_work"_a, "wide_out"_a, "multiply"_a, "correction"_a, "limit"_a,
           "wrap_bits"_a, "low"_a, "high"_a, "other"_a, "store"_a, "store_channel"_a, "has_left"_a, "nothing"_a, "factor"_a,
           "left"_a, "addend"_a, "shift"_a, "mask"_a, "other_left"_a, "addend_rounding"_a, "addend_low"_a, "addend_high"_a,
           "shift_high"_a);
@@ -158,7 +175,12 @@ NB_MODULE(_native, m) {
           },
           nb::kw_only(), "source"_a, "window"_a, "weights"_a, "wide"_a)
       .def("add_pool", &Program::add_pool, nb::kw_only(), "source"_a, "window"_a, "pooling"_a, "wide"_a)
-      .def("add_flatten", &Program::add_flatten, "source"_a, "target"_a)
+      .def(
+          "add_move",
+          [](Program& p, int source, int target, const Ints& starts, const Ints& lengths, int64_t fill) {
+            p.add_move(source, target, starts.data(), lengths.data(), static_cast<int64_t>(starts.size()), fill);
+          },
+          nb::kw_only(), "source"_a, "target"_a, "starts"_a, "lengths"_a, "fill"_a)
       .def("add_stage", [](Program& p, Stage& stage) { p.add_stage(std::move(stage)); }, "stage"_a)
       .def("operations", &Program::operations)
       .def("reserve", &Program::reserve)

@@ -66,23 +66,36 @@ struct Buffer {
   RP_INLINE int64_t bytes() const { return pixels * channels * bytes_of(storage); }
 };
 
-enum class Multiply : int { NONE, FULL, SHORT };  // SHORT: value and factor both fit 16 bits
+enum class Multiply : int { NONE, FULL, SHORT, TENSOR };  // SHORT: value and factor both fit 16 bits; TENSOR: by other
 enum class Correction : int { NONE, SIGN, ODD };
 enum class Limit : int { CLAMP, WRAP_SIGNED, WRAP_UNSIGNED };
 
 // y = limit((x * factor or x << left, + other << other_left, + addend, + correction) >> shift)
 //
+// Two kinds of stages compute something else, an integer at a time: LOOKUP, y = table[x - first], and DIVIDE, the quotient
+// of x << up and the divisor, rounded as `rounding` says and limited.
+//
 // One value a channel for each parameter, in 64 bits as given and in 32 for stages that stay within 32. The correction
 // is the part of a rounding mode that depends on the value: mask where the sum is negative (SIGN), or where
 // its integer part is odd (ODD).
+enum class Kind : int { LINEAR, LOOKUP, DIVIDE };
+enum class Rounding : int { TRN, TRN_ZERO, RND, RND_MIN_INF, RND_INF, RND_ZERO, RND_CONV };
+
 struct Stage {
+  Kind kind = Kind::LINEAR;
+  Rounding rounding = Rounding::TRN;
+  int64_t first = 0;    // of a table
+  int64_t divisor = 1;
+  int up = 0;           // places that a dividend moves left
+  Bytes table;          // int32
+  bool per_image = false;  // other has one place for the whole image
   bool wide_in, wide_work, wide_out;  // 64-bit integers instead of 32
   Multiply multiply;
   Correction correction;
   Limit limit;
   int wrap_bits;
   int64_t low, high;
-  int other = -1;  // buffer added, or -1
+  int other = -1;  // buffer added or multiplied by, or -1
   int store = -1;  // buffer written, or -1
   int64_t store_channel = 0;
   bool has_left = false;
@@ -165,6 +178,7 @@ struct View {
   const std::vector<Buffer>* buffers;
   uint8_t* arena;
   int64_t batch;
+  int64_t rows = 0;  // output pixels of the operation at hand, over all images
 
   RP_INLINE const Buffer& buffer(int index) const { return (*buffers)[static_cast<std::size_t>(index)]; }
   RP_INLINE uint8_t* data(int index) const { return arena + buffer(index).offset * batch; }

@@ -12,6 +12,61 @@ RP_INLINE void to_tile(uint8_t* p, typename W::V v) {
   else store(p, __builtin_convertvector(v, I32H));
 }
 
+// Where a stage's other tensor lies for an output pixel.
+RP_INLINE int64_t other_row(const Stage& s, const View& view, int64_t row) {
+  if (!s.per_image) return row;
+  return row / (view.rows / view.batch);
+}
+
+RP_INLINE int64_t limited(const Stage& s, int64_t x) {
+  if (s.limit == Limit::CLAMP) return x < s.low ? s.low : x > s.high ? s.high : x;
+  const int keep = 64 - s.wrap_bits;
+  if (s.limit == Limit::WRAP_SIGNED) return static_cast<int64_t>(static_cast<uint64_t>(x) << keep) >> keep;
+  return static_cast<int64_t>((static_cast<uint64_t>(x) << keep) >> keep);
+}
+
+// One rounding of a quotient: down, and one up where the mode says so.
+RP_INLINE int64_t divided(const Stage& s, int64_t x) {
+  const int64_t n = static_cast<int64_t>(static_cast<uint64_t>(x) << s.up), d = s.divisor;
+  int64_t down = n / d, rest = n % d;
+  if (rest < 0) --down, rest += d;
+  const int64_t twice = 2 * rest;
+  bool more = false;
+  switch (s.rounding) {
+    case Rounding::TRN: break;
+    case Rounding::TRN_ZERO: more = n < 0 && rest; break;
+    case Rounding::RND: more = twice >= d; break;
+    case Rounding::RND_MIN_INF: more = twice > d; break;
+    case Rounding::RND_INF: more = twice > d || (twice == d && n > 0); break;
+    case Rounding::RND_ZERO: more = twice > d || (twice == d && n < 0); break;
+    case Rounding::RND_CONV: more = twice > d || (twice == d && (down & 1)); break;
+  }
+  return limited(s, down + more);
+}
+
+// A table or a division, an integer at a time.
+template <class In, class Out>
+void run_single(const Stage& s, const Tile& tile, const uint8_t* from, uint8_t* to, const View& view) {
+  const Buffer* target = s.store >= 0 ? &view.buffer(s.store) : nullptr;
+  const int32_t* table = s.table.as<int32_t>() - s.first;
+  for (int r = 0; r < tile.rows; ++r)
+    for (int64_t c = 0; c < tile.channels; ++c) {
+      const int64_t at = r * PANEL + c;
+      const int64_t x = load<In>(from + at * static_cast<int64_t>(sizeof(In)));
+      const int64_t y = s.kind == Kind::LOOKUP ? table[x] : divided(s, x);
+      if (to) store<Out>(to + at * static_cast<int64_t>(sizeof(Out)), static_cast<Out>(y));
+      if (!target) continue;
+      const int64_t place = (tile.row + r) * target->channels + s.store_channel + tile.channel + c;
+      uint8_t* out = view.data(s.store) + place * bytes_of(target->storage);
+      switch (target->storage) {
+        case Storage::U8: *out = static_cast<uint8_t>(y + target->zero); break;
+        case Storage::I16: store<int16_t>(out, static_cast<int16_t>(y)); break;
+        case Storage::I32: store<int32_t>(out, static_cast<int32_t>(y)); break;
+        default: store<int64_t>(out, y);
+      }
+    }
+}
+
 template <class W, class In, class Out, Multiply MULTIPLY, bool PLAIN, bool OTHER>
 void run_stage(const Stage& s, const Tile& tile, const uint8_t* from, uint8_t* to, const View& view) {
   using V = typename W::V;
@@ -26,7 +81,7 @@ void run_stage(const Stage& s, const Tile& tile, const uint8_t* from, uint8_t* t
     const V addend = load<V>(s.addend.as<T>() + channel);
     const V shift = load<V>(s.shift.as<T>() + channel);
     V factor{}, left{}, other_left{}, mask{}, rounding{};
-    if constexpr (MULTIPLY != Multiply::NONE) factor = load<V>(s.factor.as<T>() + channel);
+    if constexpr (MULTIPLY == Multiply::FULL || MULTIPLY == Multiply::SHORT) factor = load<V>(s.factor.as<T>() + channel);
     if (s.has_left) left = load<V>(s.left.as<T>() + channel);
     if constexpr (OTHER) other_left = load<V>(s.other_left.as<T>() + channel);
     if constexpr (!PLAIN) {
@@ -45,7 +100,7 @@ void run_stage(const Stage& s, const Tile& tile, const uint8_t* from, uint8_t* t
     if constexpr (OTHER) {
       const int64_t size = bytes_of(other->storage);
       add_step = other->channels * size;
-      add = view.data(s.other) + tile.row * add_step + channel * size;
+      add = view.data(s.other) + channel * size;
     }
     for (int r = 0; r < tile.rows; ++r) {
       const int64_t at = r * PANEL + v * W::lanes;
@@ -54,13 +109,13 @@ void run_stage(const Stage& s, const Tile& tile, const uint8_t* from, uint8_t* t
         x = (V)RP_DOT16((I32)addend, (I32)x, (I32)factor);
       } else {
         if constexpr (MULTIPLY == Multiply::FULL) x = times(x, factor);
+        if constexpr (MULTIPLY == Multiply::TENSOR)
+          x = times(x, load_stored<W>(*other, add + other_row(s, view, tile.row + r) * add_step, count));
         if (s.has_left) x = shifted_left(x, left);
         x = plus(x, addend);
       }
-      if constexpr (OTHER) {
-        x = plus(x, shifted_left(load_stored<W>(*other, add, count), other_left));
-        add += add_step;
-      }
+      if constexpr (OTHER && MULTIPLY != Multiply::TENSOR)
+        x = plus(x, shifted_left(load_stored<W>(*other, add + (tile.row + r) * add_step, count), other_left));
       if constexpr (!PLAIN) {
         if (s.correction == Correction::SIGN) x = plus(plus(x, rounding), (x < 0) & mask);
         else if (s.correction == Correction::ODD) x = plus(plus(x, rounding), (x >> shift) & mask);
@@ -96,7 +151,12 @@ void pick_stage(const Stage& s, const Tile& tile, const uint8_t* from, uint8_t* 
                   : run_stage<W, In, Out, M, true, false>(s, tile, from, to, view))  \
          : (other ? run_stage<W, In, Out, M, false, true>(s, tile, from, to, view)   \
                   : run_stage<W, In, Out, M, false, false>(s, tile, from, to, view)))
+  if (s.kind != Kind::LINEAR) return run_single<In, Out>(s, tile, from, to, view);
   if (s.multiply == Multiply::NONE) RP_STAGE(Multiply::NONE);
+  else if (s.multiply == Multiply::TENSOR) {
+    if (plain) run_stage<W, In, Out, Multiply::TENSOR, true, true>(s, tile, from, to, view);
+    else run_stage<W, In, Out, Multiply::TENSOR, false, true>(s, tile, from, to, view);
+  }
   else if constexpr (W::lanes == LANES) {
     if (s.multiply == Multiply::SHORT) RP_STAGE(Multiply::SHORT);
     else RP_STAGE(Multiply::FULL);
@@ -109,6 +169,7 @@ void pick_stage(const Stage& s, const Tile& tile, const uint8_t* from, uint8_t* 
 // A stage that the fast path knows: 32 bits throughout (or, as the first, a plain cast of split sums), rounded by an addend
 // alone, clamped, with nothing wider than 16 bits read or written.
 RP_INLINE bool is_fast(const Stage& s, bool first, const View& view) {
+  if (s.kind == Kind::DIVIDE) return false;
   if (s.correction != Correction::NONE || s.limit != Limit::CLAMP || s.wide_out) return false;
   if (s.other >= 0 && view.buffer(s.other).storage > Storage::I16) return false;
   if (s.store >= 0 && view.buffer(s.store).storage > Storage::I16) return false;
@@ -122,6 +183,12 @@ RP_INLINE I32 clamp(I32 x, I32 low, I32 high) {
 }
 
 constexpr int MOST_FAST = 8;
+
+RP_INLINE I32 looked_up(const int32_t* table, I32 x) {
+  I32 y{};
+  for (int i = 0; i < LANES; ++i) y[i] = table[x[i]];
+  return y;
+}
 
 // A stage with what depends on the channels worked out; `other` and `out` are of the first output pixel.
 struct Ready {
@@ -160,12 +227,14 @@ RP_INLINE void ready(Ready& p, const Stage& s, int64_t channel, const View& view
 // A chain on its way through tiles of the same channels.
 struct Route {
   Ready all[MOST_FAST];
+  int64_t places;  // output pixels of an image
   int count;
   bool fast;
 };
 
 RP_INLINE void prepare(Route& route, const Chain& chain, int64_t channel, int64_t channels, const View& view) {
   route.count = static_cast<int>(chain.size());
+  route.places = view.rows / view.batch;
   route.fast = channels % LANES == 0 && chain.size() <= MOST_FAST;
   for (const Stage& s : chain) route.fast = route.fast && is_fast(s, &s == chain.data(), view);
   if (!route.fast) return;
@@ -202,19 +271,29 @@ void run_fast_chain(const Route& route, Tile& tile) {
     for (int i = 0; i < count; ++i) {
       const Ready& p = all[i];
       const Stage& s = *p.stage;
-      if (!s.wide_work) {
+      if (s.kind == Kind::LOOKUP) {
+        const int32_t* table = s.table.as<int32_t>() - s.first;
+        RP_EACH_ROW(if (r <= last_row) x[r] = looked_up(table, x[r]));
+      } else if (!s.wide_work) {
         const I32 addend = load<I32>(s.addend.as<int32_t>() + channel);
         const I32 shift = load<I32>(s.shift.as<int32_t>() + channel);
         if (s.multiply == Multiply::SHORT) {
           const I32 factor = load<I32>(s.factor.as<int32_t>() + channel);
           RP_EACH_ROW(x[r] = RP_DOT16(addend, x[r], factor));
+        } else if (s.multiply == Multiply::TENSOR) {
+          const uint8_t* from = p.other + (v * LANES << p.other_short);
+          RP_EACH_ROW({
+            const int64_t row = tile.row + std::min<int>(r, last_row);
+            const uint8_t* at = from + (s.per_image ? row / route.places : row) * p.other_step;
+            x[r] = plus(times(x[r], p.other_short ? RP_LOAD16(at) : RP_LOAD8(at) - p.other_zero), addend);
+          });
         } else if (s.has_left) {
           const I32 left = load<I32>(s.left.as<int32_t>() + channel);
           RP_EACH_ROW(x[r] = plus(shifted_left(x[r], left), addend));
         } else {
           RP_EACH_ROW(x[r] = plus(x[r], addend));
         }
-        if (p.other) {
+        if (p.other && s.multiply != Multiply::TENSOR) {
           const I32 left = load<I32>(s.other_left.as<int32_t>() + channel);
           if (p.other_short) {
             const uint8_t* from = p.other + tile.row * p.other_step + v * LANES * 2;

@@ -21,6 +21,7 @@ import numpy as np
 from radixpoint.engines.blas import exact_step
 from radixpoint.engines.boundary import check_run, check_threads
 from radixpoint.engines.native.isa import chosen_instruction_set, instruction_sets, native
+from radixpoint.engines.native.moves import moves
 from radixpoint.engines.native.planner import Operation, Planner
 from radixpoint.engines.native.stage import SPLIT, Carrier, Ints, image_shape, wide
 from radixpoint.errors import EngineError
@@ -251,8 +252,16 @@ class NativeEngine:
     ) -> None:
         step, source = operation.step, operation.source
         tensor = self.network.tensors[source]
-        if operation.kind == "flatten":
-            program.add_flatten(buffers[source], buffers[operation.target])
+        if operation.kind == "move":
+            assert step is not None
+            starts, lengths, fill = moves(self.network, step)
+            program.add_move(
+                source=buffers[source],
+                target=buffers[operation.target],
+                starts=starts,
+                lengths=lengths,
+                fill=fill,
+            )
             return
         result = source if step is None else step.name
         window, is_wide = self._window(step, source, result), wide(self.network.tensors[result])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,12 +10,13 @@ from radixpoint.engines.native.stage import RANGES, Carrier, Stage, Unsupported,
 from radixpoint.ir.network import IntGraph, Step
 
 PRODUCERS = ("conv", "dense", "max_pool", "sum_pool")
-ELEMENTWISE = ("cast", "scale", "offset", "add", "clamp")
+ELEMENTWISE = ("cast", "scale", "offset", "add", "clamp", "lookup", "divide", "multiply")
+MOVES = ("flatten", "select", "rearrange")
 MOST_PRODUCTS = 1 << 15
 """So many products of 16 bits, in as many blocks, stay within what split sums hold."""
 
 
-Kind = Literal["conv", "depthwise", "pool", "flatten", "concat", "fallback"]
+Kind = Literal["conv", "depthwise", "pool", "move", "concat", "fallback"]
 
 
 @dataclass
@@ -91,7 +93,7 @@ class Planner:
         except Unsupported as why:
             operation = Operation("fallback", step, step.inputs[0], target=step.name, reason=str(why))
         self.operations.append(operation)
-        if operation.kind in ("fallback", "flatten", "concat"):
+        if operation.kind in ("fallback", "move", "concat"):
             self.done.add(step.name)
             self.stored.add(step.name)
 
@@ -99,11 +101,13 @@ class Planner:
         for name in step.inputs:
             assert name in self.stored, f"{name} is read by {step.name}, yet not stored"
         source = step.inputs[0]
-        if step.op == "flatten":
-            return Operation("flatten", step, source, target=step.name)
+        if step.op in MOVES:
+            return Operation("move", step, source, target=step.name)
         if step.op == "concat":
             return self._concat(step)
         if step.op in ELEMENTWISE:
+            if step.op == "multiply":  # what is multiplied has all the places
+                source = max(step.inputs, key=lambda name: math.prod(self.network.tensors[name].shape))
             operation = Operation("pool", None, source)
             operation.stages = self._chain(source, step)
             return operation
@@ -153,8 +157,10 @@ class Planner:
             if step.name in self.done or step.op not in ELEMENTWISE:
                 continue
             others = [other for other in step.inputs if other != name]
-            if step.op != "add" or (others and others[0] in self.stored):
-                return step
+            if step.op not in ("add", "multiply") or (others and others[0] in self.stored):
+                whole = self.network.tensors[step.name].shape == self.network.tensors[name].shape
+                if step.op != "multiply" or whole:
+                    return step
         return None
 
     def _chain(self, start: str, first: Step | None) -> list[Stage]:
@@ -189,8 +195,8 @@ class Planner:
 
     def _extended(self, stage: Stage, step: Step) -> tuple[Stage, bool]:
         """``stage`` with ``step`` in it; or, where its place there has passed, a fresh one, and False."""
-        if step.op == "add" and len(set(step.inputs)) == 1:
-            raise Unsupported("a tensor added to itself")
+        if len(step.inputs) == 2 and len(set(step.inputs)) == 1:
+            raise Unsupported("a tensor with itself")
         longer = stage.with_step(step)
         if longer is not None:
             return longer, True

@@ -65,6 +65,11 @@ class Stage:
     left: Ints = field(init=False)
     addend: Ints = field(init=False)
     other: str | None = None
+    by_other: bool = False
+    table: Ints | None = None
+    first: int = 0
+    divisor: int = 0
+    dividend_left: int = 0
     other_left: Ints = field(init=False)
     rounded: bool = False
     shift: Ints = field(init=False)
@@ -118,14 +123,55 @@ class Stage:
         self.addend = self._shifted(self.addend, places)
         self.other_left = self.other_left + places
 
+    @property
+    def single(self) -> bool:
+        """Whether it computes an integer at a time and nothing else joins it."""
+        return self.table is not None or self.divisor > 0
+
+    def _lookup(self, step: Step, current: IntTensor) -> bool:
+        if not self.nothing:
+            return False
+        if wide(current):
+            raise Unsupported("looks up integers beyond 32 bits")
+        self.table, self.first = self.network.arrays(step)["table"], step.attributes["first"]
+        return True
+
+    def _divide(self, step: Step, current: IntTensor) -> bool:
+        if not self.nothing:
+            return False
+        divisor, shift = self.network.arrays(step)["divisor"], int(self.network.shift(step)[0])
+        if divisor.size != 1:
+            raise Unsupported("divisors that differ from place to place")
+        self.divisor, self.dividend_left = int(divisor.flat[0]) << max(shift, 0), max(-shift, 0)
+        form, overflow = self.network.tensors[step.name].format, Overflow(step.attributes["overflow"])
+        self.rounding = Rounding(step.attributes["rounding"])
+        if overflow is Overflow.WRAP:
+            self.limit = "WRAP_SIGNED" if form.signed else "WRAP_UNSIGNED"
+            self.wrap_bits = form.word_length
+        else:
+            self.low, self.high = form.limits(overflow)
+        return True
+
+    def _multiply(self, step: Step, current: IntTensor) -> bool:
+        if not self.nothing:
+            return False
+        other = step.inputs[1 - step.inputs.index(self.result)]
+        shape, own = self.network.tensors[other].shape, current.shape
+        if shape != own and shape != (own[0], *[1] * (len(own) - 1)):
+            raise Unsupported("a product with one value for all channels, or of a smaller tensor")
+        self.other, self.by_other = other, True
+        return True
+
     def _scale(self, step: Step, current: IntTensor) -> bool:
+        if self.single or self.by_other:
+            return False
         if self.factor is not None or self.left.any() or self.addend.any() or self.other or self.rounded:
             return False
         self.factor = self._per_channel(self.network.arrays(step)["factor"])
         return True
 
     def _offset(self, step: Step, current: IntTensor) -> bool:
-        if self.rounded:
+        if self.rounded or self.single or self.by_other:
             return False
         self._shift_left(self._by_channel(self.network.align(step, 0)))
         value = self._per_channel(self.network.arrays(step)["value"])
@@ -133,7 +179,7 @@ class Stage:
         return True
 
     def _add(self, step: Step, current: IntTensor) -> bool:
-        if self.rounded or self.other is not None:
+        if self.rounded or self.single or self.other is not None:
             return False
         own = step.inputs.index(self.result)
         self._shift_left(self._by_channel(self.network.align(step, own)))
@@ -142,13 +188,15 @@ class Stage:
         return True
 
     def _cast(self, step: Step, current: IntTensor) -> bool:
-        if self.rounded:
+        if self.rounded or self.single:
             return False
         result = self.network.tensors[step.name]
         rounding, overflow = Rounding(step.attributes["rounding"]), Overflow(step.attributes["overflow"])
         if rounding is Rounding.STOCHASTIC:
             raise Unsupported("stochastic rounding")
         places = self._by_channel(self.network.shift(step))
+        if self.by_other and (places < 0).any():
+            return False
         self._shift_left(np.maximum(-places, 0))
         right = np.maximum(places, 0)
         if right.max() > 62:
@@ -167,7 +215,7 @@ class Stage:
         return True
 
     def _clamp(self, step: Step, current: IntTensor) -> bool:
-        if self.limit != "CLAMP":
+        if self.limit != "CLAMP" or self.single:
             return False
         low, high = step.attributes["low"], step.attributes["high"]
         self.rounded = True
@@ -199,6 +247,11 @@ class Stage:
     def bound(self) -> int:
         """No intermediate sum is larger in magnitude."""
         x = magnitude(self.source)
+        if self.single:
+            return max(x << self.dividend_left, self.divisor, magnitude(self.network.tensors[self.result]))
+        if self.by_other:
+            x *= magnitude(self.network.tensors[self.other or ""])
+            return x + int(np.abs(self.addend).max()) + (1 << int(self.shift.max()))
         x = x << int(self.left.max()) if self.factor is None else x * int(np.abs(self.factor).max())
         if self.other is not None:
             x += magnitude(self.network.tensors[self.other]) << int(self.other_left.max())
@@ -206,7 +259,13 @@ class Stage:
 
     def split(self) -> int:
         """Where sums beyond 32 bits may be split for this stage to cast them in 32 bits; 0: nowhere."""
-        plain = self.factor is None and self.other is None and not self.left.any() and self.limit == "CLAMP"
+        plain = (
+            not self.single
+            and self.factor is None
+            and self.other is None
+            and not self.left.any()
+            and self.limit == "CLAMP"
+        )
         if not plain or self._rounding_terms()[0] != "NONE" or not self.rounded:
             return 0
         # Bits below: no more than are shifted out, and fewer than 2**16 blocks of them stay within 32 bits.
@@ -222,13 +281,19 @@ class Stage:
         if correction == "NONE":
             addend, rounding = addend + rounding, np.zeros_like(rounding)
         multiply = "NONE"
-        if self.factor is not None:
+        if self.by_other:
+            multiply = "TENSOR"
+        elif self.factor is not None:
             short = not work and within(self.source, "I16") and int(np.abs(self.factor).max()) < 1 << 15
             multiply = "SHORT" if short else "FULL"
         factor = np.zeros_like(addend) if self.factor is None else self.factor
         if multiply == "SHORT":
             factor = factor & 0xFFFF  # the upper half of the pair takes no part
         wide_out = wide(self.network.tensors[self.result])
+        kind = "LOOKUP" if self.table is not None else "DIVIDE" if self.divisor else "LINEAR"
+        spread = False
+        if self.by_other and self.other is not None:
+            spread = self.network.tensors[self.other].shape != self.network.tensors[self.result].shape
         wide_work = work or wide(self.source) or wide_out
         bounds = RANGES["I64" if wide_work else "I32"]
         from_split = bool(split and wide(self.source) and self.split() == split)
@@ -238,7 +303,14 @@ class Stage:
             wide_in=wide(self.source),
             wide_work=wide_work,
             wide_out=wide_out,
-            multiply=native.Multiply[multiply if not wide_work or multiply == "NONE" else "FULL"],
+            kind=native.Kind[kind],
+            rounding=native.Rounding[self.rounding.value if kind == "DIVIDE" else "TRN"],
+            first=self.first,
+            divisor=max(self.divisor, 1),
+            up=self.dividend_left,
+            table=np.zeros(1, np.int64) if self.table is None else self.table,
+            per_image=spread,
+            multiply=native.Multiply[multiply if not wide_work or multiply != "SHORT" else "FULL"],
             correction=native.Correction[correction],
             limit=native.Limit[self.limit],
             wrap_bits=min(self.wrap_bits, 64),
