@@ -59,7 +59,7 @@ def test_a_wrong_engine_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("first", range(0, 24, 4))
 def test_random_onnx_models(first: int, tmp_path: Path) -> None:
-    """Of every operator: onnxruntime's float is what was imported, and every engine gives the same integers."""
+    """Of every operator: what was imported is onnxruntime's, and every engine gives the same integers."""
     for seed in range(first, first + 4):
         counts, _ = onnx_graphs.check(seed, tmp_path)
         assert counts
@@ -71,7 +71,4 @@ def test_random_onnx_models_exported(seed: int, tmp_path: Path) -> None:
     """Each export is equal, or refused by the name of a step."""
     _, results = onnx_graphs.check(seed, tmp_path, exported=True)
     for target, result in results.items():
-        assert result == "equal" or re.search(r"is a \w+: expected|results \(|expected", result), (
-            target,
-            result,
-        )
+        assert result == "equal" or re.search(r"refused: .*(expected|cannot express)", result), target
