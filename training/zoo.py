@@ -1,7 +1,7 @@
 """Well-known networks as plain ``nn.Module``s, at their papers' sizes, with random weights.
 
-Written for tests of importing and for benchmarks, so that neither needs torchvision or timm: each has its paper's
-topology and channel counts, and is called without arguments (``MODULES``).
+Written for tests of importing and for benchmarks, so that neither needs torchvision or timm: each has its
+paper's topology and channel counts, and is called without arguments (``MODULES``).
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class Inverted(nn.Module):
 def inverted_net(
     first: int, rows: Sequence[tuple[int, int, int, int, int]], last: int, act: Act, squeeze: int = 0
 ) -> nn.Sequential:
-    """Rows of (expansion, channels, blocks, stride, kernel); ``squeeze``: parts of a block's input in a gate."""
+    """Rows of (expansion, channels, blocks, stride, kernel); ``squeeze``: of a block's input in a gate."""
     layers: list[nn.Module] = [conv_bn(3, first, 3, 2, act=act)]
     inputs = first
     for expansion, channels, count, stride, kernel in rows:
@@ -386,8 +386,9 @@ def inception_v3() -> nn.Sequential:
     )  # fmt: skip
     return nn.Sequential(
         conv(3, 32, three, 2, False), conv(32, 32, three, 1, False), conv(32, 64, three), nn.MaxPool2d(3, 2),
-        conv(64, 80, one), conv(80, 192, three, 1, False), nn.MaxPool2d(3, 2), a(192, 32), a(256, 64), a(288, 64),
-        smaller, b(768, 128), b(768, 160), b(768, 160), b(768, 192), smallest, c(1280), c(2048), head(2048),
+        conv(64, 80, one), conv(80, 192, three, 1, False), nn.MaxPool2d(3, 2), a(192, 32), a(256, 64),
+        a(288, 64), smaller, b(768, 128), b(768, 160), b(768, 160), b(768, 192),
+        smallest, c(1280), c(2048), head(2048),
     )  # fmt: skip
 
 
@@ -475,8 +476,8 @@ class SuperResolution(nn.Module):
         super().__init__()
         self.scale = scale
         self.body = nn.Sequential(
-            nn.Conv2d(3, width, 5, padding=2), nn.PReLU(width), nn.Conv2d(width, width, 3, padding=1), nn.Tanh(),
-            nn.Conv2d(width, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale),
+            nn.Conv2d(3, width, 5, padding=2), nn.PReLU(width), nn.Conv2d(width, width, 3, padding=1),
+            nn.Tanh(), nn.Conv2d(width, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:

@@ -411,6 +411,9 @@ class Source:
                 absent += [f"s{variable} < 0"] if min(indices) < 0 else []
         c, y, x = places
         value = f"{self.plan.identifiers[source]}[{self.plan.place(source, y, x, c)}]"
+        for place in places:
+            if place.startswith("s"):
+                w(f"(void){place};")  # an axis of the source with one place is not asked
         if absent:
             value = f"{' || '.join(absent)} ? {literal(step.attributes['fill'])} : (int64_t){value}"
         w(f"v = {value};")

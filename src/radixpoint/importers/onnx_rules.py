@@ -248,6 +248,7 @@ def _leaky_relu(to: Importer, node: Node) -> list[View]:
 def _prelu(to: Importer, node: Node) -> list[View]:
     view, slope = to.view(node), to.constant(node, 1, "slope")
     own = (1,) * (len(view.shape) - slope.ndim) + slope.shape
+    own = own[1:] if len(own) > len(view.shape) and own[0] == 1 else own  # of the batch
     if own not in ((1,) * len(view.shape), (view.shape[0], *[1] * (len(view.shape) - 1))):
         raise Refused(f"slopes of shape {slope.shape}: expected one, or one a channel")
     return [to.build.by_channel(view, "prelu", {"slope": slope.reshape(-1)})]
