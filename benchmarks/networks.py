@@ -246,9 +246,9 @@ Each network is imported from each source, and what is imported equals its own f
 errors ([how that is checked](importing.md#is-it-the-same-network)); Caffe's are compared with OpenCV.
 
 *Engines* says whether, quantized to 8 bits (batch normalization 12), native = BLAS = reference on every
-tensor of one image at full size. Exports are of the same network on images of the size that the column *verified
-at* names, each verified on one image, on every tensor. "written": made, and neither compiled nor run, since that
-takes hours for so many steps. Weights are random: no accuracy is meant here.
+tensor of one image at full size. Exports are of the same network on images of the size that the column
+*verified at* names, each verified on one image, on every tensor. "written": made, and neither compiled nor
+run, since that takes hours for so many steps. Weights are random: no accuracy is meant here.
 
 | network | source | imported | layers | engines | verified at | C | HLS | Verilog | QONNX | ONNX |
 |---|---|---|---|---|---|---|---|---|---|---|

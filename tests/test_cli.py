@@ -356,3 +356,23 @@ def test_demo(tmp_path: Path) -> None:
     joint, separate = result["policies"]["joint"], result["policies"]["separate"]
     assert separate["conv"] < joint["word_length"]
     assert max(joint["drop"], separate["drop"]) <= 1.0
+
+
+def test_a_caffe_network(tmp_path: Path) -> None:
+    from caffe_models import random_weights
+
+    text = (
+        'input: "data" input_dim: 1 input_dim: 3 input_dim: 8 input_dim: 8 '
+        'layer { name: "c" type: "Convolution" bottom: "data" top: "c" '
+        "convolution_param { num_output: 4 kernel_size: 3 } } "
+        'layer { name: "s" type: "Softmax" bottom: "c" top: "s" }'
+    )
+    (tmp_path / "n.prototxt").write_text(text)
+    (tmp_path / "n.caffemodel").write_bytes(random_weights(text))
+    result = run("inspect", tmp_path / "n.prototxt", "--weights", tmp_path / "n.caffemodel", "--json")
+    found = json.loads(result.stdout)
+    assert found["outputs"] == {"c": [4, 6, 6]}
+    assert "left out" in found["notes"][0]
+    fails("give its weights", "inspect", tmp_path / "n.prototxt")
+    fails("no such file", "inspect", tmp_path / "m.prototxt", "-w", tmp_path / "n.caffemodel")
+    fails("expected torch:package.module:factory", "inspect", "torch:mine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -346,3 +347,98 @@ def test_modules_that_cannot_be_used(resnet: nn.Module) -> None:
         load(resnet)
     with pytest.raises(ModelError, match="no such file"):
         load("nowhere.onnx")
+
+
+# -- modules by name
+
+FACTORY = """
+from torch import nn
+
+def small():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.SiLU(), nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten(), nn.Linear(4, 3))
+
+def number():
+    return 7
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_factories.py").write_text(FACTORY)
+    return tmp_path
+
+
+def test_a_module_by_the_name_of_its_factory(here: Path) -> None:
+    torch.manual_seed(1)
+    sys.path.insert(0, str(here))
+    import my_factories
+
+    module = my_factories.small().eval()
+    torch.save(module.state_dict(), here / "w.pt")
+    save_file({k: v.numpy() for k, v in module.state_dict().items()}, here / "w.safetensors")
+    expected = load(module, SHAPE).digest
+    for weights in ("w.pt", "w.safetensors"):
+        assert load("torch:my_factories:small", SHAPE, here / weights).digest == expected
+    assert load("torch:my_factories:small", SHAPE).digest != expected
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("torch:my_factories", "expected torch:package.module:factory"),
+        ("torch:my_factories:large", "AttributeError"),
+        ("torch:no_such_package:small", "ModuleNotFoundError"),
+        ("torch:my_factories:number", "gives int: expected a torch.nn.Module"),
+        ("torchvision:resnet50", "torchvision cannot be imported"),
+        ("timm:resnet50", "timm cannot be imported"),
+    ],
+)
+def test_names_that_cannot_be_used(here: Path, name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load(name, SHAPE)
+
+
+def test_weights_that_do_not_fit(here: Path) -> None:
+    torch.save({"0.weight": torch.zeros(1)}, here / "w.pt")
+    with pytest.raises(ModelError, match=r"w\.pt: does not fit torch:my_factories:small: .*Missing key"):
+        load("torch:my_factories:small", SHAPE, here / "w.pt")
+    with pytest.raises(ModelError, match="has its weights: expected none beside it"):
+        load("m.onnx", SHAPE, here / "w.pt")
+
+
+def test_channels_last_and_one_row(tmp_path: Path) -> None:
+    """Both layouts go in; transposes at the ends vanish."""
+    node = helper.make_node
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+        node("Conv", ["t", "w"], ["c"]),
+        node("Transpose", ["c"], ["y"], perm=[0, 2, 3, 1]),
+    ]
+    weights = {"w": np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)}
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, 8, 3])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 6, 6, 4])
+    constants = [numpy_helper.from_array(v, k) for k, v in weights.items()]
+    graph = helper.make_graph(nodes, "g", [image], [result], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+              tmp_path / "m.onnx")  # fmt: skip
+    loaded = load(tmp_path / "m.onnx")
+    assert [x.op for x in loaded.layers] == ["conv"]
+    assert loaded.shapes[loaded.output] == (4, 6, 6)
+    assert "channels-last" in loaded.notes[0]
+    x = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    first, last = (FloatingEngine(loaded).run(v)[loaded.output] for v in (x.transpose(0, 3, 1, 2), x))
+    assert np.array_equal(first, last)
+
+
+def test_one_dimensional_signals() -> None:
+    module = nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.ELU(), nn.MaxPool1d(2), nn.Flatten(),
+                           nn.Linear(28, 5)).eval()  # fmt: skip
+    loaded = load(module, (3, 1, 16))
+    x = torch.randn(2, 3, 16)
+    with torch.no_grad():
+        expected = module(x).numpy()
+    got = FloatingEngine(loaded).run(x.numpy())[loaded.output]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
