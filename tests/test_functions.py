@@ -149,3 +149,18 @@ def test_a_table_that_does_not_hold_every_integer() -> None:
 
     with pytest.raises(GraphError, match="lookup of"):
         verify(replace(network, parameters={**network.parameters, key: short}))
+
+
+def test_rule_loss_where_there_are_no_classes() -> None:
+    """A network whose result is an image of one channel: answers are compared by their squared error."""
+    n = networks.Net(3)
+    graph = n.graph(n.function(n.conv(n.simple("relu", n.bn(n.conv("input", 6))), 1, bias=True), "tanh"))
+    ranges = networks.calibrated(graph)
+    inputs = networks.images(8, 2, graph.shapes[graph.input]).inputs(0, 8)
+    real = FloatingEngine(graph).run(inputs)[graph.output]
+    errors = []
+    for rule in ("max", "loss"):
+        network = quantize(graph, ranges, Design.joint(5, binary_point={"rule": rule, "scope": "tensor"}))
+        result = network.run(quantize_images(network, inputs))[network.output]
+        errors.append(np.square(result * 2.0 ** -network.logit_fraction_length() - real).mean())
+    assert 0 < errors[1] < errors[0]

@@ -17,9 +17,10 @@ import fast
 import networks
 from radixpoint.arithmetic.formats import TensorFormat
 from radixpoint.engines import ENGINES, NativeEngine, instruction_sets, make_engine, quantize_images
-from radixpoint.engines.native.isa import ISA_VARIABLE, chosen_instruction_set
-from radixpoint.engines.native.planner import PRODUCERS
+from radixpoint.engines.native.isa import ISA_VARIABLE, chosen_instruction_set, native
+from radixpoint.engines.native.planner import PRODUCERS, Planner
 from radixpoint.errors import EngineError
+from radixpoint.ir.graph import freeze
 from radixpoint.ir.network import IntParameter
 from radixpoint.quantization.design import Design
 from radixpoint.quantization.quantize import Quantizer
@@ -236,3 +237,41 @@ def test_without_the_extension() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "refused\n"
+
+
+def saturating(word: int, unsigned: bool, seed: int) -> Chain:
+    """A convolution whose bytes are as large as they may be: the sums in 16 bits come to their bound."""
+    top = (1 << (word - 1)) - 1
+    random = np.random.default_rng(seed)
+    made = Chain(word, 0, (67, 4, 5))
+    if unsigned:
+        made.step("clamp", {"low": 0, "high": top})
+    weight = np.where(random.random((21, 67, 1, 1)) < 0.5, top, -top)
+    weight[:7], weight[7:14] = top, -top - 1
+    form = TensorFormat(True, word, (0,))
+    attributes = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "groups": 1}
+    made.step("conv", attributes, weight=IntParameter(freeze(weight.astype(np.int64)), form))
+    return made
+
+
+@needs_native
+@pytest.mark.parametrize("unsigned", [False, True])
+@pytest.mark.parametrize("word", range(2, 9))
+def test_sums_of_bytes_at_the_edge_of_sixteen_bits(word: int, unsigned: bool) -> None:
+    top = (1 << (word - 1)) - 1
+    x = np.stack(
+        [operands(p, -top - 1, top, (67, 4, 5), 1) for p in ("lowest", "highest", "alternating", "")]
+    )
+    saturating(word, unsigned, word).check(x)
+
+
+@needs_native
+def test_one_sum_more_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: a group that is too large by one."""
+    if not any(isa.saturates and isa.supported for isa in native.instruction_sets()):
+        pytest.skip("no instruction set here adds bytes in 16 bits")
+    right = Planner.group
+    monkeypatch.setattr(Planner, "group", lambda self, step: right(self, step) + 1)
+    x = np.stack([operands("highest", -32, 31, (67, 4, 5), 1)])
+    with pytest.raises(AssertionError, match="avx2"):
+        saturating(6, True, 6).check(x)

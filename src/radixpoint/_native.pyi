@@ -56,6 +56,8 @@ class InstructionSet:
     @property
     def byte_dot(self) -> bool: ...
     @property
+    def saturates(self) -> bool: ...
+    @property
     def lanes(self) -> int: ...
 
 def instruction_sets() -> list[InstructionSet]: ...
@@ -141,6 +143,7 @@ class Program:
         split: int,
         low: int,
         high: int,
+        group: int,
     ) -> None: ...
     def add_depthwise(
         self, *, source: int, window: Window, weights: NDArray[np.int16], wide: bool

@@ -190,8 +190,9 @@ int Program::add_buffer(int64_t pixels, int64_t channels, Storage storage, int32
 }
 
 void Program::add_conv(int source, int padded, const Window& window, const Weights& weights, bool bytes, bool wide,
-                       int split, int64_t low, int64_t high) {
+                       int split, int64_t low, int64_t high, int group) {
   Conv conv{};
+  conv.group = group;
   conv.split = wide ? split : 0;
   conv.source = source;
   conv.padded = padded;

@@ -259,6 +259,6 @@ bool supported() {
 }  // namespace
 }  // namespace amx
 
-const Kernels AMX = {"amx",     RP_LANES,       RP_VECTORS, RP_ROWS,        true, true, amx::supported,
+const Kernels AMX = {"amx",     RP_LANES,       RP_VECTORS, RP_ROWS,        true, false, true, amx::supported,
                      amx::conv, amx::depthwise, amx::pool,  amx::tile_peak};
 }  // namespace radixpoint

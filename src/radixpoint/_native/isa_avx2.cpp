@@ -1,4 +1,5 @@
-// AVX2: vpmaddwd and vpaddd. 8-bit operands are computed in 16 bits (vpmaddubsw would saturate).
+// AVX2: vpmaddwd and vpaddd; for 8-bit operands vpmaddubsw, where no pair of products saturates 16 bits (the planner sees to
+// it), and several of its results are added in 16 bits where they stay within.
 #include <immintrin.h>
 
 #define RP_NAMESPACE avx2
@@ -20,6 +21,10 @@
   ((I32)_mm256_set_m128i(                                                                \
       _mm_unpackhi_epi16(_mm_loadu_si128((const __m128i*)(p)), _mm_loadu_si128((const __m128i*)(q))), \
       _mm_unpacklo_epi16(_mm_loadu_si128((const __m128i*)(p)), _mm_loadu_si128((const __m128i*)(q)))))
+#define RP_PAIRS8(x, w) ((I32)_mm256_maddubs_epi16((__m256i)(x), (__m256i)(w)))
+#define RP_ADD16(a, b) ((I32)_mm256_add_epi16((__m256i)(a), (__m256i)(b)))
+#define RP_WIDEN16(a) ((I32)_mm256_madd_epi16((__m256i)(a), _mm256_set1_epi16(1)))
+#define RP_DOT8(a, x, w) ((I32)_mm256_add_epi32((__m256i)(a), (__m256i)RP_WIDEN16(RP_PAIRS8(x, w))))
 #define RP_OPAQUE(v) asm volatile("" : "+x"(v))
 #include "kernels_source.hpp"
 
@@ -27,6 +32,6 @@ namespace radixpoint {
 namespace {
 bool has_avx2() { return __builtin_cpu_supports("avx2"); }
 }  // namespace
-const Kernels AVX2 = {"avx2",     RP_LANES,        RP_VECTORS, RP_ROWS,   false, false, has_avx2,
+const Kernels AVX2 = {"avx2",     RP_LANES,        RP_VECTORS, RP_ROWS,   true,  true,  false, has_avx2,
                       avx2::conv, avx2::depthwise, avx2::pool, avx2::peak};
 }  // namespace radixpoint

@@ -8,6 +8,6 @@
 #include "kernels_source.hpp"
 
 namespace radixpoint {
-const Kernels AVX512VNNI = {"avx512vnni",     RP_LANES,         RP_VECTORS, RP_ROWS, true, false, has_avx512vnni,
+const Kernels AVX512VNNI = {"avx512vnni",     RP_LANES,         RP_VECTORS, RP_ROWS, true, false, false, has_avx512vnni,
                             avx512vnni::conv, avx512vnni::depthwise, avx512vnni::pool, avx512vnni::peak};
 }

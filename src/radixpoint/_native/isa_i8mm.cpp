@@ -24,6 +24,6 @@ bool has_i8mm() {
 #endif
 }
 }  // namespace
-const Kernels I8MM = {"i8mm",     RP_LANES,        RP_VECTORS, RP_ROWS,   true, false, has_i8mm,
+const Kernels I8MM = {"i8mm",     RP_LANES,        RP_VECTORS, RP_ROWS,   true, false, false, has_i8mm,
                       i8mm::conv, i8mm::depthwise, i8mm::pool, i8mm::peak};
 }  // namespace radixpoint

@@ -9,6 +9,6 @@ namespace radixpoint {
 namespace {
 bool anywhere() { return true; }
 }  // namespace
-const Kernels NEON = {"neon",     RP_LANES,        RP_VECTORS, RP_ROWS,   false, false, anywhere,
+const Kernels NEON = {"neon",     RP_LANES,        RP_VECTORS, RP_ROWS,   false, false, false, anywhere,
                       neon::conv, neon::depthwise, neon::pool, neon::peak};
 }  // namespace radixpoint

@@ -13,6 +13,6 @@ namespace radixpoint {
 namespace {
 bool anywhere() { return true; }
 }  // namespace
-const Kernels PORTABLE = {"portable",     RP_LANES,            RP_VECTORS,     RP_ROWS,       false, false, anywhere,
+const Kernels PORTABLE = {"portable",     RP_LANES,            RP_VECTORS,     RP_ROWS,       false, false, false, anywhere,
                           portable::conv, portable::depthwise, portable::pool, portable::peak};
 }  // namespace radixpoint

@@ -11,6 +11,7 @@ struct Kernels {
   int vectors;       // vectors of output channels in a panel
   int rows;          // output pixels in a tile
   bool byte_dot;     // has a dot product of 8-bit operands
+  bool saturates;    // it adds pairs of products in 16 bits: they must stay within
   bool tiles;        // multiplies matrix tiles of bytes; weights are packed for that
   bool (*supported)();
 

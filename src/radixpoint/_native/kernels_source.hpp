@@ -5,6 +5,8 @@
 //   RP_ROWS           output pixels in a tile
 //   RP_DOT16(a, x, w) a + the sums of products of pairs of 16-bit integers, modulo 2**32
 //   RP_DOT8(a, x, w)  the same of quadruples, x unsigned and w signed (optional)
+//   RP_PAIRS8(x, w), RP_ADD16(a, b), RP_WIDEN16(a)
+//                     sums of pairs of those products in 16 bits, their sums, and sums of pairs of these in 32 (optional)
 //   RP_LOAD16(p), RP_LOAD8(p), RP_STORE16(p, x), RP_STORE8(p, x)
 //                     a vector of 32-bit integers from and to narrower ones in memory (optional)
 //   RP_PAIR8(p, q), RP_PAIR16(p, q)

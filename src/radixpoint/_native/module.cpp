@@ -91,6 +91,7 @@ NB_MODULE(_native, m) {
       .def_ro("name", &Kernels::name)
       .def_prop_ro("supported", [](const Kernels& k) { return k.supported(); })
       .def_ro("byte_dot", &Kernels::byte_dot)
+      .def_ro("saturates", &Kernels::saturates)
       .def_ro("lanes", &Kernels::lanes);
   m.def("instruction_sets", [] { return instruction_sets(); }, nb::rv_policy::reference);
   m.def("peak", [](const std::string& name, bool bytes, int64_t rounds) {
@@ -161,13 +162,13 @@ NB_MODULE(_native, m) {
       .def(
           "add_conv",
           [](Program& p, int source, int padded, const Window& window, const Shorts& weights, int64_t groups, bool bytes,
-             bool wide, int split, int64_t low, int64_t high) {
+             bool wide, int split, int64_t low, int64_t high, int group) {
             const Weights w = weights_of(weights, groups);
             nb::gil_scoped_release release;
-            p.add_conv(source, padded, window, w, bytes, wide, split, low, high);
+            p.add_conv(source, padded, window, w, bytes, wide, split, low, high, group);
           },
           nb::kw_only(), "source"_a, "padded"_a, "window"_a, "weights"_a, "groups"_a, "bytes"_a, "wide"_a, "split"_a,
-          "low"_a, "high"_a)
+          "low"_a, "high"_a, "group"_a)
       .def(
           "add_depthwise",
           [](Program& p, int source, const Window& window, const Shorts& weights, bool wide) {

@@ -136,6 +136,7 @@ struct Conv {
   int source;
   Window window;
   bool bytes;  // 8-bit operands: a unit is 4 of them; otherwise 2 of 16 bits
+  int group;   // so many units may be added in 16 bits, where bytes saturate
   bool plain;  // one tap at the output pixel's own place
   bool rows;   // a tap is a whole row of the window, over a source padded in x (few channels)
   bool wide;   // sums are handed on in 64 bits, or split

@@ -110,11 +110,18 @@ class Quantizer:
         return lower(self.graph, formats, self._parameters(design), design, self._cache)
 
     def loss(self, design: Design, formats: Formats) -> float:
-        """Divergence of the classes from those of float on the calibration sample, in bits."""
+        """How far the answers are from those of float on the calibration sample.
+
+        Of a classifier the divergence of its class probabilities, in bits; else the squared error of its first
+        result, relative to that result's power.
+        """
         graph = self.lowered(design, formats)
         stored = make_engine(graph).run(quantize_images(graph, self.ranges.sample))[graph.output]
         logits = dequantize(stored, graph.logit_fraction_length())
-        return divergence(logits, self.ranges.logits)
+        if len(self.graph.shapes[self.graph.output]) == 1 and not self.graph.other_outputs:
+            return divergence(logits, self.ranges.logits)
+        real = self.ranges.logits.astype(np.float64)
+        return float(((logits - real) ** 2).sum() / max((real**2).sum(), np.finfo(np.float64).tiny))
 
     def formats(self, design: Design) -> Formats:
         """The format of every quantized place.

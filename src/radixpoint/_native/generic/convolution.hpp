@@ -116,6 +116,63 @@ void tile_product(const Panel& panel, const uint8_t* const* pointers, Tile& tile
   if constexpr (!WIDE) RP_EACH(i, R * N, store(tile.data + (i / N * PANEL + i % N * LANES) * 4, sums[i]));
 }
 
+#ifdef RP_ADD16
+// The same of 8-bit operands of which `group` units may be added in 16 bits before they are widened.
+template <int R, int N>
+void tile_product_grouped(const Panel& panel, const uint8_t* const* pointers, Tile& tile, int64_t group) {
+  I32 shorts[R * N];
+  const uint8_t* weights = panel.weights.data();
+  RP_EACH(i, R * N, {
+    store(tile.data + (i / N * PANEL + i % N * LANES) * 4, load<I32>(panel.start.data() + i % N * sizeof(I32)));
+    shorts[i] = I32{};
+  });
+  const auto widen = [&]() __attribute__((always_inline)) {
+    RP_EACH(i, R * N, {
+      uint8_t* sum = tile.data + (i / N * PANEL + i % N * LANES) * 4;
+      store(sum, plus(load<I32>(sum), RP_WIDEN16(shorts[i])));
+      shorts[i] = I32{};
+    });
+  };
+  int64_t left = group;
+  const Segment* const end = panel.segments.data() + panel.segments.size();
+  for (const Segment* segment = panel.segments.data(); segment != end; ++segment) {
+    const uint8_t* row[R];
+    RP_EACH(r, R, row[r] = pointers[segment->tap * ROWS + r] + 4 * segment->start);
+    for (int64_t k = 0; k < segment->units;) {
+      const int64_t stop = std::min<int64_t>(segment->units, k + left);
+      left -= stop - k;
+      for (; k < stop; ++k) {
+        I32 w[N];
+        RP_EACH(n, N, w[n] = load<I32>(weights + n * sizeof(I32)));
+        weights += N * sizeof(I32);
+        RP_EACH(r, R, {
+          const I32 x = splat<Narrow>(load<int32_t>(row[r] + 4 * k));
+          RP_EACH(n, N, shorts[r * N + n] = RP_ADD16(shorts[r * N + n], (RP_PAIRS8(x, w[n]))));
+        });
+      }
+      if (left) continue;
+      widen();
+      left = group;
+    }
+  }
+  widen();
+}
+
+template <int R>
+void grouped_rows(const Panel& panel, const uint8_t* const* pointers, Tile& tile, int64_t group) {
+  if (panel.vectors == 1) tile_product_grouped<R, 1>(panel, pointers, tile, group);
+  else tile_product_grouped<R, VECTORS>(panel, pointers, tile, group);
+}
+
+void grouped(const Panel& panel, const uint8_t* const* pointers, Tile& tile, int64_t group) {
+  static_assert(VECTORS <= 2);
+  if (tile.rows > ROWS / 2) grouped_rows<ROWS>(panel, pointers, tile, group);
+  else if (tile.rows > 1) grouped_rows<ROWS / 2>(panel, pointers, tile, group);
+  else grouped_rows<1>(panel, pointers, tile, group);
+}
+constexpr int LEAST_GROUP = 4;  // below, widening each time is as fast
+#endif
+
 template <class Dot, bool WIDE, int R>
 void product_of_rows(const Panel& panel, const uint8_t* const* pointers, Tile& tile) {
   switch (panel.vectors) {
@@ -157,6 +214,10 @@ void conv(const Conv& conv, const Chain& chain, const View& view, int64_t row_be
         tile.channel = panel.channel;
         tile.channels = panel.channels;
         if (ahead) prefetch(chain, tile, view);
+#ifdef RP_ADD16
+        if (conv.bytes && conv.group >= LEAST_GROUP) grouped(panel, own, tile, conv.group);
+        else
+#endif
         if (conv.bytes) product<Dot8, false>(panel, own, tile);
         else if (conv.wide) product<Dot16, true>(panel, own, tile);
         else product<Dot16, false>(panel, own, tile);

@@ -73,6 +73,7 @@ class NativeEngine:
                 f"{', '.join(name for name, usable in instruction_sets().items() if usable)} on this machine"
             )
         self._byte_dot = rows[self.instruction_set].byte_dot
+        self._saturates = rows[self.instruction_set].saturates
         self._lock = Lock()  # one arena: calls from several threads take turns
         self._process = os.getpid()
         self._plans: dict[frozenset[str], _Plan] = {}
@@ -151,7 +152,7 @@ class NativeEngine:
 
     def _plan(self, keep: frozenset[str]) -> _Plan:
         if keep not in self._plans:
-            planner = Planner(self.network, set(keep), self._byte_dot)
+            planner = Planner(self.network, set(keep), self._byte_dot, self._saturates)
             self._plans[keep] = self._build(planner, planner.plan(), keep)
         return self._plans[keep]
 
@@ -290,6 +291,7 @@ class NativeEngine:
                     split=split or SPLIT,
                     low=tensor.low,
                     high=tensor.high,
+                    group=planner.group(step) if self._saturates else 1,
                 )
         for stage in operation.stages:
             program.add_stage(stage.built(buffers, operation.offset, split))

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from radixpoint.engines.native.stage import RANGES, Carrier, Stage, Unsupported, wide, within
 from radixpoint.ir.network import IntGraph, Step
 
@@ -44,8 +46,8 @@ class Operation:
 class Planner:
     """Steps -> operations."""
 
-    def __init__(self, network: IntGraph, keep: set[str], byte_dot: bool) -> None:
-        self.network, self.keep, self.byte_dot = network, keep, byte_dot
+    def __init__(self, network: IntGraph, keep: set[str], byte_dot: bool, saturates: bool) -> None:
+        self.network, self.keep, self.byte_dot, self.saturates = network, keep, byte_dot, saturates
         self.done: set[str] = set()  # steps that have a place
         self.stored: set[str] = {network.input}
         self.operations: list[Operation] = []
@@ -71,7 +73,18 @@ class Planner:
     def _byte_weights(self, step: Step) -> bool:
         weight = self.network.arrays(step)["weight"]
         # 2**16 products of an 8-bit value shifted by 128 stay within 32 bits.
-        return bool(weight.min() >= -128 and weight.max() <= 127 and weight[0].size <= 1 << 16)
+        fits = weight.min() >= -128 and weight.max() <= 127 and weight[0].size <= 1 << 16
+        return bool(fits and (not self.saturates or self.group(step) >= 1))
+
+    def group(self, step: Step) -> int:
+        """How many quadruples of products of bytes may be added in 16 bits, two sums in each; at most 64."""
+        source = self.network.tensors[step.inputs[0]]
+        largest = source.high if source.low >= 0 else source.high + 128  # as it lies in memory
+        weight = np.abs(
+            self.network.arrays(step)["weight"].reshape(self.network.tensors[step.name].shape[0], -1)
+        )
+        pair = int(np.sort(weight, 1)[:, -2:].sum(1).max())
+        return min(RANGES["I16"][1] // max(pair * largest, 1), 64)
 
     def _storage(self, name: str) -> tuple[Carrier, int]:
         """How a tensor lies in memory, and its zero."""
