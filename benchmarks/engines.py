@@ -1,12 +1,15 @@
 """Images a second of the native engine against named peers, and each layer against the instruction's peak.
 
     python benchmarks/engines.py --data DATA [--json FILE] [--repeats 9] [--threads 2] [--quick]
+    python benchmarks/engines.py --module MobileNetV2 [--module ...]
 
 DATA holds a full-width ResNet-50 and calibration images (see reproduce.py). Images are 224 x 224 noise: no
 engine's time depends on them. Every repeat runs each system once, after a pause and a run to warm up, so that
 a ratio compares neighbours in time; figures are medians over the repeats. Peers: onnxruntime float32 and its
 own int8 QDQ model of the same network, PyTorch float32 (channels last) and float64, Brevitas' and QPyTorch's
 fake quantization in PyTorch, and radixpoint's BLAS engine. Those not installed are left out, by name.
+
+``--module`` takes networks of training/zoo.py instead, with random weights, beside onnxruntime float32 alone.
 """
 
 from __future__ import annotations
@@ -47,6 +50,9 @@ DESIGNS = {
     "10 bits, bn 16": (10, 16),
     "8 bits, bn 16": (8, 16),
     "8 bits, bn 8": (8, 8),
+    "7 bits, bn 16": (7, 16),
+    "6 bits, bn 16": (6, 16),
+    "4 bits, bn 16": (4, 16),
 }
 PAUSE = 0.3
 """Seconds before each run: some peers' threads spin for a while after theirs."""
@@ -233,6 +239,35 @@ def layers(
     return list(rows.values())
 
 
+def modules(names: list[str], threads: int, repeats: int) -> None:
+    """A table for each network of the zoo."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+    import zoo
+    from radixpoint.data import ImageSet, Preprocessing
+
+    print(f"{processor()}, {threads} threads, {chosen_instruction_set()}; {versions()}")
+    for name in names:
+        graph = radixpoint.load(zoo.made(name), zoo.MODULES[name][1])
+        shape = graph.shapes[graph.input]
+        pixels = np.random.default_rng(0).integers(0, 256, (8, *shape)).astype(np.uint8)
+        plain = Preprocessing((0.5,) * shape[0], (0.25,) * shape[0], channel_order="stored")
+        noise = ImageSet("noise", pixels, np.zeros(8, np.int64), ("0",), plain)
+        quantizer, images = Quantizer(graph, radixpoint.calibrate(graph, noise)), noise.inputs(0, 8)
+        model = to_onnx(graph, graph.outputs).SerializeToString()
+        systems: dict[str, Run] = {"onnxruntime float32": session(model, threads)}
+        for title, (conv, bn) in DESIGNS.items():
+            quantized = quantizer.quantize(radixpoint.Design.separate(conv, bn))
+            engine, stored = NativeEngine(quantized, threads), quantize_images(quantized, images)
+            systems[f"native, {title}"] = lambda x, e=engine, s=stored: e.run(s[: len(x)])
+        for batch in (8, 1):
+            measured = throughput(systems, images[:batch], repeats, set())
+            print(
+                f"\n| {name}, batch {batch} | images a second | ratio to onnxruntime float32 |\n|---|---|---|"
+            )
+            for title, row in measured.items():
+                print(f"| {title} | {row['images_per_second']:.1f} | {row['ratio']:.2f} |", flush=True)
+
+
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in ("radixpoint", "numpy", "onnxruntime", "torch", "brevitas", "qtorch"):
@@ -253,12 +288,18 @@ def processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--module", action="append", help="a network of training/zoo.py")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="only onnxruntime and the native engine")
     arguments = parser.parse_args()
+    if arguments.module:
+        modules(arguments.module, arguments.threads, arguments.repeats)
+        return
+    if arguments.data is None:
+        parser.error("expected --data or --module")
     weights = arguments.data / "resnet50-tiny-imagenet.safetensors"
     isa, left_out = chosen_instruction_set(), {}
 
