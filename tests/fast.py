@@ -1,4 +1,4 @@
-"""The engines that have to equal the reference, by name: BLAS, and native with every instruction set here."""
+"""Engines that have to equal the reference, by name: blas, native with every instruction set here, torch."""
 
 from __future__ import annotations
 
@@ -6,17 +6,33 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from radixpoint.engines import BlasEngine, Engine, NativeEngine, ReferenceEngine, instruction_sets
+from radixpoint.engines import (
+    BlasEngine,
+    Engine,
+    NativeEngine,
+    ReferenceEngine,
+    instruction_sets,
+    make_engine,
+    usable_engines,
+)
 from radixpoint.ir.network import IntGraph
 from radixpoint.measure.evaluate import first_mismatch
 
 USABLE = [name for name, usable in instruction_sets().items() if usable]
+DEVICES: list[str] = []
+"""Names of the engine on tensors for each device here."""
+if "torch" in usable_engines():
+    import torch
+
+    DEVICES += ["torch", *(["torch:cuda"] if torch.cuda.is_available() else [])]
 
 
 def fast_engines(graph: IntGraph, threads: int = 0) -> Iterator[tuple[str, Engine]]:
     yield "blas", BlasEngine(graph, threads)
     for name in USABLE:
         yield name, NativeEngine(graph, threads, name)
+    for device in DEVICES:
+        yield device, make_engine(graph, device, threads or 1)  # its threads spin while they wait
 
 
 def agree(graph: IntGraph, stored: np.ndarray) -> None:

@@ -215,14 +215,14 @@ def test_the_variable_forces_an_instruction_set(name: str, monkeypatch: pytest.M
 def test_unknown_engines_are_refused() -> None:
     graph = networks.residual()
     quantized = Quantizer(graph, networks.calibrated(graph)).quantize(Design.joint(8))
-    with pytest.raises(EngineError, match="engine 'gpu': expected auto, native, blas, reference"):
+    with pytest.raises(EngineError, match="engine 'gpu': expected auto, native, blas, torch, reference"):
         make_engine(quantized, "gpu")
     with pytest.raises(EngineError, match="-1 threads"):
         make_engine(quantized, threads=-1)
     if BUILT:
         with pytest.raises(EngineError, match="'mmx': expected one of"):
             NativeEngine(quantized, instruction_set="mmx")
-    assert list(ENGINES) == ["native", "blas", "reference"]
+    assert list(ENGINES) == ["native", "blas", "torch", "reference"]
 
 
 def test_without_the_extension() -> None:

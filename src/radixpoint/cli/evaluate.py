@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from radixpoint.cli.inputs import criterion, read_images, read_model
+from radixpoint.cli.inputs import criterion, engine_of, read_images, read_model
 from radixpoint.cli.options import (
     AsJson,
     Classes,
     Confidence,
+    Device,
+    EngineName,
     Images,
     InputShape,
     MaxImages,
@@ -25,7 +27,6 @@ from radixpoint.cli.options import (
     Weights,
 )
 from radixpoint.cli.terminal import bars, emit, note_the_engine, out, say
-from radixpoint.engines import check_engine
 from radixpoint.errors import ModelError
 from radixpoint.ir.storage import load_network
 from radixpoint.measure import evaluate as measure
@@ -40,12 +41,8 @@ def evaluate(
     classes: Classes = None,
     preprocessing: PreprocessingFile = None,
     metric: Metric = "top1",
-    engine: Annotated[
-        Literal["auto", "native", "blas", "reference"],
-        typer.Option(
-            "--engine", "-e", help="reference is the definition; auto: the fastest that is installed."
-        ),
-    ] = "auto",
+    engine: EngineName = "auto",
+    device: Device = None,
     threads: Threads = 0,
     layers: Annotated[
         bool, typer.Option(help="Also print each layer's SQNR on the first 64 images.")
@@ -60,7 +57,7 @@ def evaluate(
 
     Example: radixpoint evaluate resnet50.onnx --network run/separate/network.safetensors --images val/
     """
-    check_engine(engine, threads)
+    runner = engine_of(engine, device, threads)
     criterion(metric, 0.0, confidence)
     image_set = read_images(images, classes, preprocessing, max_images)
     graph = read_model(model, weights, input_shape, image_set)
@@ -78,7 +75,7 @@ def evaluate(
             quantized,
             image_set,
             metric,
-            engine,
+            runner,
             lambda done, _: shown.update(task, completed=done),
             threads,
             confidence,

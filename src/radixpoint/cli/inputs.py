@@ -7,7 +7,8 @@ from pathlib import Path
 
 from radixpoint.cli.terminal import bars, errors, say
 from radixpoint.data import ImageSet, Preprocessing, load_images, read_classes
-from radixpoint.errors import DataError, DesignError, ModelError, RunError
+from radixpoint.engines import check_engine
+from radixpoint.errors import DataError, DesignError, EngineError, ModelError, RunError
 from radixpoint.importers import load
 from radixpoint.ir.graph import Graph
 from radixpoint.measure.calibrate import Ranges
@@ -26,6 +27,19 @@ def criterion(metric: Metric, limit: float, confidence: float | None = None) -> 
     except DesignError as error:
         sure = "" if confidence is None else f", --confidence {confidence}"
         raise DesignError(f"--metric {metric}, --limit {limit}{sure}: {error}") from None
+
+
+def engine_of(engine: str, device: str | None, threads: int) -> str:
+    """``--engine`` and ``--device`` as one name, once what it names is seen to be here.
+
+    Raises:
+        EngineError: no such engine or device, or a device for an engine that has none.
+    """
+    if device is not None and engine != "torch":
+        raise EngineError(f"--device {device} with --engine {engine}: expected --engine torch")
+    name = engine if device is None else f"{engine}:{device}"
+    check_engine(name, threads)
+    return name
 
 
 def parsed_shape(text: str | None) -> tuple[int, ...] | None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from radixpoint.cli.inputs import parsed_shape
 from radixpoint.cli.options import MODEL_HELP, AsJson, InputShape, Weights
 from radixpoint.cli.terminal import emit, out, say
-from radixpoint.engines import ENGINES, chosen_instruction_set, instruction_sets
+from radixpoint.engines import ENGINES, chosen_instruction_set, instruction_sets, usable_engines
 from radixpoint.errors import ModelError, UnsupportedError
 from radixpoint.importers import load
 from radixpoint.ir.graph import Graph
@@ -55,13 +55,13 @@ def _engines(as_json: bool) -> None:
     sets = instruction_sets()
     chosen = chosen_instruction_set() if sets else None
     if as_json:
-        usable = [name for name in ENGINES if sets or name != "native"]
-        emit({"engines": usable, "instruction_sets": sets, "chosen": chosen})
+        emit({"engines": usable_engines(), "instruction_sets": sets, "chosen": chosen})
         return
     table = Table("engine", "instruction set", "on this machine")
     for name in ENGINES:
         if name != "native":
-            table.add_row(name, "", "yes")
+            here = name in usable_engines()
+            table.add_row(name, "", "yes" if here else f"not installed: pip install 'radixpoint[{name}]'")
             continue
         if not sets:
             table.add_row(name, "", "not installed: no working C++ compiler when it was")

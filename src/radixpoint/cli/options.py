@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -120,6 +120,18 @@ Confidence = Annotated[
 Threads = Annotated[
     int,
     typer.Option("--threads", "-t", help="Threads of the engine; 0 takes all cores. Results are the same."),
+]
+EngineName = Annotated[
+    Literal["auto", "native", "blas", "torch", "reference"],
+    typer.Option(
+        "--engine",
+        "-e",
+        help="What runs quantized networks; all give the same integers. auto: native, or blas where it is "
+        "missing; reference is the definition.",
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(help="For --engine torch: PyTorch's name of a device, as cpu or cuda:0.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 RunFolder = Annotated[

@@ -13,10 +13,9 @@ from radixpoint.arithmetic.formats import MAX_STORED
 from radixpoint.arithmetic.formats import Overflow as OverflowModes
 from radixpoint.arithmetic.formats import Rounding as RoundingModes
 from radixpoint.cli import options
-from radixpoint.cli.inputs import criterion, read_images, read_model, read_ranges
+from radixpoint.cli.inputs import criterion, engine_of, read_images, read_model, read_ranges
 from radixpoint.cli.terminal import Bars, bars, emit, errors, note_the_engine, out, say
 from radixpoint.data import ImageSet
-from radixpoint.engines import check_engine
 from radixpoint.errors import DesignError
 from radixpoint.ir.graph import Graph
 from radixpoint.quantization.design import Design
@@ -142,6 +141,8 @@ def search(
     at_chance: Annotated[
         bool, typer.Option("--at-chance", help="Search even if the float network is no better than guessing.")
     ] = False,
+    engine: options.EngineName = "auto",
+    device: options.Device = None,
     threads: options.Threads = 0,
     as_json: options.AsJson = False,
 ) -> None:
@@ -164,7 +165,7 @@ def search(
         "refine": options.techniques(refine),
     }
     Design.separate(lengths[-1], bn_start, **fields)  # what cannot be meant is refused before any work
-    check_engine("auto", threads)
+    runner = engine_of(engine, device, threads)
     image_set = read_images(images, classes, preprocessing, max_images)
     calibration_set = read_images(calibration, classes, preprocessing)
     reported = None
@@ -185,6 +186,7 @@ def search(
         bn_start=bn_start,
         grid=grid,
         cache=cache,
+        engine=runner,
         threads=threads,
         held_out=reported,
         objective=objective,
@@ -200,7 +202,8 @@ def run_search(
     graph: Graph, images: ImageSet, calibration: ImageSet, folder: Path, as_json: bool, **arguments: Any
 ) -> None:
     """Search with bars, and report."""
-    note_the_engine()
+    if arguments.get("engine", "auto") == "auto":
+        note_the_engine()
     try:
         with bars() as shown:
             result = task.search(graph, images, calibration, folder, watcher=Bars(shown), **arguments)

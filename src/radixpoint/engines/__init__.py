@@ -2,12 +2,13 @@
 
 ``floating`` runs a ``Graph`` in float32 (the accuracy baseline). The others run an ``IntGraph`` and give the
 same integers, always: ``reference`` is the definition, ``blas`` is NumPy's speed, ``native`` is faster than
-float inference where the extension is installed.
+float inference where the extension is installed, ``torch`` runs on a device that PyTorch has, such as a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
@@ -31,27 +32,48 @@ class Engine(Protocol):
         ...
 
 
-ENGINES: Mapping[str, Callable[[IntGraph, int], Engine]] = {
-    "native": NativeEngine,
-    "blas": BlasEngine,
-    "reference": lambda network, threads: ReferenceEngine(network),
+def _on_tensors(network: IntGraph, threads: int, device: str) -> Engine:
+    from radixpoint.engines.tensors import TorchEngine
+
+    return TorchEngine(network, device or "cpu", threads)
+
+
+ENGINES: Mapping[str, Callable[[IntGraph, int, str], Engine]] = {
+    "native": lambda network, threads, device: NativeEngine(network, threads),
+    "blas": lambda network, threads, device: BlasEngine(network, threads),
+    "torch": _on_tensors,
+    "reference": lambda network, threads, device: ReferenceEngine(network),
 }
-"""By name, fastest first; each takes the IntGraph and the number of threads (0: all cores)."""
+"""By name; each takes the IntGraph, the number of threads (0: all cores) and, ``torch`` alone, a device."""
+
+
+def usable_engines() -> list[str]:
+    """Names of the engines that are installed here."""
+    missing = {"native": not instruction_sets(), "torch": find_spec("torch") is None}
+    return [name for name in ENGINES if not missing.get(name, False)]
 
 
 def check_engine(name: str = "auto", threads: int = 0) -> str:
     """Name of the engine that runs: for ``auto`` the native engine where it is installed, else ``blas``.
 
     Raises:
-        EngineError: an unknown name, an engine that is not installed, or fewer than 0 threads.
+        EngineError: an unknown name, an engine that is not installed, a device that is not here, or fewer
+            than 0 threads.
     """
     if name == "auto":
         name = "native" if instruction_sets() else "blas"
-    if name not in ENGINES:
-        raise EngineError(f"engine {name!r}: expected auto, {', '.join(ENGINES)}")
+    kind, _, device = name.partition(":")
+    if kind not in ENGINES or (device and kind != "torch"):
+        raise EngineError(f"engine {name!r}: expected auto, {', '.join(ENGINES)}, torch:DEVICE")
     check_threads(threads)
-    if name == "native":
+    if kind == "native":
         chosen_instruction_set()
+    if kind == "torch":
+        if find_spec("torch") is None:
+            raise EngineError("engine torch: PyTorch is not installed; pip install 'radixpoint[torch]'")
+        from radixpoint.engines.tensors import check_device
+
+        check_device(device or "cpu")
     return name
 
 
@@ -60,13 +82,14 @@ def make_engine(network: IntGraph, name: str = "auto", threads: int = 0) -> Engi
 
     Args:
         network: a verified IntGraph.
-        name: a key of ``ENGINES``, or ``auto``, see ``check_engine``.
+        name: a key of ``ENGINES``, ``torch:`` with the name of a device, or ``auto``, see ``check_engine``.
         threads: how many; 0 takes all cores. Results do not depend on it.
 
     Raises:
         EngineError: there is no such engine.
     """
-    return ENGINES[check_engine(name, threads)](network, threads)
+    kind, _, device = check_engine(name, threads).partition(":")
+    return ENGINES[kind](network, threads, device)
 
 
 def quantize_images(network: IntGraph, inputs: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -99,4 +122,5 @@ __all__ = [
     "instruction_sets",
     "make_engine",
     "quantize_images",
+    "usable_engines",
 ]

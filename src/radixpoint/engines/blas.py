@@ -497,7 +497,7 @@ def exact_step(network: IntGraph, step: Step) -> Callable[[list[NDArray[np.int64
     return run
 
 
-def _partial_bound(matrix: NDArray[np.int64], low: int, high: int) -> int:
+def partial_bound(matrix: NDArray[np.int64], low: int, high: int) -> int:
     """Largest magnitude of any partial sum, in any order, of any column of ``x @ matrix``."""
     low, high = min(low, 0), max(high, 0)
     positive = np.maximum(matrix, 0).sum(0).tolist()
@@ -510,7 +510,7 @@ def _partial_bound(matrix: NDArray[np.int64], low: int, high: int) -> int:
 def _product(matrix: NDArray[np.int64], source: IntTensor) -> Compiled:
     """x @ matrix (reduction, outputs), exactly, for x in the proven range of ``source``."""
     largest = max(int(np.abs(matrix).max()), _magnitude(source))
-    whole = _partial_bound(matrix, source.low, source.high)
+    whole = partial_bound(matrix, source.low, source.high)
     if max(whole, largest) <= FLOAT32_EXACT:
         weights = matrix.astype(np.float32)
         return lambda inputs: inputs[0].astype(np.float32, copy=False) @ weights
@@ -529,7 +529,7 @@ def _blocks(matrix: NDArray[np.int64], source: IntTensor) -> list[int] | None:
     for count in range(2, MOST_BLOCKS + 1):
         cuts = [len(matrix) * i // count for i in range(count + 1)]
         if all(
-            _partial_bound(matrix[a:b], source.low, source.high) <= FLOAT32_EXACT
+            partial_bound(matrix[a:b], source.low, source.high) <= FLOAT32_EXACT
             for a, b in pairwise(cuts)
             if a < b
         ):
@@ -551,7 +551,7 @@ def _blocked_product(weights: NDArray[np.float32], cuts: list[int]) -> Compiled:
 def _split_product(matrix: NDArray[np.int64], source: IntTensor) -> Compiled:
     """Beyond 2**53: activations split into digits short enough for float64, summed in int64."""
     digit = 1
-    while _partial_bound(matrix, 0, (1 << (digit + 1)) - 1) <= FLOAT64_EXACT:
+    while partial_bound(matrix, 0, (1 << (digit + 1)) - 1) <= FLOAT64_EXACT:
         digit += 1
     wide = matrix.astype(np.float64)
     places = range(0, _magnitude(source).bit_length() + 1, digit)

@@ -112,8 +112,8 @@ class Quantizer:
     def loss(self, design: Design, formats: Formats) -> float:
         """How far the answers are from those of float on the calibration sample.
 
-        Of a classifier the divergence of its class probabilities, in bits; else the squared error of its first
-        result, relative to that result's power.
+        Of a classifier the divergence of its class probabilities, in bits; else the squared error of its
+        first result, relative to that result's power.
         """
         graph = self.lowered(design, formats)
         stored = make_engine(graph).run(quantize_images(graph, self.ranges.sample))[graph.output]

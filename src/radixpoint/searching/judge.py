@@ -63,6 +63,7 @@ class Judge:
         watcher: told how it goes.
         criterion: what must not be lost.
         threads: of the engine.
+        engine: what runs the designs, see ``radixpoint.make_engine``.
     """
 
     graph: Graph
@@ -73,6 +74,7 @@ class Judge:
     watcher: Watcher = field(default_factory=Watcher)
     criterion: Criterion = field(default_factory=Criterion)
     threads: int = 0
+    engine: str = "auto"
     images_left: int = 0
     held: dict[bytes, Held] = field(default_factory=dict)
 
@@ -137,7 +139,7 @@ class Judge:
         if not cached:
             self.watcher.stage(text, len(self.images), self.images_left)
             quantized = self.quantizer.quantize(design)
-            engine = make_engine(quantized, threads=self.threads)
+            engine = make_engine(quantized, self.engine, self.threads)
             for more in integer_outcomes(quantized, engine, self.images, len(seen)):
                 seen = seen.joined(more)
                 self.cache.keep_outcomes(path, seen)

@@ -18,6 +18,7 @@ from msgspec import UNSET
 from msgspec.structs import asdict, replace
 
 from radixpoint.data import ImageSet
+from radixpoint.engines import check_engine
 from radixpoint.errors import DataError, DesignError
 from radixpoint.files import write_whole
 from radixpoint.ir.graph import Graph
@@ -192,6 +193,7 @@ def open_judges(
     criterion: Criterion | None = None,
     threads: int = 0,
     ranges: Ranges | None = None,
+    engine: str = "auto",
 ) -> list[Judge]:
     """A judge for each set of images, in a run folder; the arguments are those of ``search``.
 
@@ -203,7 +205,7 @@ def open_judges(
     measured = FloatNetwork(graph, calibration, run, kept, watcher).ranges(ranges, image_sets)
     quantizer = Quantizer(graph, measured, calibration)
     return [
-        Judge(graph, images, measured, quantizer, kept, watcher, criterion or Criterion(), threads)
+        Judge(graph, images, measured, quantizer, kept, watcher, criterion or Criterion(), threads, engine)
         for images in image_sets
     ]
 
@@ -227,6 +229,7 @@ def search(
     ranges: Ranges | None = None,
     replaces: bool = False,
     at_chance: bool = False,
+    engine: str = "auto",
     **options: Any,
 ) -> Result:
     """Find the smallest word lengths under the criterion.
@@ -261,14 +264,16 @@ def search(
             same result. Default: what the run folder holds, or it is measured.
         replaces: whether the result of another search in the folder may be replaced.
         at_chance: go on with a float network that is no better than guessing.
+        engine: what runs the designs: a name for ``radixpoint.make_engine``. No result depends on it.
         options: further fields of ``radixpoint.quantization.design.Design``.
 
     Returns:
         What is written to ``result.json`` (``docs/result.md``).
 
     Raises:
-        DataError, DesignError, RunError: what was given cannot be used.
+        DataError, DesignError, EngineError, RunError: what was given cannot be used.
     """
+    check_engine(engine, threads)
     watcher, lengths = watcher or Watcher(), tuple(sorted(set(word_lengths)))
     if not lengths or not policies or set(policies) - set(STRATEGIES):
         raise DesignError(
@@ -295,7 +300,7 @@ def search(
     for one in strategies:
         check_place(run / one.name)
     judge, *reporters = open_judges(
-        graph, task.judged_on, calibration, run, cache, watcher, task.criterion, threads, ranges
+        graph, task.judged_on, calibration, run, cache, watcher, task.criterion, threads, ranges, engine
     )
     _check_chance(judge, at_chance)
     judge.images_left = len(images) * task.evaluations
