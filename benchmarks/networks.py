@@ -306,7 +306,10 @@ def main() -> None:
                 print(json.dumps(rows[-1]), flush=True)
                 asked.json.parent.mkdir(parents=True, exist_ok=True)
                 asked.json.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (ROOT / "docs" / "networks.md").write_text(render(rows, asked.processor))
+    page = render(rows, asked.processor)
+    if asked.render:
+        page += f"\nThese are the {len(rows)} rows that are measured so far; the command goes on from them.\n"
+    (ROOT / "docs" / "networks.md").write_text(page)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from radixpoint.data.caffe_schema import _messages, parse_text
-from radixpoint.importers.caffe import active, kind_of
+from radixpoint.data.caffe_schema import _messages, active, kind_of, parse_text
 
 
 def _sizes(parameter: Any, name: str, short: str, default: int) -> tuple[int, int]:

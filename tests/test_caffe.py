@@ -13,10 +13,10 @@ import fast
 import networks
 import radixpoint
 from caffe_models import random_weights
-from radixpoint.data.caffe_schema import parse_text
+from radixpoint.data import caffe_preprocessing
+from radixpoint.data.caffe_schema import _messages, active, kind_of, parse_text
 from radixpoint.engines import quantize_images
-from radixpoint.errors import ModelError, UnsupportedError
-from radixpoint.importers.caffe import active, kind_of
+from radixpoint.errors import DataError, ModelError, UnsupportedError
 from radixpoint.ir.graph import Graph
 from radixpoint.measure.floating import FloatingEngine
 from radixpoint.quantization.design import Design
@@ -187,3 +187,88 @@ def test_the_two_layers_of_the_paper(tmp_path: Path, form: str) -> None:
     assert ("b/scale" in network.parameters) == (form == "affine")
     inputs = networks.images(3, 1, graph.shapes[graph.input]).inputs(0, 3)
     fast.agree(network, quantize_images(network, inputs))
+
+
+def data_layer(more: str, phase: str = "TEST") -> str:
+    return layer(
+        "Data", "data", [], ["data", "label"], f"include {{ phase: {phase} }} transform_param {{ {more} }}"
+    )
+
+
+def mean_file(path: Path, image: np.ndarray) -> Path:
+    blob = _messages()["Blob"](num=1, channels=image.shape[0], height=image.shape[1], width=image.shape[2])
+    blob.data.extend(image.ravel().tolist())
+    path.write_bytes(blob.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("resized", [False, True])
+def test_images_are_prepared_as_opencv_does(resized: bool, tmp_path: Path) -> None:
+    """(pixel - mean) * scale, blue first, the middle."""
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3)).astype(np.uint8)
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "images" / "a" / "0.png")
+    text = "crop_size: 16 scale: 0.5 mean_value: 104 mean_value: 117 mean_value: 123"
+    (tmp_path / "net.prototxt").write_text(data_layer("crop_size: 8", "TRAIN") + data_layer(text))
+    found = caffe_preprocessing(tmp_path / "net.prototxt")
+    got = radixpoint.load_images(tmp_path / "images", found, ["a"]).inputs(0, 1)
+    middle = pixels[4:20, 4:20]
+    blob = cv2.dnn.blobFromImage(middle, 0.5, (16, 16), (104, 117, 123), swapRB=True)
+    assert np.array_equal(got, blob)
+    if resized:  # a mean image as large as the images it was made of
+        image = np.arange(3)[:, None, None] + np.linspace(90, 110, 20 * 20).reshape(20, 20)
+        (tmp_path / "net.prototxt").write_text(
+            data_layer('crop_size: 16 mean_file: "far/away/m.binaryproto"')
+        )
+        mean_file(tmp_path / "m.binaryproto", image)
+        found = caffe_preprocessing(tmp_path / "net.prototxt")
+        assert (found.resize_size, found.crop_size, found.channel_order) == (20, 16, "BGR")
+        np.testing.assert_allclose(found.mean, (100, 101, 102), rtol=1e-6)
+        assert found.std == (1.0, 1.0, 1.0)
+
+
+def test_images_of_one_channel(tmp_path: Path) -> None:
+    text = 'input: "data" input_dim: 1 input_dim: 1 input_dim: 28 input_dim: 28'
+    (tmp_path / "net.prototxt").write_text(text)
+    found = caffe_preprocessing(
+        tmp_path / "net.prototxt", mean_file(tmp_path / "m", np.full((1, 28, 28), 33.0))
+    )
+    assert (found.channel_order, found.mean, found.crop_size) == ("L", (33.0,), 28)
+    (tmp_path / "net.prototxt").write_text(data_layer("scale: 0.00390625 force_gray: true crop_size: 28"))
+    found = caffe_preprocessing(tmp_path / "net.prototxt")
+    assert (found.channel_order, found.mean, found.std) == ("L", (0.0,), (256.0,))
+
+
+@pytest.mark.parametrize(
+    ("text", "mean", "message"),
+    [
+        (HEAD, None, "does not say how images are prepared"),
+        ("layer {", None, "not a Caffe description"),
+        (data_layer('mean_file: "gone"'), None, "'gone' is not there"),
+        (data_layer("mean_value: 1 mean_value: 2"), None, "2 mean values: expected one, or 3"),
+        (data_layer("scale: -1"), None, "scale -1"),
+        (HEAD, b"\xff\xff", "not a mean file"),
+        (HEAD, b"", "0 numbers"),
+    ],
+)
+def test_what_does_not_say_it_is_refused(text: str, mean: bytes | None, message: str, tmp_path: Path) -> None:
+    (tmp_path / "net.prototxt").write_text(text)
+    (tmp_path / "m").write_bytes(mean or b"")
+    with pytest.raises(DataError, match=message):
+        caffe_preprocessing(tmp_path / "net.prototxt", None if mean is None else tmp_path / "m")
+    with pytest.raises(DataError, match="No such file"):
+        caffe_preprocessing(tmp_path / "none.prototxt")
+
+
+def test_original_descriptions_say_how() -> None:
+    if not SHARED.exists():
+        pytest.skip(f"no {SHARED}: the original descriptions are not here")
+    found = caffe_preprocessing(SHARED / "bvlc_googlenet-train_val.prototxt")
+    assert (found.mean, found.crop_size, found.resize_size) == ((104.0, 117.0, 123.0), 224, None)
+    found = caffe_preprocessing(SHARED / "ResNet-50-deploy.prototxt", SHARED / "ResNet_mean.binaryproto")
+    np.testing.assert_allclose(found.mean, (103.06, 115.90, 123.15), atol=0.01)
+    assert (found.crop_size, found.resize_size, found.channel_order) == (224, 224, "BGR")
+    with pytest.raises(DataError, match=r"imagenet_mean\.binaryproto' is not there"):
+        caffe_preprocessing(SHARED / "bvlc_alexnet-train_val.prototxt")

@@ -375,4 +375,9 @@ def test_a_caffe_network(tmp_path: Path) -> None:
     assert "left out" in found["notes"][0]
     fails("give its weights", "inspect", tmp_path / "n.prototxt")
     fails("no such file", "inspect", tmp_path / "m.prototxt", "-w", tmp_path / "n.caffemodel")
+    ends = ["-w", tmp_path / "n.caffemodel", "--calibration", tmp_path, "-o", tmp_path / "r.npz"]
+    fails("does not say how images are prepared", "calibrate", tmp_path / "n.prototxt", *ends)
+    mean = ["--preprocessing", tmp_path / "m.binaryproto"]
+    fails("m.binaryproto: No such file", "calibrate", tmp_path / "n.prototxt", *ends, *mean)
+    fails("expected it with a model in Caffe's", "calibrate", tmp_path / "n.onnx", *ends, *mean)
     fails("expected torch:package.module:factory", "inspect", "torch:mine")

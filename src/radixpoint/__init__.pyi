@@ -42,7 +42,7 @@ from . import (
 )
 from .accelerator.cost import Cost, cost
 from .arithmetic.formats import FixedFormat, Overflow, Rounding
-from .data import ImageSet, Preprocessing, load_images, read_classes
+from .data import ImageSet, Preprocessing, caffe_preprocessing, load_images, read_classes
 from .engines import make_engine
 from .errors import RadixpointError
 from .export import export_network, verify_export
@@ -74,6 +74,7 @@ __all__ = [
     "Ranges",
     "Rounding",
     "__version__",
+    "caffe_preprocessing",
     "calibrate",
     "cost",
     "evaluate",

@@ -45,8 +45,8 @@ def calibrate(
     Example: radixpoint calibrate resnet50.onnx --calibration calib/ --images val/ -o ranges.npz
     """
     check_writable(out)
-    calibration_set = read_images(calibration, classes, preprocessing)
-    judged = [read_images(path, classes, preprocessing, max_images) for path in images or []]
+    calibration_set = read_images(calibration, classes, preprocessing, model=model)
+    judged = [read_images(path, classes, preprocessing, max_images, model) for path in images or []]
     graph = read_model(model, weights, input_shape, calibration_set)
     with bars() as shown:
         task = shown.add_task("calibration", total=None)

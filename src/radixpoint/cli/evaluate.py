@@ -59,7 +59,7 @@ def evaluate(
     """
     runner = engine_of(engine, device, threads)
     criterion(metric, 0.0, confidence)
-    image_set = read_images(images, classes, preprocessing, max_images)
+    image_set = read_images(images, classes, preprocessing, max_images, model)
     graph = read_model(model, weights, input_shape, image_set)
     quantized = load_network(network)
     if "network" not in quantized.metadata:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from radixpoint.cli.terminal import bars, errors, say
-from radixpoint.data import ImageSet, Preprocessing, load_images, read_classes
+from radixpoint.data import ImageSet, Preprocessing, caffe_preprocessing, load_images, read_classes
 from radixpoint.engines import check_engine
 from radixpoint.errors import DataError, DesignError, EngineError, ModelError, RunError
 from radixpoint.importers import load
@@ -68,11 +68,30 @@ def read_model(model: str, weights: str | None, input_shape: str | None, images:
     return load(model, asked or images.pixels.shape[1:], weights)
 
 
+def _prepared(preprocessing: str | None, model: str | None) -> Preprocessing | None:
+    """``--preprocessing``, or what a Caffe model says itself."""
+    described = model if model is not None and Path(model).suffix == ".prototxt" else None
+    if preprocessing is None:
+        return None if described is None else caffe_preprocessing(described)
+    match Path(preprocessing).suffix:
+        case ".prototxt":
+            return caffe_preprocessing(preprocessing)
+        case ".binaryproto" if described is not None:
+            return caffe_preprocessing(described, preprocessing)
+        case ".binaryproto":
+            raise DataError(f"{preprocessing}: a mean file: expected it with a model in Caffe's .prototxt")
+    return Preprocessing.load(preprocessing)
+
+
 def read_images(
-    path: str, classes: str | None, preprocessing: str | None, limit: int | None = None
+    path: str,
+    classes: str | None,
+    preprocessing: str | None,
+    limit: int | None = None,
+    model: str | None = None,
 ) -> ImageSet:
     """Images of a path; those that cannot be read are named on standard error."""
-    prepared = None if preprocessing is None else Preprocessing.load(preprocessing)
+    prepared = _prepared(preprocessing, model)
     names = None if classes is None else read_classes(classes)
     with bars() as shown:
         task = shown.add_task(f"reading {path}", total=None)

@@ -53,7 +53,9 @@ PreprocessingFile = Annotated[
     str | None,
     typer.Option(
         help="JSON with torchvision's names: resize_size, crop_size, mean, std, interpolation; and "
-        "channel_order, rescale. Default: ImageNet's mean and std, size as stored."
+        "channel_order, rescale. Or a Caffe description (.prototxt) with transform_param, or for a Caffe "
+        "model a mean file (.binaryproto). Default: of a Caffe model its transform_param, else ImageNet's "
+        "mean and std, size as stored."
     ),
 ]
 MaxImages = Annotated[

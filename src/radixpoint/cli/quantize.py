@@ -48,7 +48,7 @@ def quantize(
     """
     chosen = Design.load(design)
     check_writable(out)
-    images = read_images(calibration, classes, preprocessing)
+    images = read_images(calibration, classes, preprocessing, model=model)
     graph = read_model(model, weights, input_shape, images)
     chosen.check(graph)
     with bars() as shown:

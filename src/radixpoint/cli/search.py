@@ -166,13 +166,13 @@ def search(
     }
     Design.separate(lengths[-1], bn_start, **fields)  # what cannot be meant is refused before any work
     runner = engine_of(engine, device, threads)
-    image_set = read_images(images, classes, preprocessing, max_images)
-    calibration_set = read_images(calibration, classes, preprocessing)
+    image_set = read_images(images, classes, preprocessing, max_images, model)
+    calibration_set = read_images(calibration, classes, preprocessing, model=model)
     reported = None
     if held_out is not None and held_out.isdecimal() and len(held_out) < 10:
         image_set, reported = image_set.parted(len(image_set) - int(held_out))
     elif held_out is not None:
-        reported = read_images(held_out, classes, preprocessing)
+        reported = read_images(held_out, classes, preprocessing, model=model)
     graph = read_model(model, weights, input_shape, image_set)
     run_search(
         graph,

@@ -108,6 +108,9 @@ OLD_TYPES = {
     "TANH": "TanH",
 }
 """Names of layer types in files before 2014, and today."""
+TEST = 1
+"""Number of the phase in which networks are used."""
+DATA_LAYERS = ("Data", "ImageData", "MemoryData", "HDF5Data", "DummyData", "AnnotatedData")
 _PACKAGE = "radixpoint_caffe"
 _FIELD = descriptor_pb2.FieldDescriptorProto
 
@@ -185,3 +188,41 @@ def parse_binary(message: str, data: bytes) -> Any:
     except DecodeError as error:
         raise ValueError(str(error)) from None
     return made
+
+
+def active(net: Any) -> list[Any]:
+    """Layers of phase TEST, old and new, in order."""
+
+    def counts(layer: Any) -> bool:
+        if any(rule.HasField("phase") and rule.phase == TEST for rule in layer.exclude):
+            return False
+        phases = [rule.phase for rule in layer.include if rule.HasField("phase")]
+        return not phases or TEST in phases
+
+    return [layer for layer in (*net.layers, *net.layer) if counts(layer)]
+
+
+def kind_of(layer: Any) -> str:
+    """Its type by today's name."""
+    if isinstance(layer.type, str):
+        return layer.type
+    name = layer.DESCRIPTOR.fields_by_name["type"].enum_type.values_by_number[layer.type].name
+    return OLD_TYPES.get(name, str(name))
+
+
+def declared_images(net: Any) -> list[tuple[str, tuple[int, ...] | None]]:
+    """Names of what the network reads, with their shapes, batch first, where they are said."""
+    found: list[tuple[str, tuple[int, ...] | None]] = []
+    for i, name in enumerate(net.input):
+        dims = tuple(net.input_shape[i].dim) if i < len(net.input_shape) else ()
+        found.append((name, dims or tuple(net.input_dim[4 * i : 4 * i + 4]) or None))
+    for layer in active(net):
+        if kind_of(layer) == "Input":
+            shapes = layer.input_param.shape
+            for i, top in enumerate(layer.top):
+                found.append((top, tuple(shapes[min(i, len(shapes) - 1)].dim) if len(shapes) else None))
+        elif kind_of(layer) in DATA_LAYERS and layer.top:
+            side = int(layer.transform_param.crop_size or layer.data_param.crop_size)
+            channels = 1 if layer.transform_param.force_gray else 3
+            found.append((layer.top[0], (1, channels, side, side) if side else None))
+    return found

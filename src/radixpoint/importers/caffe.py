@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from radixpoint.data.caffe_schema import OLD_TYPES, parse_binary, parse_text
+from radixpoint.data.caffe_schema import (
+    DATA_LAYERS,
+    active,
+    declared_images,
+    kind_of,
+    parse_binary,
+    parse_text,
+)
 from radixpoint.errors import GraphError, ModelError
 from radixpoint.files import read_regular
 from radixpoint.importers.builder import Builder, Refused, View, whole
@@ -26,10 +33,7 @@ MAX_TEXT = 1 << 24
 """Bytes of a description."""
 MAX_WEIGHTS = 1 << 31
 """Bytes of a file of weights."""
-TEST = 1
-"""Number of the phase in which networks are used."""
 _MALFORMED = (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError)
-_DATA = ("Data", "ImageData", "MemoryData", "HDF5Data", "DummyData", "AnnotatedData")
 _UNUSED = ("Accuracy", "Silence")
 _LOSSES = ("SoftmaxWithLoss", "SigmoidCrossEntropyLoss", "EuclideanLoss", "HingeLoss", "InfogainLoss")
 
@@ -67,26 +71,6 @@ def _array(blob: Any) -> NDArray[np.float32]:
     return values.reshape(shape)
 
 
-def active(net: Any) -> list[Any]:
-    """Layers of phase TEST, old and new, in order."""
-
-    def counts(layer: Any) -> bool:
-        if any(rule.HasField("phase") and rule.phase == TEST for rule in layer.exclude):
-            return False
-        phases = [rule.phase for rule in layer.include if rule.HasField("phase")]
-        return not phases or TEST in phases
-
-    return [layer for layer in (*net.layers, *net.layer) if counts(layer)]
-
-
-def kind_of(layer: Any) -> str:
-    """Its type by today's name."""
-    if isinstance(layer.type, str):
-        return layer.type
-    name = layer.DESCRIPTOR.fields_by_name["type"].enum_type.values_by_number[layer.type].name
-    return OLD_TYPES.get(name, str(name))
-
-
 class _Importer:
     def __init__(
         self, source: str, net: Any, blobs: Mapping[str, list[NDArray[np.float32]]], input_shape: Shape | None
@@ -102,19 +86,7 @@ class _Importer:
         self.done: set[int] = set()  # numbers of layers that another one took along
 
     def _image(self, net: Any, given: Shape | None) -> tuple[str, Shape]:
-        found: list[tuple[str, tuple[int, ...] | None]] = []
-        for i, name in enumerate(net.input):
-            dims = tuple(net.input_shape[i].dim) if i < len(net.input_shape) else ()
-            found.append((name, dims or tuple(net.input_dim[4 * i : 4 * i + 4]) or None))
-        for layer in self.layers:
-            if kind_of(layer) == "Input":
-                shapes = layer.input_param.shape
-                found += [(top, tuple(shapes[min(i, len(shapes) - 1)].dim) if len(shapes) else None)
-                          for i, top in enumerate(layer.top)]  # fmt: skip
-            elif kind_of(layer) in _DATA and layer.top:
-                side = int(layer.transform_param.crop_size or layer.data_param.crop_size)
-                channels = 1 if layer.transform_param.force_gray else 3
-                found.append((layer.top[0], (1, channels, side, side) if side else None))
+        found = declared_images(net)
         if len(found) != 1:
             names = ", ".join(repr(name) for name, _ in found) or "none"
             raise ModelError(f"{self.source}: inputs {names}: expected one image")
@@ -132,7 +104,7 @@ class _Importer:
 
     def run(self) -> Graph:
         for number, layer in enumerate(self.layers):
-            if number in self.done or kind_of(layer) in ("Input", *_DATA, *_UNUSED):
+            if number in self.done or kind_of(layer) in ("Input", *DATA_LAYERS, *_UNUSED):
                 continue
             self.visit(number, layer)
         ends = self._outputs()
@@ -147,7 +119,7 @@ class _Importer:
         tops = dict.fromkeys(
             top
             for layer in self.layers
-            if kind_of(layer) not in ("Input", *_DATA, *_UNUSED, *_LOSSES)
+            if kind_of(layer) not in ("Input", *DATA_LAYERS, *_UNUSED, *_LOSSES)
             for top in layer.top
         )
         return [top for top in tops if top not in self.read and top in self.views]
