@@ -358,6 +358,27 @@ def test_demo(tmp_path: Path) -> None:
     assert max(joint["drop"], separate["drop"]) <= 1.0
 
 
+def test_another_engine_finds_the_same(files: Path, tmp_path: Path) -> None:
+    """Byte for byte, by PyTorch's tensors; and a device that is not here stops before any work."""
+    ranges = tmp_path / "r.npz"
+    given = [
+        files / "model.onnx",
+        "--calibration",
+        files / "calibration.npz",
+        "--images",
+        files / "images.npz",
+    ]
+    run("calibrate", *given, "--preprocessing", files / "p.json", "-o", ranges)
+    search = ["search", *sources(files), "--ranges", ranges, "--limit", "2", "--policy", "joint"]
+    for engine in ("auto", "torch"):
+        run(*search, "--out", tmp_path / engine, "--engine", engine)
+    found, expected = ((tmp_path / name / "result.json").read_bytes() for name in ("torch", "auto"))
+    assert found == expected
+    fails("expected one that is here", *search, "-o", tmp_path / "x", "-e", "torch", "--device", "abacus")
+    fails("expected --engine torch", *search, "-o", tmp_path / "x", "--device", "cpu")
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_caffe_network(tmp_path: Path) -> None:
     from caffe_models import random_weights
 
