@@ -104,10 +104,16 @@ def test_hls_refuses_what_its_types_cannot_say(tmp_path: Path) -> None:
 
 def test_the_cases_hold_every_operator() -> None:
     cases = [made(case, Rounding.RND, Overflow.SAT) for case in range(12)]
-    # tests/test_codes.py has every target refuse the step of coded activations
-    assert {s.op for network in cases for s in network.steps} == set(STEPS) - {"lookup"}
-    graphs = [networks.residual(), networks.mixed(), *(exports.random_network(c) for c in range(2, 12, 3))]
+    cases.append(exports.quantized(networks.varied()))
+    assert {s.op for network in cases for s in network.steps} == set(STEPS)
+    graphs = [networks.residual(), networks.mixed(), networks.varied()]
+    graphs += [exports.random_network(c) for c in range(2, 12, 3)]
     assert {layer.op for graph in graphs for layer in graph.layers} == set(LAYERS)
+
+
+@pytest.mark.parametrize("target", RUN)
+def test_functions_gates_and_moves(target: str, tmp_path: Path) -> None:
+    check(exports.quantized(networks.varied()), target, tmp_path, None)
 
 
 @pytest.mark.parametrize("target", RUN)

@@ -17,7 +17,7 @@ import networks
 from fast import USABLE, agree, fast_engines
 from radixpoint.arithmetic.formats import TensorFormat
 from radixpoint.engines import BlasEngine, NativeEngine, ReferenceEngine, make_engine
-from radixpoint.errors import DesignError, EngineError, GraphError, ModelError
+from radixpoint.errors import DesignError, EngineError, FormatError, GraphError, ModelError
 from radixpoint.ir.network import IntGraph, IntParameter, IntTensor, Step, derived_tensor, verify
 from radixpoint.measure.evaluate import evaluate
 from radixpoint.measure.floating import FloatingEngine
@@ -235,6 +235,19 @@ def test_networks_are_immutable_and_travel() -> None:
     assert copy.digest == QUANTIZED.digest
     assert pickle.loads(pickle.dumps(GRAPH)).digest == GRAPH.digest
     verify(copy)
+
+
+@pytest.mark.parametrize("op", ["add", "maximum", "minimum"])
+@pytest.mark.parametrize("places", [39, 40])
+def test_an_operand_that_leaves_64_bits_at_its_result(op: str, places: int) -> None:
+    """Also where the result is short: the smaller of a byte and of what no engine could hold."""
+    image = IntTensor((3,), TensorFormat(True, 25, (0,)), -(1 << 23), 1 << 23, "x", "x")
+    fine = IntTensor((3,), TensorFormat(True, 8, (places,)), 0, 1, "y", "y")
+    if places == 40:
+        with pytest.raises(FormatError, match="more than 64 bits"):
+            derived_tensor(op, {}, [image, fine], {}, "z", None)
+    else:
+        assert derived_tensor(op, {}, [image, fine], {}, "z", None).format.word_length <= 64
 
 
 def test_a_changed_network_is_looked_at_again() -> None:

@@ -123,6 +123,33 @@ class Builder:
         if op == "add":
             others = [n for n, t in self.tensors.items() if t.shape == shape]
             return self.put(op, r.sample([x, r.choice(others)], 2), {}, {})
+        if op in ("maximum", "minimum"):
+            others = [n for n, t in self.tensors.items() if t.shape == shape]
+            return self.put(op, [x, r.choice(others)], {}, {})
+        if op == "multiply":
+            others = [n for n, t in self.tensors.items() if len(t.shape) == len(shape)]
+            return self.put(op, r.sample([x, r.choice(others)], 2), {}, {})
+        if op == "sum_channels":
+            return self.put(op, [x], {"size": r.choice([1, 2, 3, 5, 40])}, {})
+        if op == "select":
+            chosen = {name: () for name in ("channels", "rows", "columns")}
+            lowest = r.choice([0, 0, -1])
+            for name, size in zip(chosen, shape, strict=False):
+                if r.random() < 0.5:
+                    count = r.choice([1, size, 2 * size])
+                    chosen[name] = tuple(r.randint(lowest, size - 1) for _ in range(count))
+            fill = r.choice([0, source.low, source.high, 100])
+            return self.put(op, [x], {**chosen, "fill": fill}, {})
+        if op == "rearrange":
+            split = tuple(p for size in shape for p in ((2, size // 2) if size % 2 == 0 else (size,)))
+            order = tuple(r.sample(range(len(split)), len(split)))
+            moved = [split[i] for i in order]
+            cuts = sorted(r.sample(range(1, len(moved) + 2), 2)) if r.random() < 0.8 else None
+            parts = (
+                [moved] if cuts is None else [moved[: cuts[0]], moved[cuts[0] : cuts[1]], moved[cuts[1] :]]
+            )
+            whole = tuple(int(np.prod(part)) for part in parts)
+            return self.put(op, [x], {"split": split, "order": order, "shape": whole}, {})
         if op == "concat":
             same = [
                 n for n, t in self.tensors.items() if t.shape[1:] == shape[1:] and t.format == source.format

@@ -272,6 +272,11 @@ def derived_tensor(
             tuple(int(_places(fractions, form).max()) for form in formats),
             {role: int(_places(fractions, form).max()) for role, form in parameter_formats.items()},
         )
+        moved = [(t.low, t.high, places) for t, places in zip(inputs, shifts.inputs, strict=True)]
+        moved += [(int(v.min()), int(v.max()), shifts.parameters[role]) for role, v in arrays.items()]
+        if any(max(-low - 1, high) << places >= 1 << 63 for low, high, places in moved):
+            # of a minimum, say, the result may be short although an operand is not
+            raise FormatError(f"{op}: an operand at its result's binary point needs more than 64 bits")
     low, high = row.bounds(attributes, [(t.low, t.high) for t in inputs], arrays, shifts)
     chosen = row.format(attributes, (low, high), fractions, formats, parameter_formats)
     return IntTensor(shape, chosen, low, high, layer, value)
