@@ -275,3 +275,15 @@ def test_one_sum_more_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.stack([operands("highest", -32, 31, (67, 4, 5), 1)])
     with pytest.raises(AssertionError, match="avx2"):
         saturating(6, True, 6).check(x)
+
+
+@needs_native
+def test_padding_larger_than_any_value() -> None:
+    """Bytes that are all negative lie low in memory, and the zero that pads them lies above."""
+    made = Chain(8, 0, (16, 5, 4))
+    made.step("clamp", {"low": -128, "high": -100})
+    weight = np.full((5, 16, 3, 3), 127)
+    window = {"strides": (1, 1), "pads": (2, 2, 2, 2), "dilations": (1, 1), "groups": 1}
+    made.step("conv", window, weight=IntParameter(weight, TensorFormat(True, 8, (0,))))
+    made.cast(TensorFormat(True, 16, (-6,)))
+    made.check(np.stack([operands(p, -128, 127, (16, 5, 4), 1) for p in PATTERNS]))

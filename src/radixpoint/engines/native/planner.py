@@ -79,7 +79,8 @@ class Planner:
     def group(self, step: Step) -> int:
         """How many quadruples of products of bytes may be added in 16 bits, two sums in each; at most 64."""
         source = self.network.tensors[step.inputs[0]]
-        largest = source.high if source.low >= 0 else source.high + 128  # as it lies in memory
+        # as it lies in memory, and the zero of what pads it
+        largest = source.high if source.low >= 0 else max(source.high, 0) + 128
         weight = np.abs(
             self.network.arrays(step)["weight"].reshape(self.network.tensors[step.name].shape[0], -1)
         )
