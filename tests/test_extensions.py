@@ -15,7 +15,7 @@ import pytest
 
 import networks
 from fast import agree
-from radixpoint.engines import Engine, ReferenceEngine, blas, reference
+from radixpoint.engines import Engine, ReferenceEngine, blas, reference, usable_engines
 from radixpoint.errors import DesignError, EngineError, ExportError
 from radixpoint.export import TARGETS, example_images, export_network, verify_export
 from radixpoint.export.target import EVERY
@@ -116,6 +116,17 @@ def test_an_operator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(
         blas._Compiler, "_negate", lambda self, step: lambda inputs: -inputs[0], raising=False
     )
+    if "torch" in usable_engines():
+        from radixpoint.engines import tensors
+
+        with pytest.raises(EngineError, match=r"engine torch: step .* is a negate"):
+            tensors.TorchEngine(network)
+        monkeypatch.setattr(
+            tensors._Compiler,
+            "_negate",
+            lambda self, step: lambda inputs: -inputs[0].to(tensors._carrier(self._result(step))),
+            raising=False,
+        )
     agree(network, example_images(network, 2))
     with pytest.raises(ExportError, match=r"vectors: layer .* is a negate: expected add, "):
         export_network(network, "vectors", tmp_path / "x")

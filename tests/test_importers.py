@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -431,6 +432,69 @@ def test_channels_last_and_one_row(tmp_path: Path) -> None:
     x = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
     first, last = (FloatingEngine(loaded).run(v)[loaded.output] for v in (x.transpose(0, 3, 1, 2), x))
     assert np.array_equal(first, last)
+
+
+def test_constants_before_the_channels_move_and_repeated_places(tmp_path: Path) -> None:
+    """As Keras writes Rescaling and UpSampling2D: channels-last, and by Tile on an axis of size 1."""
+    node = helper.make_node
+    nodes = [
+        node("Mul", ["x", "factor"], ["m"]),
+        node("Add", ["m", "offset"], ["a"]),
+        node("Transpose", ["a"], ["t"], perm=[0, 3, 1, 2]),
+        node("Conv", ["t", "w"], ["c"]),
+        node("Unsqueeze", ["c", "three"], ["u"]),
+        node("Tile", ["u", "times"], ["r"]),
+        node("Transpose", ["r"], ["l"], perm=[0, 2, 3, 4, 1]),
+        node("Reshape", ["l", "rows"], ["h"]),
+        node("Unsqueeze", ["h", "three"], ["v"]),
+        node("Tile", ["v", "times"], ["s"]),
+        node("Reshape", ["s", "columns"], ["y"]),
+    ]
+    constants = {
+        "factor": np.float32(0.5),
+        "offset": np.float32([0.25, -1, 3]),  # one a channel: the last axis
+        "w": np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32),
+        "three": np.array([3]),
+        "times": np.array([1, 1, 1, 2, 1]),
+        "rows": np.array([-1, 12, 6, 4]),
+        "columns": np.array([-1, 12, 12, 4]),
+    }
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, 8, 3])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 12, 12, 4])
+    stored = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+    graph = helper.make_graph(nodes, "g", [image], [result], stored)
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    loaded = load(path)
+    assert loaded.shapes["input"] == (3, 8, 8)
+    assert [x.op for x in loaded.layers] == ["affine", "affine", "conv", "select", "select"]
+    x = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    theirs = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    ours = FloatingEngine(loaded).run(x)[loaded.output]
+    assert ours.shape == (2, 4, 12, 12)
+    assert np.allclose(ours.transpose(0, 2, 3, 1), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("form", "layers"),
+    [
+        (lambda x: x.movedim(1, -1).moveaxis((3, 2), (1, 2)), ["rearrange"]),
+        (lambda x: x.swapaxes(1, 2).mT.swapdims(-1, 1), ["rearrange"]),
+        (lambda x: x.repeat_interleave(2, 2).repeat_interleave(3, dim=1), ["select", "select"]),
+        (lambda x: x.tile(2, 3), ["select", "select"]),
+        (lambda x: nn.functional.glu(x, 1), ["select", "select", "function", "multiply"]),
+        (nn.functional.logsigmoid, ["affine", "function", "affine"]),
+    ],
+)
+def test_forms_of_layout_and_gates(form, layers: list[str]) -> None:  # type: ignore[no-untyped-def]
+    class Module(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return form(nn.functional.relu(x)).flatten(1)  # type: ignore[no-any-return]
+
+    loaded = load(Module().eval(), (4, 6, 5))  # compares the two
+    assert [x.op for x in loaded.layers] == ["relu", *layers, *["flatten"] * (layers != ["rearrange"])]
+    x = torch.randn(2, 4, 6, 5)
+    assert np.allclose(FloatingEngine(loaded).run(x.numpy())[loaded.output], Module()(x).numpy(), atol=1e-6)
 
 
 def test_one_dimensional_signals() -> None:

@@ -342,10 +342,10 @@ class Builder:
         op: str,
         arrays: Mapping[str, Array],
         attributes: Mapping[str, Any] | None = None,
-        axis: int = 0,
+        axis: int | None = 0,
     ) -> View:
-        """A layer with parameters of one value a channel; ``axis`` is theirs."""
-        seen, _ = self.with_first(view, axis)
+        """A layer with parameters of one value a channel; ``axis`` is theirs, None if all are alike."""
+        seen = view if axis is None else self.with_first(view, axis)[0]
         channels = self.shapes[seen.name][0]
         full = {role: np.broadcast_to(np.reshape(v, -1), (channels,)) for role, v in arrays.items()}
         return self.like(seen, self.layer(op, [seen.name], attributes, full))
@@ -356,7 +356,8 @@ class Builder:
         Raises:
             Refused: constants that differ along more than one axis.
         """
-        axis, arrays = 0, {}
+        axis: int | None = None
+        arrays = {}
         for role, given in (("scale", scale), ("offset", offset)):
             if given is None:
                 continue
@@ -601,6 +602,8 @@ class Builder:
         if own is None and found is not None:  # size 1: whichever axis of ours is left
             left = set(range(len(self.shapes[view.name]))) - {o for o in found if o is not None}
             own = min((o for o in left if self.shapes[view.name][o] == 1), default=None)
+        if own is None and view.shape[axis] == 1 and len(view.shape) > 1:
+            return self._beside(view, axis, indices, fill)
         if own is None:
             view, _ = self.with_first(view, axis)
             found, own = self._axes_of_ours(view), 0
@@ -612,6 +615,20 @@ class Builder:
         axes = [made.axes[own] if i == axis else () if o is None else made.axes[o]
                 for i, o in enumerate(found)]  # fmt: skip
         return View(made.name, made.factors, tuple(axes))
+
+    def _beside(self, view: View, axis: int, indices: Sequence[int], fill: float) -> View:
+        """``along`` an axis of size 1, as places of the axis beside it: upsampling by Unsqueeze and Tile."""
+        shape = list(view.shape)
+        other = axis - 1 if axis else 1
+        pairs = [(p, i) for p in range(shape[other]) for i in indices]
+        if not axis:
+            pairs = [(p, i) for i in indices for p in range(shape[other])]
+        merged = self.reshaped(
+            view, (*shape[: min(axis, other)], shape[other], *shape[max(axis, other) + 1 :])
+        )
+        made = self.along(merged, min(axis, other), [p if i == 0 else i for p, i in pairs], fill)
+        shape[axis] = len(indices)
+        return self.reshaped(made, tuple(shape))
 
     def expanded(self, view: View, shape: Shape) -> View:
         """Axes of size 1 repeated."""

@@ -26,7 +26,7 @@ from radixpoint.importers.builder import Builder, Refused, View, whole
 from radixpoint.importers.compare import check_imported, in_batches
 from radixpoint.importers.onnx_constants import Constants, NoConstant
 from radixpoint.importers.onnx_node import Node
-from radixpoint.importers.onnx_rules import FINAL, PASSES_FINAL, RULES
+from radixpoint.importers.onnx_rules import FINAL, PASSES_FINAL, RESCALING, RULES
 from radixpoint.ir.domains import MAX_ELEMENTS, check_shape
 from radixpoint.ir.graph import Graph, Layer
 from radixpoint.ir.ops import Shape
@@ -127,13 +127,15 @@ class _Importer:
         return inputs[0]
 
     def _channels_last(self, name: str, axes: int) -> bool:
-        """Whether all that reads the image first moves its last axis behind the batch."""
+        """Whether all that reads the image moves its last axis behind the batch, at most rescaled before."""
         order = [0, axes - 1, *range(1, axes - 1)]
         readers = [proto for proto in self.nodes if name in proto.input]
-        moves = [
-            list(Node(proto).ints("perm", ())) == order for proto in readers if proto.op_type == "Transpose"
-        ]
-        return bool(readers) and len(moves) == len(readers) and all(moves)
+        return bool(readers) and all(
+            list(Node(proto).ints("perm", ())) == order
+            if proto.op_type == "Transpose"
+            else proto.op_type in RESCALING and self._channels_last(proto.output[0], axes)
+            for proto in readers
+        )
 
     def _image_shape(self, given: Shape | None) -> tuple[int, Shape]:
         image = self._image()

@@ -33,6 +33,8 @@ class Importer(Protocol):
 Rule = Callable[[Importer, Node], list[View]]
 FINAL = ("Softmax", "LogSoftmax", "ArgMax", "Hardmax")
 """What may end a network and is left out: classes are judged by the scores before."""
+RESCALING = ("Add", "Sub", "Mul", "Div", "Neg", "Clip", "Cast", "Identity", "Pad", "Slice", "Gather")
+"""What may stand between a channels-last image and its Transpose: axes stay where they are."""
 PASSES_FINAL = (*FINAL, "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout")
 
 

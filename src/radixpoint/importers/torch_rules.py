@@ -423,17 +423,47 @@ def _unflatten(call: Call) -> Value:
     return call.build.reshaped(view, (*view.shape[:axis], *sizes, *view.shape[axis + 1 :]))
 
 
+def _glu(call: Call) -> Value:
+    axis = call.axis("dim", -1)
+    size = call.view.shape[axis]
+    first, second = _parts(call, axis, [size // 2, size - size // 2])
+    return call.build.multiply(first, call.build.function(second, "sigmoid"))
+
+
+def _log_sigmoid(call: Call) -> Value:
+    minus = np.array(-1.0)
+    turned = call.build.affine(call.view, scale=minus)
+    return call.build.affine(call.build.function(turned, "softplus"), scale=minus)
+
+
 def _permute(call: Call) -> Value:
-    view = call.view
+    return _in_order(call.view, [int(d) for d in call["dims"]])
+
+
+def _move_axes(call: Call) -> Value:
+    rank = len(call.view.shape) + 1
+    moved, places = (
+        [d % rank for d in np.atleast_1d(call[name]).tolist()] for name in ("source", "destination")
+    )
+    order = [d for d in range(rank) if d not in moved]
+    for place, axis in sorted(zip(places, moved, strict=True)):
+        order.insert(place, axis)
+    return _in_order(call.view, order)
+
+
+def _in_order(view: View, order: list[int]) -> View:
     rank = len(view.shape) + 1
-    order = [int(d) % rank for d in call["dims"]]
+    order = [d % rank for d in order]
     if sorted(order) != list(range(rank)) or order[0] != 0:
         raise Refused(f"axes in the order {tuple(order)}: expected the batch first")
     return view.permuted([i - 1 for i in order[1:]])
 
 
 def _transpose(call: Call) -> Value:
-    a, b = call.axis("dim0"), call.axis("dim1")
+    return _swapped(call, call.axis("dim0"), call.axis("dim1"))
+
+
+def _swapped(call: Call, a: int, b: int) -> Value:
     order = list(range(len(call.view.shape)))
     order[a], order[b] = b, a
     return call.view.permuted(order)
@@ -467,8 +497,21 @@ def _expand(call: Call) -> Value:
     return call.build.expanded(view, shape)
 
 
-def _repeat(call: Call) -> Value:
-    view, times = call.view, [int(v) for v in call["repeats"]]
+def _repeat(name: str) -> Rule:
+    return lambda call: _tiled(call, [int(v) for v in call[name]])
+
+
+def _repeat_each(call: Call) -> Value:
+    if call.get("dim") is None or not isinstance(call["repeats"], int):
+        raise Refused("repeats of a flat tensor, or that differ: expected one number and an axis")
+    axis = call.axis("dim")
+    places = np.repeat(np.arange(call.view.shape[axis]), call["repeats"])
+    return call.build.along(call.view, axis, places.tolist())
+
+
+def _tiled(call: Call, times: list[int]) -> Value:
+    view = call.view
+    times = [1] * (len(view.shape) + 1 - len(times)) + times
     if len(times) != len(view.shape) + 1 or times[0] != 1:
         raise Refused(f"{view.shape} repeated {tuple(times)} times")
     for axis, count in enumerate(times[1:]):
@@ -746,6 +789,7 @@ RULES: Mapping[str, Rule] = {
     "flatten": _flatten,
     "flip": _flip,
     "gelu": _gelu,
+    "glu": _glu,
     "getitem": _unchanged,
     "hardsigmoid": lambda call: call.build.function(call.view, "hard_sigmoid", 1 / 6, 0.5),
     "hardswish": _function("hard_swish"),
@@ -756,6 +800,7 @@ RULES: Mapping[str, Rule] = {
     "lift_fresh_copy": _unchanged,
     "linear": _linear,
     "log": _function("log"),
+    "log_sigmoid": _log_sigmoid,
     "matmul": _matmul,
     "max": _extreme("maximum"),
     "max_pool1d": _pool("max"),
@@ -765,8 +810,11 @@ RULES: Mapping[str, Rule] = {
     "mean": _reduce("mean"),
     "min": _extreme("minimum"),
     "minimum": _extreme("minimum"),
+    "mT": lambda call: _swapped(call, len(call.view.shape) - 2, len(call.view.shape) - 1),
     "mish": _function("mish"),
     "mm": _matmul,
+    "movedim": _move_axes,
+    "moveaxis": _move_axes,
     "mul": _multiply,
     "narrow": _narrow,
     "neg": lambda call: call.build.affine(call.view, scale=np.array(-1.0)),
@@ -781,7 +829,8 @@ RULES: Mapping[str, Rule] = {
     "reflection_pad2d": _pad("reflect"),
     "relu": lambda call: call.build.unary(call.view, "relu"),
     "relu6": lambda call: call.build.unary(call.view, "clip", {"low": 0.0, "high": 6.0}),
-    "repeat": _repeat,
+    "repeat": _repeat("repeats"),
+    "repeat_interleave": _repeat_each,
     "replication_pad1d": _pad("edge"),
     "replication_pad2d": _pad("edge"),
     "reshape": _reshape,
@@ -804,7 +853,10 @@ RULES: Mapping[str, Rule] = {
     "stack": _stack,
     "sub": _subtract,
     "sum": _reduce("sum"),
+    "swapaxes": lambda call: _swapped(call, call.axis("axis0"), call.axis("axis1")),
+    "swapdims": _transpose,
     "tanh": _function("tanh"),
+    "tile": _repeat("dims"),
     "to": _unchanged,
     "transpose": _transpose,
     "unbind": _unbind,
