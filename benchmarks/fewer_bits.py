@@ -31,7 +31,7 @@ import numpy as np
 
 from radixpoint.arithmetic.formats import Rounding
 from radixpoint.measure.evaluate import Evaluation, summarize
-from radixpoint.measure.metrics import Outcomes
+from radixpoint.measure.metrics import TopK
 from radixpoint.quantization.codes import operand_grid, weight_grid
 from radixpoint.quantization.design import Design
 from radixpoint.quantization.refine import IMAGES, Refiner
@@ -213,10 +213,8 @@ def held_out(data: Data, runs: Path) -> None:
     def judged(design: Design) -> list[Evaluation]:
         """On each half."""
         outcomes = judge.outcomes("", design)
-        parts = [
-            [Outcomes(o.top1[half], o.top5[half], o.prediction[half]) for o in outcomes] for half in halves
-        ]
-        return [summarize(reference, found) for reference, found in parts]
+        parts = [[o.chosen(half) for o in outcomes] for half in halves]
+        return [summarize(reference, found, TopK(1)) for reference, found in parts]
 
     uniform = [(f"{word}, {word}", Design.separate(word, BN, **BEST)) for word in (4, 5, 6, 7)]
     by_layer = [

@@ -32,7 +32,8 @@ import radixpoint
 from radixpoint.engines import make_engine, quantize_images
 from radixpoint.measure.evaluate import summarize
 from radixpoint.measure.floating import FloatingEngine, to_onnx
-from radixpoint.measure.metrics import BATCH, NO_OUTCOMES, Outcomes, outcomes
+from radixpoint.measure.metrics import BATCH, TopK, ranks
+from radixpoint.measure.outcomes import NO_OUTCOMES, Outcomes
 from resnet50 import Data
 
 CALIBRATION = 500
@@ -43,7 +44,7 @@ def judged(run: Callable[[np.ndarray], np.ndarray], images: Any) -> Outcomes:
     result = NO_OUTCOMES
     for start in range(0, len(images), BATCH):
         inputs = images.inputs(start, min(start + BATCH, len(images)))
-        result = result.joined(outcomes(run(inputs), images.labels[start : start + BATCH]))
+        result = result.joined(ranks(run(inputs), images.labels[start : start + BATCH]))
     return result
 
 
@@ -219,7 +220,7 @@ def main() -> None:
         started = time.time()
         run = make(graph, seen)
         seconds = time.time() - started
-        e = summarize(reference, judged(run, images))
+        e = summarize(reference, judged(run, images), TopK(1))
         low, high = e.drop_interval
         print(
             f"| {name} | {bits} | {e.top1:.2f} % | {e.drop:+.2f} [{low:+.2f}, "

@@ -226,7 +226,7 @@ def test_bad_input(files: Path, tmp_path: Path) -> None:
     )
     fails("cannot be made", "search", *good, "--out", "/proc/nowhere/run")
     fails("--word-lengths '16:2'", "search", *good, "--out", out, "--word-lengths", "16:2")
-    fails("--metric", "search", *good, "--out", out, "--metric", "top3")
+    fails("--metric", "search", *good, "--out", out, "--metric", "f1")
     fails("--limit", "search", *good, "--out", out, "--limit", "-1")
     fails("not one of 'network', 'class'", "search", *good, "--out", out, "--scope", "layer")
     fails("--fix 'conv0=²'", "search", *good, "--out", out, "--policy", "per-layer", "--fix", "conv0=²")

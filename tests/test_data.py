@@ -130,9 +130,12 @@ def test_bad_sources(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("justone\n")
     with pytest.raises(DataError, match="line 1"):
         load_images(tmp_path / "list.txt")
-    np.savez(tmp_path / "f.npz", images=np.zeros((2, 4, 4), np.float32), labels=np.zeros(2, int))
-    with pytest.raises(DataError, match="float32"):
+    np.savez(tmp_path / "f.npz", images=np.full((2, 4, 4), np.nan, np.float32), labels=np.zeros(2, int))
+    with pytest.raises(DataError, match="hold NaN"):
         load_images(tmp_path / "f.npz")
+    np.savez(tmp_path / "c.npz", images=np.zeros((2, 4, 4), complex), labels=np.zeros(2, int))
+    with pytest.raises(DataError, match="images are complex128"):
+        load_images(tmp_path / "c.npz")
     np.savez(tmp_path / "l.npz", images=np.zeros((2, 4, 4, 3), np.uint8), labels=np.array([0, -1]))
     with pytest.raises(DataError, match="class numbers"):
         load_images(tmp_path / "l.npz")

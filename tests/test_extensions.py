@@ -174,7 +174,7 @@ class Longest:
     def run(self, judge: Judge, error: float | None) -> Answer:
         word = self.space.lengths[-1]
         evaluation, verdict = judge.judge(self.name, Design.joint(word), whole=True, error=error)
-        fields = ("top1", "top5", "drop", "drop_interval", "drop_bound", "agreement")
+        fields = ("score", "top1", "top5", "drop", "drop_interval", "drop_bound", "agreement")
         trial = Trial(
             **{name: getattr(evaluation, name) for name in evaluation.__struct_fields__},
             word_length=word,

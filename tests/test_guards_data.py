@@ -117,8 +117,12 @@ def test_labels_made_by_hand_are_checked() -> None:
     ):
         with pytest.raises(DataError, match=message):
             ImageSet("mine", pixels, labels, (), Preprocessing()).check((3, 4, 4), 5)
-    with pytest.raises(DataError, match="expected 2 integers"):
-        ImageSet("mine", pixels, np.array([0.0, 1.0]), (), Preprocessing())
+    with pytest.raises(DataError, match="expected the number of a class"):
+        ImageSet("mine", pixels, np.array([0.0, 1.0]), (), Preprocessing()).check((3, 4, 4), 5)
+    with pytest.raises(DataError, match="3 targets of 2 images"):
+        ImageSet("mine", pixels, np.arange(3), (), Preprocessing())
+    with pytest.raises(DataError, match="without labels"):
+        ImageSet("mine", pixels, None, (), Preprocessing()).check((3, 4, 4), 5)
     with pytest.raises(DataError, match="expected uint8"):
         ImageSet("mine", pixels.astype(np.float32), np.array([0, 1]), (), Preprocessing())
 

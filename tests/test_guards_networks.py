@@ -21,7 +21,7 @@ from radixpoint.errors import DesignError, EngineError, FormatError, GraphError,
 from radixpoint.ir.network import IntGraph, IntParameter, IntTensor, Step, derived_tensor, verify
 from radixpoint.measure.evaluate import evaluate
 from radixpoint.measure.floating import FloatingEngine
-from radixpoint.measure.metrics import NO_OUTCOMES
+from radixpoint.measure.metrics import find_metric
 from radixpoint.quantization.design import BinaryPoint, Code, Design
 from radixpoint.quantization.quantize import quantize
 
@@ -270,10 +270,11 @@ def test_a_network_is_evaluated_against_its_own_float_network() -> None:
 
 
 def test_an_unknown_metric_is_no_other() -> None:
-    with pytest.raises(DesignError, match="metric 'top3'"):
-        NO_OUTCOMES.hits("top3")  # type: ignore[arg-type]
+    for name in ("top", "top0", "top03", "Top1", "top1 ", "psnr@", "map", ""):
+        with pytest.raises(DesignError, match=f"metric '{name}'"):
+            find_metric(name)
     with pytest.raises(DesignError, match="metric 'f1'"):
-        evaluate(GRAPH, QUANTIZED, networks.images(), "f1")  # type: ignore[arg-type]
+        evaluate(GRAPH, QUANTIZED, networks.images(), "f1")
 
 
 def test_unknown_names_in_a_design() -> None:

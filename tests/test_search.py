@@ -21,7 +21,7 @@ from radixpoint.data import ImageSet
 from radixpoint.errors import DataError, DesignError, RunError
 from radixpoint.measure.evaluate import summarize
 from radixpoint.measure.intervals import drop, drop_interval
-from radixpoint.measure.metrics import outcomes
+from radixpoint.measure.metrics import TopK, ranks
 from radixpoint.quantization.design import Design
 from radixpoint.searching.criterion import Criterion
 from radixpoint.searching.line import smallest
@@ -34,10 +34,10 @@ pytestmark = pytest.mark.slow("it searches")
 
 def test_outcomes_by_hand() -> None:
     logits = np.array([[3, 3, 1, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5, 6], [9, 9, 9, 9, 9, 9, 9]])
-    o = outcomes(logits, np.array([1, 2, 5]))
-    assert o.top1.tolist() == [False, False, False]  # a tie goes to the lower index
-    assert o.top5.tolist() == [True, True, False]
-    assert o.prediction.tolist() == [0, 6, 0]
+    o = ranks(logits, np.array([1, 2, 5]))
+    assert TopK(1).hits(o).tolist() == [False, False, False]  # a tie goes to the lower index
+    assert TopK(5).hits(o).tolist() == [True, True, False]
+    assert o.table[:, 1].tolist() == [0, 6, 0]
 
 
 def test_interval_by_hand() -> None:
@@ -225,8 +225,8 @@ def test_bad_searches(tmp_path: Path) -> None:
 
 
 def test_summaries_compare_the_same_images() -> None:
-    reference = outcomes(np.eye(10, dtype=np.int64), np.arange(10))
-    assert summarize(reference, reference.first(4)).images == 4
+    reference = ranks(np.eye(10, dtype=np.int64), np.arange(10))
+    assert summarize(reference, reference.first(4), TopK(1)).images == 4
 
 
 def test_several_processes_share_a_cache(tmp_path: Path) -> None:

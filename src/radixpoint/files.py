@@ -80,6 +80,11 @@ def _node() -> str:
     return f"{uuid.getnode():x}"
 
 
+def partial_beside(path: Path) -> Path:
+    """A new name for what is being written and will replace ``path``; ``sweep`` removes it if that dies."""
+    return path.with_name(f".{path.name}@{_node()}-{os.getpid()}-{uuid.uuid4().hex}{_PARTIAL}")
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that after any interruption it is the old one or the new one, never a part.
 
@@ -92,7 +97,7 @@ def write_whole(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file():
         raise RunError(f"{path}: cannot be written: it is no regular file")
     for attempt in range(_ATTEMPTS):
-        partial = path.with_name(f".{path.name}@{_node()}-{os.getpid()}-{uuid.uuid4().hex}{_PARTIAL}")
+        partial = partial_beside(path)
         try:
             with partial.open("xb") as handle:
                 handle.write(data)

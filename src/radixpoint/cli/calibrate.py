@@ -12,13 +12,17 @@ from radixpoint.cli.options import (
     Calibration,
     Classes,
     InputShape,
+    Labels,
     MaxImages,
+    Metric,
     Model,
     PreprocessingFile,
+    Store,
     Weights,
 )
 from radixpoint.cli.terminal import bars, say
 from radixpoint.measure import calibrate as measure
+from radixpoint.measure.metrics import check_metric
 
 
 def calibrate(
@@ -35,6 +39,9 @@ def calibrate(
     input_shape: InputShape = None,
     classes: Classes = None,
     preprocessing: PreprocessingFile = None,
+    labels: Labels = None,
+    store: Store = None,
+    metric: Metric = "top1",
     max_images: MaxImages = None,
 ) -> None:
     """Measure the float network once, for any machine.
@@ -45,8 +52,11 @@ def calibrate(
     Example: radixpoint calibrate resnet50.onnx --calibration calib/ --images val/ -o ranges.npz
     """
     check_writable(out)
-    calibration_set = read_images(calibration, classes, preprocessing, model=model)
-    judged = [read_images(path, classes, preprocessing, max_images, model) for path in images or []]
+    check_metric(metric)
+    calibration_set = read_images(calibration, classes, preprocessing, model=model, store=store)
+    judged = [
+        read_images(path, classes, preprocessing, max_images, model, labels, store) for path in images or []
+    ]
     graph = read_model(model, weights, input_shape, calibration_set)
     with bars() as shown:
         task = shown.add_task("calibration", total=None)
@@ -55,6 +65,7 @@ def calibrate(
             calibration_set,
             lambda done, total: shown.update(task, completed=done, total=total),
             judged,
+            metric,
         )
     make_parents(out)
     found.save(out)

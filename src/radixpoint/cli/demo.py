@@ -18,7 +18,7 @@ def demo(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run folder; default: a new one among temporary files.")
     ] = None,
-    limit: options.Limit = 1.0,
+    limit: options.Limit = "1.0",
     metric: options.Metric = "top1",
     batch_norm: options.BatchNorm = "affine",
     scope: options.Scope = "tensor",

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 import typer
+from msgspec import UNSET
 from rich.markup import escape
 from rich.table import Table
 
@@ -18,11 +19,13 @@ from radixpoint.cli.options import (
     EngineName,
     Images,
     InputShape,
+    Labels,
     MaxImages,
     Metric,
     Model,
     Network,
     PreprocessingFile,
+    Store,
     Threads,
     Weights,
 )
@@ -40,6 +43,8 @@ def evaluate(
     input_shape: InputShape = None,
     classes: Classes = None,
     preprocessing: PreprocessingFile = None,
+    labels: Labels = None,
+    store: Store = None,
     metric: Metric = "top1",
     engine: EngineName = "auto",
     device: Device = None,
@@ -58,12 +63,12 @@ def evaluate(
     Example: radixpoint evaluate resnet50.onnx --network run/separate/network.safetensors --images val/
     """
     runner = engine_of(engine, device, threads)
-    criterion(metric, 0.0, confidence)
-    image_set = read_images(images, classes, preprocessing, max_images, model)
-    graph = read_model(model, weights, input_shape, image_set)
+    criterion(metric, "0", confidence)
     quantized = load_network(network)
     if "network" not in quantized.metadata:
         raise ModelError(f"{network}: does not say which float network it was quantized from")
+    image_set = read_images(images, classes, preprocessing, max_images, model, labels, store)
+    graph = read_model(model, weights, input_shape, image_set)
     if layers:
         measure.check_comparable(quantized)
     if engine == "auto":
@@ -97,11 +102,17 @@ def evaluate(
             table.add_row(escape(name), f"{value:.1f}")
         out.print(table)
     low, high = result.drop_interval
-    say(
-        f"{result.images} images: float top-1 {result.float_top1:.2f} %, top-5 {result.float_top5:.2f} %; "
-        f"quantized top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %\n"
-        f"{metric} drop {result.drop:+.2f} points, paired 95 % interval [{low:+.2f}, {high:+.2f}]; the two "
-        f"agree on {result.agreement:.2f} % of the images"
-    )
+    if result.top1 is UNSET:
+        scores = f"float {metric} {result.float_score:.4g}; quantized {result.score:.4g}"
+    else:
+        scores = (
+            f"float top-1 {result.float_top1:.2f} %, top-5 {result.float_top5:.2f} %; "
+            f"quantized top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %"
+        )
+    share = result.agreement is not None
+    points = f"{result.drop:+.2f} points" if share else f"{result.drop:+.4g}"
+    interval = f"[{low:+.2f}, {high:+.2f}]" if share else f"[{low:+.4g}, {high:+.4g}]"
+    agree = "" if result.agreement is None else f"; the two agree on {result.agreement:.2f} % of the images"
+    say(f"{result.images} images: {scores}\n{metric} drop {points}, paired 95 % interval {interval}{agree}")
     if confidence is not None:
         say(f"with {100 * confidence:g} % confidence the drop is at most {result.drop_bound:+.2f} points")

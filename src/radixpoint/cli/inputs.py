@@ -12,21 +12,22 @@ from radixpoint.errors import DataError, DesignError, EngineError, ModelError, R
 from radixpoint.importers import load
 from radixpoint.ir.graph import Graph
 from radixpoint.measure.calibrate import Ranges
-from radixpoint.measure.metrics import Metric
 from radixpoint.searching.criterion import Criterion
 
 
-def criterion(metric: Metric, limit: float, confidence: float | None = None) -> Criterion:
+def criterion(metric: str, limit: str, confidence: float | None = None) -> Criterion:
     """``--metric``, ``--limit``, ``--confidence``.
 
     Raises:
         DesignError: one cannot be meant.
     """
+    relative = limit.endswith("%")
     try:
-        return Criterion(metric, limit, confidence)
-    except DesignError as error:
+        return Criterion(metric, float(limit.removesuffix("%")), confidence, relative)
+    except (DesignError, ValueError) as error:
         sure = "" if confidence is None else f", --confidence {confidence}"
-        raise DesignError(f"--metric {metric}, --limit {limit}{sure}: {error}") from None
+        reason = error if isinstance(error, DesignError) else "expected a number, such as 1.0, or 1%"
+        raise DesignError(f"--metric {metric}, --limit {limit}{sure}: {reason}") from None
 
 
 def engine_of(engine: str, device: str | None, threads: int) -> str:
@@ -89,14 +90,19 @@ def read_images(
     preprocessing: str | None,
     limit: int | None = None,
     model: str | None = None,
+    labels: str | None = None,
+    store: str | None = None,
 ) -> ImageSet:
     """Images of a path; those that cannot be read are named on standard error."""
     prepared = _prepared(preprocessing, model)
+    kept: str | bool | None = False if store == "none" else store
     names = None if classes is None else read_classes(classes)
     with bars() as shown:
         task = shown.add_task(f"reading {path}", total=None)
         result = load_images(
-            path, prepared, names, lambda done, total: shown.update(task, completed=done, total=total)
+            *(path, prepared, names, lambda done, total: shown.update(task, completed=done, total=total)),
+            labels=labels,
+            store=kept,
         )
     for name, reason in result.unreadable[:20]:
         say(f"unreadable: {name}: {reason}", errors)

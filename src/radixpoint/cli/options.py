@@ -35,7 +35,11 @@ InputShape = Annotated[
         "Default: the shape of the images."
     ),
 ]
-IMAGES_HELP = "Images to judge accuracy on: a folder per class, a tar of that, an .npz, a .txt list."
+IMAGES_HELP = (
+    "Images to judge on: a folder per class, a tar of that (or of WebDataset's samples; "
+    "shards-{000..009}.tar), an .npz or .npy, a .parquet, a .txt list; with --labels a folder or tar of "
+    "images."
+)
 Images = Annotated[str, typer.Option("--images", "-i", help=IMAGES_HELP)]
 Calibration = Annotated[
     str,
@@ -56,6 +60,22 @@ PreprocessingFile = Annotated[
         "channel_order, rescale. Or a Caffe description (.prototxt) with transform_param, or for a Caffe "
         "model a mean file (.binaryproto). Default: of a Caffe model its transform_param, else ImageNet's "
         "mean and std, size as stored."
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        help="Targets of --images that lie apart: ImageNet's development kit or ground truth, a list "
+        "(Caffe's "
+        "val.txt), a .csv, a folder of masks (.png) or arrays (.npy), or an .npy."
+    ),
+]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder in which decoded pixels are kept for later runs; 'none' keeps nothing. Default: the "
+        "user's "
+        "folder for caches (or RADIXPOINT_STORE), for sets of 256 MiB and more."
     ),
 ]
 MaxImages = Annotated[
@@ -110,8 +130,26 @@ Refine = Annotated[
 ]
 Rounding = Annotated[formats.Rounding, typer.Option(help="Of casts, by its Vitis HLS name.")]
 OverflowMode = Annotated[formats.Overflow, typer.Option("--overflow", help="Of casts, likewise.")]
-Metric = Annotated[metrics.Metric, typer.Option("--metric", "-m", help="What must not drop.")]
-Limit = Annotated[float, typer.Option("--limit", "-l", help="Largest drop allowed, in percentage points.")]
+Metric = Annotated[
+    str,
+    typer.Option(
+        "--metric",
+        "-m",
+        help=f"What must not get worse: {metrics.KNOWN}; or package.module:name of your own (your code, "
+        "which is "
+        "run).",
+    ),
+]
+Limit = Annotated[
+    str,
+    typer.Option(
+        "--limit",
+        "-l",
+        help="Largest drop allowed, in the metric's unit (percentage points of a share); 1% is relative to "
+        "the "
+        "float network's score.",
+    ),
+]
 Confidence = Annotated[
     float | None,
     typer.Option(

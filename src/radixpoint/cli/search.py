@@ -61,7 +61,7 @@ def search(
     images: options.Images,
     calibration: options.Calibration,
     out: options.RunFolder,
-    limit: options.Limit = 1.0,
+    limit: options.Limit = "1.0",
     metric: options.Metric = "top1",
     confidence: options.Confidence = None,
     policy: Annotated[
@@ -129,6 +129,8 @@ def search(
     weights: options.Weights = None,
     input_shape: options.InputShape = None,
     classes: options.Classes = None,
+    labels: options.Labels = None,
+    store: options.Store = None,
     preprocessing: options.PreprocessingFile = None,
     max_images: options.MaxImages = None,
     cache: Annotated[
@@ -166,13 +168,13 @@ def search(
     }
     Design.separate(lengths[-1], bn_start, **fields)  # what cannot be meant is refused before any work
     runner = engine_of(engine, device, threads)
-    image_set = read_images(images, classes, preprocessing, max_images, model)
-    calibration_set = read_images(calibration, classes, preprocessing, model=model)
+    image_set = read_images(images, classes, preprocessing, max_images, model, labels, store)
+    calibration_set = read_images(calibration, classes, preprocessing, model=model, store=store)
     reported = None
     if held_out is not None and held_out.isdecimal() and len(held_out) < 10:
         image_set, reported = image_set.parted(len(image_set) - int(held_out))
     elif held_out is not None:
-        reported = read_images(held_out, classes, preprocessing, model=model)
+        reported = read_images(held_out, classes, preprocessing, model=model, labels=labels, store=store)
     graph = read_model(model, weights, input_shape, image_set)
     run_search(
         graph,
@@ -238,15 +240,15 @@ def _words(name: str, policy: PolicyResult) -> str:
 def _report(result: Result, folder: Path) -> None:
     """The table at the end of a search."""
     confidence, metric = result.criterion.confidence, result.criterion.metric
-    say(
-        f"float: top-1 {result.floating.top1:.2f} %, top-5 {result.floating.top5:.2f} % on "
-        f"{result.images.count} images"
-    )
+    ranked = result.floating.top1 is not UNSET
+    accuracy = f"top-1 {result.floating.top1:.2f} %, top-5 {result.floating.top5:.2f} %"
+    floating = accuracy if ranked else f"{metric} {result.floating.score:.4g}"
+    say(f"float: {floating} on {result.images.count} images")
     table = Table(
         "policy",
         "word lengths, bits",
-        "top-1, %",
-        f"{metric} drop, points",
+        "top-1, %" if ranked else metric,
+        f"{metric} drop, points" if ranked else "drop",
         "95 % interval",
         *([] if confidence is None else [f"at most, {100 * confidence:g} % sure"]),
         "multipliers, relative to joint",
@@ -260,7 +262,7 @@ def _report(result: Result, folder: Path) -> None:
         table.add_row(
             name,
             _words(name, policy),
-            f"{policy.top1:.2f}",
+            f"{policy.top1:.2f}" if ranked else f"{policy.score:.4g}",
             f"{policy.drop:+.2f}",
             f"{low:+.2f} .. {high:+.2f}",
             *([] if confidence is None else [f"{policy.drop_bound:+.2f}"]),

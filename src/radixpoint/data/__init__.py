@@ -1,4 +1,4 @@
-"""Images: where they come from, how their pixels become a network's input, and a set of them with labels."""
+"""Images: where they come from, how their pixels become a network's input, and a set of them with targets."""
 
 from radixpoint.data.caffe_images import caffe_preprocessing
 from radixpoint.data.imageset import ImageSet

@@ -1,20 +1,22 @@
-"""A set of decoded images with labels: what networks are calibrated and judged on.
+"""A set of decoded images with their targets: what networks are calibrated and judged on.
 
-Pixels are kept as uint8; each batch is normalized when it is asked for.
+Pixels are kept as they were decoded; each batch is normalized when it is asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from radixpoint.data.preprocessing import Preprocessing
+from radixpoint.data.store import StoredPixels
 from radixpoint.errors import DataError
 from radixpoint.ir.ops import Shape
 
@@ -23,58 +25,92 @@ _HOW = "--classes (in Python: classes) names the class of every output, in the o
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Decoded images with labels.
+    """Decoded images with targets.
 
     Attributes:
         source: where they come from, for messages.
-        pixels: uint8 (images, channels, height, width).
-        labels: int64 (images,), indices of the network's outputs.
+        pixels: (images, channels, height, width), in memory or in a file: whole numbers as stored, or,
+            without preprocessing, float32 inputs of a network.
+        targets: what a metric compares results with: int64 (images,), indices of the network's outputs; or an
+            array, or a tuple, with an entry of any kind for each image; or None.
         classes: names of the classes in the order of the network's outputs; () where the source itself says
             the outputs' indices.
-        preprocessing: how a pixel becomes an input.
+        preprocessing: how a pixel becomes an input; None if pixels are inputs.
         unreadable: (name, reason) of every image that could not be read; they take no part.
         unordered: why the order of the classes cannot be known, or None if it is; labels then mean nothing.
 
     Raises:
-        DataError: pixels or labels of another type or shape.
+        DataError: pixels or targets of another type, shape or number.
     """
 
     source: str
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    pixels: NDArray[Any] | StoredPixels
+    targets: NDArray[Any] | tuple[Any, ...] | None
     classes: tuple[str, ...]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     unreadable: tuple[tuple[str, str], ...] = ()
     unordered: str | None = None
 
     def __post_init__(self) -> None:
-        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4:
+        kinds = "f" if self.preprocessing is None else "iu"
+        if self.pixels.dtype.kind not in kinds or len(self.pixels.shape) != 4:
+            wanted = "float32" if self.preprocessing is None else "uint8 or other whole numbers,"
             raise DataError(
-                f"{self.source}: pixels are {self.pixels.dtype} of shape {self.pixels.shape}: expected uint8 "
+                f"{self.source}: pixels are {self.pixels.dtype} of shape {self.pixels.shape}: expected "
+                f"{wanted} "
                 "(images, channels, height, width)"
             )
-        if self.labels.dtype.kind not in "iu" or self.labels.shape != (len(self.pixels),):
+        if self.targets is not None and len(self.targets) != len(self.pixels):
             raise DataError(
-                f"{self.source}: labels are {self.labels.dtype} of shape {self.labels.shape}: expected "
-                f"{len(self.pixels)} integers"
+                f"{self.source}: {len(self.targets)} targets of {len(self.pixels)} images: expected one for "
+                "each"
             )
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.pixels)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Targets that are classes: int64 (images,), indices of the network's outputs.
+
+        Raises:
+            DataError: they are no classes.
+        """
+        own = self.targets
+        if own is None:
+            raise DataError(
+                f"{self.source}: images without labels: expected a folder for each class, or labels"
+            )
+        if not isinstance(own, np.ndarray) or own.dtype.kind not in "iu" or own.ndim != 1:
+            shape = f"{own.dtype} of {own.shape[1:]}" if isinstance(own, np.ndarray) else "of other kinds"
+            raise DataError(f"{self.source}: targets are {shape} an image: expected the number of a class")
+        return own.astype(np.int64, copy=False)
+
+    def target(self, start: int, stop: int) -> Any:
+        """Targets of the images start..stop-1."""
+        return None if self.targets is None else self.targets[start:stop]
 
     def inputs(self, start: int, stop: int) -> NDArray[np.float32]:
         """Network input of the images start..stop-1."""
-        return self.preprocessing.normalize(self.pixels[start:stop])
+        own = self.pixels[start:stop]
+        return own.astype(np.float32) if self.preprocessing is None else self.preprocessing.normalize(own)
 
     def batches(self, size: int) -> Iterator[NDArray[np.float32]]:
         """All images in order, at most ``size`` at a time."""
         for start in range(0, len(self), size):
             yield self.inputs(start, start + size)
 
+    def _taken(self, places: NDArray[np.int64]) -> ImageSet:
+        """The images at those places, which ascend."""
+        own = self.targets
+        chosen = (
+            own[places] if isinstance(own, np.ndarray) else own and tuple(own[i] for i in places.tolist())
+        )
+        return replace(self, pixels=self.pixels[places], targets=chosen)
+
     def first(self, count: int) -> ImageSet:
         """The first ``count`` of a fixed shuffle: a random choice from all classes."""
-        order = np.sort(np.random.default_rng(0).permutation(len(self))[:count])
-        return replace(self, pixels=self.pixels[order], labels=self.labels[order])
+        return self._taken(np.sort(np.random.default_rng(0).permutation(len(self))[:count]))
 
     def parted(self, count: int) -> tuple[ImageSet, ImageSet]:
         """The ``count`` images of ``first``, and the others; the first part tells what was unreadable.
@@ -88,24 +124,27 @@ class ImageSet:
                 f"expected at least one held out and one left"
             )
         order = np.random.default_rng(0).permutation(len(self))
-        rest = np.sort(order[count:])
-        return self.first(count), replace(
-            self, pixels=self.pixels[rest], labels=self.labels[rest], unreadable=()
-        )
+        return self.first(count), replace(self._taken(np.sort(order[count:])), unreadable=())
+
+    @cached_property
+    def marks(self) -> tuple[bytes, ...]:
+        """SHA-256 of each image's pixels."""
+        if isinstance(self.pixels, StoredPixels):
+            return self.pixels.marks
+        return tuple(hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in self.pixels)
 
     def shared_with(self, other: ImageSet) -> int:
         """How many of these images, by their pixels, are in ``other`` too."""
-        known = {hashlib.sha256(image.tobytes()).digest() for image in other.pixels}
-        return sum(hashlib.sha256(image.tobytes()).digest() in known for image in self.pixels)
+        known = set(other.marks)
+        return sum(mark in known for mark in self.marks)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of pixels, labels and preprocessing."""
+        """SHA-256 of pixels, targets and preprocessing."""
         content = hashlib.sha256(msgspec.json.encode(self.preprocessing))
-        content.update(repr(self.pixels.shape).encode())
-        content.update(np.ascontiguousarray(self.labels, "<i8").tobytes())
-        for start in range(0, len(self), 256):
-            content.update(np.ascontiguousarray(self.pixels[start : start + 256]).tobytes())
+        content.update(f"{self.pixels.dtype.str} {tuple(self.pixels.shape)}".encode())
+        content.update(b"".join(self.marks))
+        content.update(_content(self.targets))
         return content.hexdigest()
 
     def check_shape(self, shape: Shape) -> None:
@@ -116,9 +155,9 @@ class ImageSet:
         """
         if not len(self):
             raise DataError(f"{self.source}: no images: expected at least one")
-        if self.pixels.shape[1:] != shape:
+        if tuple(self.pixels.shape[1:]) != shape:
             raise DataError(
-                f"{self.source}: images of {self.pixels.shape[1:]} (channels, height, width) after "
+                f"{self.source}: images of {tuple(self.pixels.shape[1:])} (channels, height, width) after "
                 f"preprocessing, but the network takes {shape}"
             )
 
@@ -130,6 +169,7 @@ class ImageSet:
                 network's ``outputs``, or in an order that cannot be known; labels that name no output.
         """
         self.check_shape(shape)
+        labels = self.labels
         if self.unordered is not None:
             raise DataError(f"{self.source}: {self.unordered}: {_HOW}")
         if self.classes and len(self.classes) != outputs:
@@ -137,8 +177,25 @@ class ImageSet:
                 f"{self.source}: {len(self.classes)} classes, but the network has {outputs} outputs: which "
                 f"class belongs to which output cannot be known: {_HOW}"
             )
-        if int(self.labels.min()) < 0 or int(self.labels.max()) >= outputs:
+        if int(labels.min()) < 0 or int(labels.max()) >= outputs:
             raise DataError(
-                f"{self.source}: labels {int(self.labels.min())}..{int(self.labels.max())}, but the network "
+                f"{self.source}: labels {int(labels.min())}..{int(labels.max())}, but the network "
                 f"has {outputs} outputs: expected 0..{outputs - 1}"
             )
+
+
+def _content(value: Any) -> bytes:
+    """What tells targets apart, whatever they are made of."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        kind = value.astype("<i8") if value.dtype.kind in "biu" else value.astype("<f8")
+        return (
+            f"{kind.dtype.str}{kind.shape}".encode()
+            + hashlib.sha256(np.ascontiguousarray(kind).data).digest()
+        )
+    if isinstance(value, Mapping):
+        return b"{" + b",".join(_content(k) + b":" + _content(v) for k, v in sorted(value.items())) + b"}"
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return b"[" + b",".join(map(_content, value)) + b"]"
+    if hasattr(value, "__array__"):
+        return _content(np.asarray(value))
+    return repr(value).encode()

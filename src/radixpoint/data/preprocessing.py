@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from radixpoint.data.presets import parsed
 from radixpoint.errors import DataError
 from radixpoint.files import read_regular
 
@@ -30,18 +31,24 @@ _BYTE, _DEEP = 255, 65535
 class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """From a stored image to the network's input; the names are torchvision's.
 
-    In this order: turn by the EXIF orientation; convert to ``channel_order``; resize so that the shorter side
-    is ``resize_size``; crop the centre to ``crop_size``; multiply by ``rescale``; subtract ``mean`` and
-    divide by ``std`` (float32).
+    In this order: turn by the EXIF orientation; convert to ``channel_order``; resize to ``resize_size``; crop
+    the centre to ``crop_size`` (the other way round with ``crop_first``); multiply by ``rescale``; subtract
+    ``mean_image``, then ``mean``, and divide by ``std`` (float32).
 
     Attributes:
         mean, std: one number a channel, in ``channel_order``.
-        resize_size: shorter side in pixels, or None to keep the size.
-        crop_size: side of the central square in pixels, or None to keep all.
+        resize_size: the shorter side in pixels; or (height, width); or None to keep the size.
+        crop_size: side of the central square in pixels; or (height, width); or None to keep all.
+        fit: how an image comes to ``resize_size``. "cover": one number is the shorter side, two are stretched
+            to. "letterbox": the image is scaled until it fits inside, and centred on ``fill``.
+        fill: value of the pixels beside a letterboxed image.
+        crop_first: crop, then resize.
         interpolation: filter of the resize (Pillow, with antialiasing, as torchvision on PIL images).
         channel_order: "RGB", "BGR", "L" (one channel; of colours their luma by ITU-R 601), or "stored": the
             channels of the file or array as they are, as many as ``mean`` has numbers.
         rescale: factor from the stored 0..255.
+        mean_image: float32 (channels, height, width) of the size of an input, as bytes (little-endian), in
+            units of a rescaled pixel; or None.
         exif_orientation: "apply" shows a photograph upright, as viewers do; "ignore" takes it as stored, as
             torchvision does.
         lossy: conversions that lose something, allowed by name: "alpha" drops transparency, "cmyk" turns
@@ -50,19 +57,24 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    resize_size: int | None = None
-    crop_size: int | None = None
+    resize_size: int | tuple[int, int] | None = None
+    crop_size: int | tuple[int, int] | None = None
     interpolation: Interpolation = "bilinear"
     channel_order: ChannelOrder = "RGB"
     rescale: float = 1 / 255
     exif_orientation: Literal["apply", "ignore"] = "apply"
     lossy: tuple[Lossy, ...] = ()
+    fit: Literal["cover", "letterbox"] = "cover"
+    fill: int = 0
+    crop_first: bool = False
+    mean_image: bytes | None = None
 
     def __post_init__(self) -> None:
         for name, known in (
             ("interpolation", get_args(Interpolation)),
             ("channel_order", get_args(ChannelOrder)),
             ("exif_orientation", ("apply", "ignore")),
+            ("fit", ("cover", "letterbox")),
         ):
             if getattr(self, name) not in known:
                 raise DataError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(known)}")
@@ -83,8 +95,19 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         for name in ("resize_size", "crop_size"):
             size = getattr(self, name)
-            if size is not None and not 1 <= size <= MAX_PIXELS:
-                raise DataError(f"{name} {size}: expected a positive number of pixels")
+            sides = size if isinstance(size, tuple) else (1, size)
+            if size is not None and not (min(sides) >= 1 and sides[0] * sides[1] <= MAX_PIXELS):
+                raise DataError(
+                    f"{name} {size}: expected a positive number of pixels, or a height and a width"
+                )
+        if not 0 <= self.fill <= _BYTE:
+            raise DataError(f"fill {self.fill}: expected 0 to {_BYTE}")
+        if self.mean_image is not None:
+            values = np.frombuffer(self.mean_image, "<f4") if len(self.mean_image) % 4 == 0 else np.zeros(0)
+            if not len(values) or len(values) % channels or not np.isfinite(values).all():
+                raise DataError(
+                    f"mean_image of {len(self.mean_image)} bytes: expected finite float32, all channels alike"
+                )
 
     @property
     def channels(self) -> int:
@@ -93,21 +116,16 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def load(cls, path: str | Path) -> Preprocessing:
-        """Read it from JSON; a size may be a one-element list, as torchvision prints its presets.
+        """Read it from a file: JSON, or what torchvision or timm print (``radixpoint.data.presets``).
 
         Raises:
             DataError: unreadable, or not a preprocessing.
         """
         try:
-            raw = msgspec.json.decode(read_regular(path, _MAX_JSON))
-            if isinstance(raw, dict):
-                for key in ("resize_size", "crop_size"):
-                    if isinstance(raw.get(key), list) and len(raw[key]) == 1:
-                        raw[key] = raw[key][0]
-            return msgspec.convert(raw, cls)
+            return msgspec.convert(parsed(read_regular(path, _MAX_JSON).decode("utf-8-sig")), cls)
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}") from None
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, DataError) as error:
+        except (msgspec.ValidationError, UnicodeDecodeError, RecursionError, DataError) as error:
             raise DataError(f"{path}: not a preprocessing: {error}") from None
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
@@ -229,37 +247,74 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return image
 
     def _placed(self, bands: Sequence[Image.Image]) -> NDArray[np.uint8]:
-        width, height = bands[0].size
-        if self.resize_size is not None:
-            short, long = min(width, height), max(width, height)
-            longer = self.resize_size * long // short  # as torchvision has it: cut, not rounded
-            size = (self.resize_size, longer) if width <= height else (longer, self.resize_size)
-            _check_size(*size)
-            bands = [band.resize(size, Image.Resampling[self.interpolation.upper()]) for band in bands]
-            width, height = size
-        if self.crop_size is not None:
-            side = self.crop_size
-            if side > min(width, height):
-                raise DataError(f"an image of {width}x{height} is smaller than the crop of {side}")
-            left, top = round((width - side) / 2), round((height - side) / 2)
-            bands = [band.crop((left, top, left + side, top + side)) for band in bands]
+        steps = (self._cropped, self._resized) if self.crop_first else (self._resized, self._cropped)
+        for step in steps:
+            bands = step(bands)
         planes = np.stack([np.asarray(band, np.uint8) for band in bands]) if len(bands) > 1 else None
         if planes is None:
             array = np.asarray(bands[0], np.uint8)
             planes = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
         return np.ascontiguousarray(planes[:: -1 if self.channel_order == "BGR" else 1])
 
-    def normalize(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(images, channels, height, width) uint8 to float32 network input.
+    def _resized(self, bands: Sequence[Image.Image]) -> Sequence[Image.Image]:
+        if self.resize_size is None:
+            return bands
+        width, height = bands[0].size
+        if self.fit == "letterbox":
+            return self._letterboxed(bands)
+        if isinstance(self.resize_size, tuple):
+            size = self.resize_size[::-1]
+        else:
+            short, long = min(width, height), max(width, height)
+            longer = self.resize_size * long // short  # as torchvision has it: cut, not rounded
+            size = (self.resize_size, longer) if width <= height else (longer, self.resize_size)
+        _check_size(*size)
+        return [band.resize(size, Image.Resampling[self.interpolation.upper()]) for band in bands]
+
+    def _letterboxed(self, bands: Sequence[Image.Image]) -> list[Image.Image]:
+        width, height = bands[0].size
+        asked = self.resize_size
+        tall, wide = asked if isinstance(asked, tuple) else (asked or 0, asked or 0)
+        scale = min(tall / height, wide / width)
+        inner = (min(max(round(width * scale), 1), wide), min(max(round(height * scale), 1), tall))
+        place = ((wide - inner[0]) // 2, (tall - inner[1]) // 2)
+        boxed = []
+        for band in bands:
+            own = Image.new(band.mode, (wide, tall), (self.fill,) * len(band.getbands()))
+            own.paste(band.resize(inner, Image.Resampling[self.interpolation.upper()]), place)
+            boxed.append(own)
+        return boxed
+
+    def _cropped(self, bands: Sequence[Image.Image]) -> Sequence[Image.Image]:
+        if self.crop_size is None:
+            return bands
+        width, height = bands[0].size
+        tall, wide = self.crop_size if isinstance(self.crop_size, tuple) else (self.crop_size, self.crop_size)
+        if wide > width or tall > height:
+            crop = f"{wide}" if wide == tall else f"{wide}x{tall}"
+            raise DataError(f"an image of {width}x{height} is smaller than the crop of {crop}")
+        left, top = round((width - wide) / 2), round((height - tall) / 2)
+        return [band.crop((left, top, left + wide, top + tall)) for band in bands]
+
+    def normalize(self, pixels: NDArray[np.integer]) -> NDArray[np.float32]:
+        """(images, channels, height, width) of stored values to float32 network input.
 
         Raises:
-            DataError: another number of channels.
+            DataError: another number of channels, or another size than the mean image's.
         """
         if pixels.ndim != 4 or pixels.shape[1] != self.channels:
             raise DataError(f"pixels of shape {pixels.shape}: expected {self.channels} channels on axis 1")
         mean = np.array(self.mean, np.float32).reshape(-1, 1, 1)
         std = np.array(self.std, np.float32).reshape(-1, 1, 1)
         scaled = pixels.astype(np.float32) * np.float32(self.rescale)
+        if self.mean_image is not None:
+            image = np.frombuffer(self.mean_image, "<f4")
+            if image.size != scaled[0].size:
+                raise DataError(
+                    f"a mean image of {image.size} numbers: expected one of the images' size, "
+                    f"{pixels.shape[1:]}"
+                )
+            scaled = scaled - image.reshape(scaled.shape[1:])
         return np.asarray((scaled - mean) / std, np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: a folder per class, a tar of that, an ``.npz`` or a list file.
+"""Where images come from: folders, archives, lists, tables, arrays, and anything in Python that gives images.
 
 The order of classes is the order of their names, sorted as text, as torchvision's ``ImageFolder`` has it: the
 first name is the network's output 0. Every class folder counts, also one that holds no image. Nothing is
@@ -7,88 +7,69 @@ guessed: names that are all numbers and sort otherwise as numbers leave the orde
 
 from __future__ import annotations
 
-import io
-import lzma
-import math
+import glob
 import os
 import re
 import tarfile
-import tempfile
-import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
+from radixpoint.data.arrays import load_arrays
+from radixpoint.data.decode import DAMAGED, Decoder, Progress
+from radixpoint.data.entries import (
+    MAX_FILE,
+    MAX_LIST,
+    SUFFIXES,
+    Entry,
+    Found,
+    check_numbers,
+    is_hidden,
+    is_image,
+    is_index,
+    labelled,
+    number_of,
+)
 from radixpoint.data.imageset import ImageSet
+from radixpoint.data.iterables import collected
+from radixpoint.data.labels import with_labels
 from radixpoint.data.preprocessing import Preprocessing
 from radixpoint.errors import DataError
 from radixpoint.files import read_regular, shown
-from radixpoint.ir.ops import Shape
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".gif", ".webp", ".tif", ".tiff"}
-_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "GIF", "WEBP", "TIFF")
-"""What Pillow may take a file for, whatever its name says: no format that runs a program."""
-_DAMAGED_TAR = (
-    *(tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError),
-    *(ValueError, OverflowError, MemoryError),
-)
-"""What reading a damaged archive may end in."""
-_IN_MEMORY = 1 << 30
-"""Pixels beyond this many bytes go to a temporary file mapped into memory."""
-MAX_FILE = 1 << 28
-"""Bytes of one image file at most."""
-MAX_LIST = 1 << 28
-"""Bytes of a list of images or of classes at most."""
-MAX_COMPRESSED = 1 << 29
-"""Bytes that a compressed array may have when it is taken out; one stored as it is may have any size."""
-MAX_LABEL = 1 << 31
-"""Labels are below."""
-
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """An image: its name as it may be shown, its label as it is, and how to read it."""
-
-    name: str
-    label: str
-    read: Callable[[], bytes]
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Images in order, and every class that the source names, with or without images."""
-
-    entries: list[_Entry]
-    classes: frozenset[str]
-    numbered: bool = False
-    """Labels are the outputs' indices."""
+_SHARDS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def load_images(
-    path: str | Path,
+    source: str | Path | Iterable[Any],
     preprocessing: Preprocessing | None = None,
     classes: Sequence[str] | None = None,
     progress: Progress | None = None,
+    labels: str | Path | Sequence[Any] | None = None,
+    store: str | Path | bool | None = None,
 ) -> ImageSet:
     """Read and decode a set of images.
 
     Args:
-        path: a folder with a folder per class; a ``.tar`` (or compressed tar) of that; an ``.npz`` with
-            ``images`` (uint8, N x H x W, N x H x W x C, N x C x H x W) and integer ``labels``; or a ``.txt``
-            whose lines are "image-path label", paths relative to it, labels the outputs' indices or names.
+        source: a folder with a folder per class, or of images alone; a ``.tar`` (or compressed tar) of that,
+            or of WebDataset's samples (``.jpg`` beside ``.cls``), several as ``shards-{000..009}.tar``; a
+            ``.npz`` with ``images`` and ``labels``, or a ``.npy`` of images: N x H x W, N x H x W x C, N x C
+            x
+            H x W, where floats are inputs of the network; a ``.txt`` whose lines are "image-path label",
+            paths
+            relative to it, labels the outputs' indices or names; a ``.parquet`` with image bytes, or a
+            folder of such; or any iterable of images, (image, target) pairs, batches of those, or
+            dictionaries with ``image`` and ``label``: a list, a generator, a torch ``Dataset`` or
+            ``DataLoader``, a ``datasets.Dataset``.
         preprocessing: the default is ImageNet's mean and deviation, size as stored.
         classes: names of the classes in the order of the network's outputs; sorted if not given.
         progress: called with images done and images in all.
+        labels: of images that have none beside them: a file, a folder of masks, or targets in order
+            (``radixpoint.data.labels``).
+        store: folder in which decoded pixels are kept for later runs. By default that of the user
+            (``RADIXPOINT_STORE``), for sets of 256 MiB or more; False keeps nothing.
 
     Returns:
         The images, ordered by name; what could not be read is listed in ``unreadable``.
@@ -97,26 +78,84 @@ def load_images(
         DataError: no images, none readable, sizes that differ, labels that do not fit the classes, or an
             image that cannot be converted without a loss that the preprocessing does not declare.
     """
-    path, preprocessing = Path(path), preprocessing or Preprocessing()
+    if not isinstance(source, str | Path):
+        return collected(source, preprocessing, classes, progress, labels)
+    path = Path(source)
+    if path.suffix in (".npz", ".npy") and path.is_file():
+        return load_arrays(path, preprocessing, classes, progress, labels)
+    prepared = preprocessing or Preprocessing()
+    archives: list[tarfile.TarFile] = []
+    try:
+        found = _found(str(source), path, classes, archives, labels is not None)
+        if labels is not None:
+            found = with_labels(found, labels, str(source))
+        return _decoded(str(source), found, prepared, classes, progress, store)
+    finally:
+        for archive in archives:
+            archive.close()
+
+
+def _found(
+    source: str, path: Path, classes: Sequence[str] | None, archives: list[tarfile.TarFile], apart: bool
+) -> Found:
+    """What a path names. ``apart``: labels come from elsewhere. Archives that are opened stay so."""
     if path.is_dir():
+        tables = sorted(item for item in path.iterdir() if item.suffix == ".parquet")
+        if tables:
+            return _tables(tables)
         try:
-            return _decode(str(path), _folder(path), preprocessing, classes, progress)
+            return _folder(path, apart)
         except OSError as error:
             raise DataError(f"{path}: {shown(str(error.filename or path))}: {error.strerror}") from None
-    if not path.is_file():
-        raise DataError(
-            f"{path}: {'is no regular file or folder' if path.exists() else 'no such file or folder'}"
-        )
-    if path.suffix == ".npz":
-        return _npz(path, preprocessing, classes, progress)
+    shards = _shards(source)
+    for one in shards:
+        if not one.is_file():
+            kind = "is no regular file or folder" if one.exists() else "no such file or folder"
+            raise DataError(f"{one}: {kind}")
+    if path.suffix == ".parquet":
+        return _tables(shards)
     if path.suffix == ".txt":
-        return _decode(str(path), _list(path, classes), preprocessing, classes, progress)
-    try:
-        with tarfile.open(path) as archive:
-            return _decode(str(path), _tar(archive), preprocessing, classes, progress)
-    except _DAMAGED_TAR as error:
-        reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
-        raise DataError(f"{path}: expected a folder, .tar, .npz or .txt list: {shown(reason)}") from None
+        return _list(path, classes)
+    parts = []
+    for one in shards:
+        try:
+            archives.append(tarfile.open(one))  # noqa: SIM115  # closed by whoever asks for it
+            parts.append(_tar(archives[-1], _stamp(one), apart))
+        except DAMAGED as error:
+            reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
+            raise DataError(
+                f"{one}: expected a folder, .tar, .npz, .npy, .parquet or .txt list: {shown(reason)}"
+            ) from None
+    if len({part.numbered for part in parts}) > 1:
+        raise DataError(f"{source}: archives with and without WebDataset's labels: expected all alike")
+    entries = [entry for part in parts for entry in part.entries]
+    return Found(entries, frozenset().union(*(part.classes for part in parts)), parts[0].numbered)
+
+
+def _shards(source: str) -> list[Path]:
+    """Files that ``{000..009}`` or ``*`` stand for."""
+    if Path(source).exists():
+        return [Path(source)]
+    ends = _SHARDS.search(source)
+    if ends is not None:
+        first, last = int(ends[1]), int(ends[2])
+        if not 0 <= last - first < 1 << 20:
+            raise DataError(f"{source}: shards {ends[1]} to {ends[2]}: expected the first before the last")
+        return [Path(source[: ends.start()] + f"{i:0{len(ends[1])}}" + source[ends.end() :])
+                for i in range(first, last + 1)]  # fmt: skip
+    matching = [Path(name) for name in sorted(glob.glob(source))] if "*" in source else []
+    return matching or [Path(source)]
+
+
+def _tables(paths: Sequence[Path]) -> Found:
+    from radixpoint.data.tables import found_in_tables
+
+    return found_in_tables(paths)
+
+
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
@@ -137,76 +176,104 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     return names
 
 
-def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in _SUFFIXES and not Path(name).name.startswith(".")
-
-
 def _outside(name: str) -> DataError:
     return DataError(f"{shown(name)}: an image outside any class folder: expected a folder for each class")
 
 
-def _folder(path: Path) -> _Found:
-    """Every folder directly below ``path`` is a class, and what it holds, at any depth, its images."""
+def _folder(path: Path, apart: bool) -> Found:
+    """Every folder directly below ``path`` is a class, and what it holds, at any depth, its images.
+
+    Images directly in ``path`` have no labels; they may not stand beside folders.
+    """
 
     def stop(error: OSError) -> None:
         raise error
 
-    entries, classes = [], set()
+    entries: list[Entry] = []
+    loose: list[Entry] = []
+    classes = set()
     for item in sorted(path.iterdir()):
-        if _is_hidden(item.name):
+        if is_hidden(item.name):
             continue
         if not item.is_dir():
             if item.is_symlink() and not item.exists():
                 raise DataError(f"{shown(item.name)}: a link to nothing: expected a folder for each class")
-            if item.is_file() and _is_image(item.name):
-                raise _outside(item.name)
+            if item.is_file() and is_image(item.name):
+                loose.append(_file(item, item.name, None))
             continue
         classes.add(item.name)
         seen = {item.resolve()}
         for folder, inner, files in os.walk(item, onerror=stop, followlinks=True):
             # a link to a folder is followed, but not in circles
-            fresh = [name for name in sorted(inner) if not _is_hidden(name)]
+            fresh = [name for name in sorted(inner) if not is_hidden(name)]
             inner[:] = [name for name in fresh if (Path(folder) / name).resolve() not in seen]
             seen.update((Path(folder) / name).resolve() for name in inner)
             for name in files:
                 file = Path(folder) / name
-                if _is_image(name) and (file.is_file() or file.is_symlink()):
-                    shortened = shown(str(file.relative_to(path)))
-                    entries.append(_Entry(shortened, item.name, partial(read_regular, file, MAX_FILE)))
-    return _Found(sorted(entries, key=lambda entry: Path(entry.name)), frozenset(classes))
+                if is_image(name) and (file.is_file() or file.is_symlink()):
+                    entries.append(_file(file, str(file.relative_to(path)), item.name))
+    if loose and (entries or (classes and not apart)):
+        raise _outside(loose[0].name)
+    entries.sort(key=lambda entry: Path(entry.name))
+    loose.sort(key=lambda entry: Path(entry.name))
+    return Found(loose) if loose else Found(entries, frozenset(classes))
 
 
-def _is_hidden(name: str) -> bool:
-    """Whether a folder or file belongs to a system and not to the set."""
-    return name.startswith(".") or name == "__MACOSX"
+def _file(path: Path, name: str, label: str | None) -> Entry:
+    try:
+        stamp = _stamp(path)
+    except OSError:  # a link to nothing is told when it is read
+        stamp = ""
+    return Entry(shown(name), label, partial(read_regular, path, MAX_FILE), stamp)
 
 
-def _tar(archive: tarfile.TarFile) -> _Found:
+def _tar(archive: tarfile.TarFile, stamp: str, apart: bool) -> Found:
     found: dict[str, tuple[tarfile.TarInfo, list[str]]] = {}
+    beside: dict[str, tarfile.TarInfo] = {}  # WebDataset's labels, by sample
     folders = []
     for member in archive:  # one after the other: a huge one is refused before it is skipped over
         parts = [p for p in member.name.split("/") if p not in ("", ".")]
         if ".." in parts:
             raise DataError(f"{shown(member.name)}: leads out of the archive: expected paths inside")
-        if not parts or any(map(_is_hidden, parts)):
+        if not parts or any(map(is_hidden, parts)):
             continue
         if member.isdir():
             folders.append(parts)
-        elif (member.isreg() or member.islnk() or member.issym()) and _is_image(member.name):
+        elif (member.isreg() or member.islnk() or member.issym()) and is_image(member.name):
             if member.issparse() or member.size > MAX_FILE:
                 raise DataError(
                     f"{shown(member.name)}: {member.size:,} bytes{' (sparse)' if member.issparse() else ''}: "
                     f"expected at most {MAX_FILE:,}, all of them stored"
                 )
             found["/".join(parts)] = member, parts  # of several the last counts, as for who unpacks them
-    members = list(found.values())
+        elif member.isreg() and parts[-1].endswith(".cls"):
+            beside[_sample(parts)] = member
+    members, lock = list(found.values()), threading.Lock()
+
+    def read(member: tarfile.TarInfo) -> bytes:
+        with lock:
+            try:
+                handle = archive.extractfile(member)
+            except KeyError:
+                raise OSError(0, "is a link to nothing in the archive") from None
+            return b"" if handle is None else handle.read(MAX_FILE)
+
+    def entry(member: tarfile.TarInfo, label: str | None) -> Entry:
+        return Entry(shown(member.name), label, partial(read, member), f"{stamp} {member.offset}")
+
+    if beside:
+        return _samples(members, beside, entry, read)
+    loose = [member for member, parts in members if len(parts) < 2]
+    flat = len({"/".join(parts[:-1]) for _, parts in members}) == 1 and (loose or apart)
+    if members and flat and not (folders and loose and not apart):
+        return Found(sorted((entry(member, None) for member, _ in members), key=lambda one: one.name))
     # The class is the first folder below whatever single folder holds everything.
     roots = {parts[0] for _, parts in members}
     depth = 1 if len(roots) == 1 and members and all(len(parts) > 2 for _, parts in members) else 0
-    beside = {parts[0] for parts in folders} - roots
-    if depth and beside:
+    others = {parts[0] for parts in folders} - roots
+    if depth and others:
         raise DataError(
-            f"{shown(min(beside))}: a folder without images beside the one that holds them all: is that one "
+            f"{shown(min(others))}: a folder without images beside the one that holds them all: is that one "
             "a class, or are those in it? Expected a folder for each class, and nothing beside"
         )
     entries, classes = [], {parts[depth] for parts in folders if len(parts) == depth + 1}
@@ -214,33 +281,40 @@ def _tar(archive: tarfile.TarFile) -> _Found:
         if len(parts) < depth + 2:
             raise _outside(member.name)
 
-        def read(member: tarfile.TarInfo = member) -> bytes:
-            try:
-                handle = archive.extractfile(member)
-            except KeyError:
-                raise OSError(0, "is a link to nothing in the archive") from None
-            return b"" if handle is None else handle.read(MAX_FILE)
-
         classes.add(parts[depth])
-        entries.append(_Entry(shown(member.name), parts[depth], read))
-    return _Found(sorted(entries, key=lambda entry: entry.name), frozenset(classes))
+        entries.append(entry(member, parts[depth]))
+    return Found(sorted(entries, key=lambda one: one.name), frozenset(classes))
 
 
-def _is_index(label: str) -> bool:
-    """Whether a label is an output's index: digits, and nothing else."""
-    return label.isascii() and label.isdecimal()
+def _sample(parts: Sequence[str]) -> str:
+    """Name of a WebDataset sample: the path up to the first dot of the file's name."""
+    return "/".join([*parts[:-1], parts[-1].partition(".")[0]])
 
 
-def _number(label: str) -> float | None:
-    """The number that a name is in anybody's eyes, or None: such names have two orders."""
-    try:
-        value = float(label.replace("_", "x"))
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+def _samples(members: Sequence[Any], beside: dict[str, tarfile.TarInfo], entry: Any, read: Any) -> Found:
+    """Images with the label beside each: an output's index, or a class."""
+    entries = []
+    for member, parts in members:
+        sample = _sample(parts)
+        if sample not in beside:
+            raise DataError(f"{shown(member.name)}: no {sample}.cls: expected a label beside each image")
+        try:
+            label = read(beside[sample]).decode("utf-8").strip()
+        except UnicodeDecodeError:
+            label = ""
+        if not label:
+            raise DataError(f"{shown(beside[sample].name)}: expected the number or name of a class")
+        entries.append(entry(member, label))
+    labels = {one.label for one in entries}
+    numbered = all(map(is_index, labels))
+    if not numbered and any(number_of(label) is not None for label in labels):
+        raise DataError("labels that are numbers and names: expected the outputs' indices, from 0, or names")
+    if numbered:
+        check_numbers("labels", sorted(labels))
+    return Found(entries, frozenset() if numbered else frozenset(labels), numbered)
 
 
-def _list(path: Path, classes: Sequence[str] | None) -> _Found:
+def _list(path: Path, classes: Sequence[str] | None) -> Found:
     """Lines "image-path label": the outputs' indices where all labels are numbers and no names are given."""
     try:
         lines = read_regular(path, MAX_LIST).decode("utf-8-sig").replace("\r\n", "\n").split("\n")
@@ -256,198 +330,38 @@ def _list(path: Path, classes: Sequence[str] | None) -> _Found:
         if len(fields) != 2:
             raise DataError(f"{path}, line {number}: {line!r}: expected 'image-path label'")
         file = path.parent / fields[0]
-        entries.append(_Entry(shown(fields[0]), fields[1], partial(read_regular, file, MAX_FILE)))
-    labels = {entry.label for entry in entries}
-    numbered = classes is None and all(map(_is_index, labels))
-    numbers = sorted(label for label in labels if _number(label) is not None)
+        entries.append(_file(file, fields[0], fields[1]))
+    labels = {entry.label or "" for entry in entries}
+    numbered = classes is None and all(map(is_index, labels))
+    numbers = sorted(label for label in labels if number_of(label) is not None)
     if classes is None and numbers and not numbered:
-        other = next((label for label in sorted(labels) if not _is_index(label)), numbers[0])
+        other = next((label for label in sorted(labels) if not is_index(label)), numbers[0])
         raise DataError(
             f"{path}: labels such as {numbers[0]!r} and {other!r}: expected the outputs' indices, from 0, "
             "or names; --classes names the class of every output"
         )
-    far = next((label for label in labels if numbered and (len(label) > 10 or int(label) >= MAX_LABEL)), None)
-    if far is not None:
-        raise DataError(f"{path}: label {far}: expected an output's index")
-    return _Found(entries, frozenset(labels), numbered)
+    if numbered:
+        check_numbers(path, sorted(labels))
+    return Found(entries, frozenset(labels), numbered)
 
 
-def _store(count: int, shape: Shape) -> NDArray[np.uint8]:
-    """Room for the pixels: in memory, or in an unlinked temporary file if they are many.
-
-    Raises:
-        DataError: the disk has not as much room.
-    """
-    size = count * int(np.prod(shape))
-    if size <= _IN_MEMORY:
-        return np.empty((count, *shape), np.uint8)
-    with tempfile.TemporaryFile() as handle:
-        try:
-            if hasattr(os, "posix_fallocate"):  # else a full disk would end the process on a later write
-                os.posix_fallocate(handle.fileno(), 0, size)
-        except OSError as error:
-            raise DataError(
-                f"{size:,} bytes of pixels in {tempfile.gettempdir()}: {error.strerror}; TMPDIR names "
-                f"another folder"
-            ) from None
-        return np.memmap(handle, np.uint8, "r+", shape=(count, *shape))
-
-
-def _labelled(
-    source: str, labels: Sequence[str], found: _Found, classes: Sequence[str] | None
-) -> tuple[NDArray[np.int64], tuple[str, ...], str | None]:
-    """Indices, the classes in order, and why that order is unknown, if it is."""
-    if found.numbered:
-        return np.array([int(label) for label in labels], np.int64), (), None
-    known = tuple(sorted(found.classes) if classes is None else classes)
-    index = {name: i for i, name in enumerate(known)}
-    if strangers := sorted(found.classes - set(index)):
-        raise DataError(
-            f"{source}: {len(strangers)} of {len(found.classes)} labels are no known class, such as "
-            f"{shown(strangers[0])!r}"
-        )
-    unordered = None
-    numbers = [name for name in known if _number(name) is not None]
-    if classes is None and sorted(numbers, key=lambda name: (_number(name), name)) != numbers:
-        unordered = (
-            f"{len(numbers)} classes that are numbers, which sort as text "
-            f"({', '.join(map(shown, numbers[:3]))}, ...) "
-            "otherwise than as numbers, so the order of the network's outputs cannot be known"
-        )
-    return np.array([index[label] for label in labels], np.int64), known, unordered
-
-
-def _picture(data: bytes, name: str, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    stream = io.BytesIO(data)
-    try:
-        with warnings.catch_warnings():  # what matters is an error of ours
-            warnings.simplefilter("ignore")
-            with Image.open(stream, formats=_FORMATS) as image:
-                return preprocessing.pixels(image)
-    except DataError:
-        raise
-    except Exception as error:  # Pillow raises nearly anything on a damaged file
-        said = str(error).replace(repr(stream), name)  # an address would differ from run to run
-        raise ValueError(f"{type(error).__name__}: {said}") from None
-
-
-def _decode(
+def _decoded(
     source: str,
-    found: _Found,
+    found: Found,
     preprocessing: Preprocessing,
     classes: Sequence[str] | None,
     progress: Progress | None,
+    store: str | Path | bool | None,
 ) -> ImageSet:
-    entries = found.entries
-    if not entries:
-        raise DataError(f"{source}: no images (looked for {', '.join(sorted(_SUFFIXES))} in class folders)")
-    pixels: NDArray[np.uint8] | None = None
-    labels: list[str] = []
-    unreadable: list[tuple[str, str]] = []
-    for number, entry in enumerate(entries):
-        if progress is not None:
-            progress(number, len(entries))
-        try:
-            array = _picture(entry.read(), entry.name, preprocessing)
-        except DataError as error:
-            raise DataError(f"{source}: {entry.name}: {error}") from None
-        except OSError as error:
-            unreadable.append((entry.name, f"{type(error).__name__}: {error.strerror or error}"))
-            continue
-        except _DAMAGED_TAR as error:
-            unreadable.append((entry.name, str(error)))
-            continue
-        if pixels is None:
-            pixels = _store(len(entries), array.shape)
-        if array.shape != pixels.shape[1:]:
-            raise DataError(
-                f"{source}: {entry.name} is {array.shape}, the images before it {pixels.shape[1:]}: "
-                "declare resize_size and crop_size in the preprocessing"
-            )
-        pixels[len(labels)] = array
-        labels.append(entry.label)
-    if pixels is None:
-        name, reason = unreadable[0]
-        raise DataError(f"{source}: none of {len(entries)} images can be read; {name}: {reason}")
-    numbers, names, unordered = _labelled(source, labels, found, classes)
-    return ImageSet(
-        source, pixels[: len(labels)], numbers, names, preprocessing, tuple(unreadable), unordered
-    )
-
-
-def _arrays(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    """``images`` and ``labels`` of an ``.npz``, whose sizes are known before they are read.
-
-    Raises:
-        DataError: there are none, or a compressed one is too large.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for item in archive.infolist():
-                if item.compress_type != zipfile.ZIP_STORED and item.file_size > MAX_COMPRESSED:
-                    raise DataError(
-                        f"{path}: {shown(item.filename)} has {item.file_size:,} bytes, compressed: "
-                        f"expected at "
-                        f"most {MAX_COMPRESSED:,}; numpy.savez stores arrays of any size as they are"
-                    )
-                if item.compress_type == zipfile.ZIP_STORED and item.file_size > path.stat().st_size:
-                    raise DataError(f"{path}: {shown(item.filename)} claims more bytes than the file has")
-        with np.load(path, allow_pickle=False) as archive:
-            return archive["images"], archive["labels"]
-    except DataError:
-        raise
-    except Exception as error:  # zip files and array headers go wrong in many ways
-        raise DataError(f"{path}: expected arrays 'images' and 'labels': {shown(str(error))}") from None
-
-
-def _channels_last(images: NDArray[np.uint8], preprocessing: Preprocessing, path: Path) -> NDArray[np.uint8]:
-    """Arrays (N, H, W, C), whichever layout they came in; it must be plain which one that is."""
-    counts = {preprocessing.channels} if preprocessing.channel_order == "stored" else {1, 3}
-    first, last = images.shape[1] in counts, images.shape[3] in counts
-    if first and last:
-        raise DataError(
-            f"{path}: images of {images.shape[1:]}: either end could be the channels: expected N x H x W x C "
-            "or N x C x H x W that can be told apart"
-        )
-    if not first and not last:
-        raise DataError(
-            f"{path}: images of {images.shape[1:]}: expected {' or '.join(map(str, sorted(counts)))} "
-            f"channels on "
-            "the first or the last axis; a preprocessing with channel_order stored takes as many as it has "
-            "means"
-        )
-    return images if last else images.transpose(0, 2, 3, 1)
-
-
-def _npz(
-    path: Path, preprocessing: Preprocessing, classes: Sequence[str] | None, progress: Progress | None
-) -> ImageSet:
-    images, labels = _arrays(path)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
-        raise DataError(
-            f"{path}: images are {images.dtype} of {images.shape}: expected uint8, N x H x W [x C]"
-        )
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{path}: labels are {labels.dtype} of {labels.shape}: expected {len(images)} class numbers"
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= (MAX_LABEL if classes is None else len(classes)):
-        names = "" if classes is None else f", and {len(classes)} classes are named"
-        raise DataError(f"{path}: labels {low}..{high}: expected class numbers from 0 on{names}")
-    pictures: Iterable[NDArray[np.uint8]] = images.astype(np.uint8, copy=False)
-    if images.ndim == 4:
-        pictures = _channels_last(images.astype(np.uint8, copy=False), preprocessing, path)
-    pixels: NDArray[np.uint8] | None = None
-    for number, picture in enumerate(pictures):
-        if progress is not None:
-            progress(number, len(images))
-        try:
-            array = preprocessing.array_pixels(picture)
-        except (DataError, ValueError) as error:
-            raise DataError(f"{path}: image {number}: {error}") from None
-        if pixels is None:
-            pixels = _store(len(images), array.shape)
-        pixels[number] = array
-    assert pixels is not None  # there is at least one image
-    return ImageSet(str(path), pixels, labels.astype(np.int64), tuple(classes or ()), preprocessing)
+    if not found.entries:
+        raise DataError(f"{source}: no images (looked for {', '.join(sorted(SUFFIXES))})")
+    decoder = Decoder(source, found, preprocessing, progress)
+    pixels, kept = decoder.run(store)
+    about = (preprocessing, tuple(decoder.unreadable))
+    if found.targets is not None:
+        return ImageSet(source, pixels, tuple(found.targets[i] for i in kept), (), *about)
+    labels = [found.entries[i].label for i in kept]
+    if None in labels:
+        return ImageSet(source, pixels, None, tuple(classes or ()), *about)
+    numbers, names, unordered = labelled(source, [x or "" for x in labels], found, classes)
+    return ImageSet(source, pixels, numbers, names, *about, unordered)

@@ -23,7 +23,8 @@ from radixpoint.errors import DataError, ModelError
 from radixpoint.files import read_regular, write_whole
 from radixpoint.ir.graph import Graph
 from radixpoint.measure.floating import FloatingEngine
-from radixpoint.measure.metrics import NO_OUTCOMES, Outcomes, ahead, outcomes
+from radixpoint.measure.metrics import Metric, ahead, find_metric
+from radixpoint.measure.outcomes import NO_OUTCOMES, Outcomes
 
 OCTAVES = (-22, 18)
 """Magnitudes 2**-22 .. 2**18 times a tensor's unit are told apart; smaller ones count as zero."""
@@ -158,13 +159,14 @@ def _unit(largest: float) -> int:
 class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the arrays of a file of ranges are."""
 
-    radixpoint_ranges: Literal[1]
+    radixpoint_ranges: Literal[2]
     network: str
     images: str
     tensors: list[str]
     normalized: list[str]
     units: list[int]
     judged: list[str]
+    preprocessing: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +180,8 @@ class Ranges:
         logits: the float network's logits for them.
         network: digest of the network.
         images: digest of the calibration images.
-        outcomes: what the float network makes of sets of images, by their digest.
+        outcomes: what a metric keeps of the float network on sets of images, by ``judged_as``.
+        preprocessing: of the calibration images, as JSON.
     """
 
     tensors: Mapping[str, Statistics]
@@ -188,6 +191,7 @@ class Ranges:
     network: str
     images: str
     outcomes: Mapping[str, Outcomes]
+    preprocessing: str = "null"
 
     @property
     def digest(self) -> str:
@@ -232,16 +236,16 @@ class Ranges:
         """The file that ``save`` writes: the same measurements give the same bytes."""
         everything = [*self.tensors.values(), *self.normalized.values()]
         about = _About(
-            *(1, self.network, self.images, list(self.tensors), list(self.normalized)),
+            *(2, self.network, self.images, list(self.tensors), list(self.normalized)),
             [s.unit for s in everything],
             list(self.outcomes),
+            self.preprocessing,
         )
         arrays: dict[str, NDArray[Any]] = {"sample": self.sample, "logits": self.logits}
         for number, s in enumerate(everything):
             arrays |= {f"low{number}": s.low, f"high{number}": s.high, f"counts{number}": s.counts}
         for number, o in enumerate(self.outcomes.values()):
-            arrays |= {f"top1_{number}": o.top1, f"top5_{number}": o.top5}
-            arrays[f"prediction_{number}"] = o.prediction
+            arrays |= {f"outcomes{number}": o.values, f"ends{number}": o.ends}
         arrays["about"] = np.frombuffer(msgspec.json.encode(about), np.uint8)
         archive = io.BytesIO()
         np.savez_compressed(archive, allow_pickle=False, **arrays)
@@ -273,16 +277,15 @@ class Ranges:
                 if len(names) != len(found) or not all(map(Statistics.is_sane, found)):
                     raise ValueError("statistics that do not fit together")
                 outcomes = {
-                    digest: Outcomes(
-                        *(archive[f"{name}_{i}"] for name in ("top1", "top5", "prediction"))
-                    ).checked()
-                    for i, digest in enumerate(about.judged)
+                    judged: Outcomes(archive[f"outcomes{i}"], archive[f"ends{i}"]).checked()
+                    for i, judged in enumerate(about.judged)
                 }
                 count = len(about.tensors)
                 result = cls(
                     dict(zip(names[:count], found[:count], strict=True)),
                     dict(zip(names[count:], found[count:], strict=True)),
                     *(archive["sample"], archive["logits"], about.network, about.images, outcomes),
+                    preprocessing=about.preprocessing,
                 )
             numbers = (result.sample, result.logits)
             if any(x.dtype != np.float32 or not np.isfinite(x).all() for x in numbers):
@@ -306,22 +309,28 @@ class Ranges:
             raise DataError(f"{path}: {error}") from None
 
 
+def judged_as(images: ImageSet, metric: Metric) -> str:
+    """What tells outcomes apart: the images, and what the metric keeps of them."""
+    return f"{images.digest} {metric.kept}"
+
+
 def float_outcomes(
-    graph: Graph, images: ImageSet, progress: Callable[[int, int], None] | None = None
+    graph: Graph, images: ImageSet, metric: Metric, progress: Callable[[int, int], None] | None = None
 ) -> Outcomes:
-    """Outcomes of the float network on all images.
+    """What a metric keeps of the float network on all images.
 
     Raises:
-        DataError: the images do not fit the network.
+        DataError: the images do not fit the network, or the metric.
         ModelError: the network computes NaN.
     """
-    images.check(graph.shapes[graph.input], graph.classes)
-    engine, result = FloatingEngine(graph), NO_OUTCOMES
-    for inputs, labels in ahead(images, 0, lambda inputs: inputs):
-        logits = engine.run(inputs)[graph.output]
-        if np.isnan(logits).any():
+    metric.check(graph, images)
+    engine, result = FloatingEngine(graph, graph.outputs), NO_OUTCOMES
+    for inputs, targets in ahead(images, 0, len(images), lambda inputs: inputs):
+        results = engine.run(inputs)
+        outputs = [results[name].astype(np.float64) for name in graph.outputs]
+        if any(np.isnan(one).any() for one in outputs):
             raise ModelError(f"{graph.source}: the float network computes NaN for some of {images.source}")
-        result = result.joined(outcomes(logits, labels))
+        result = result.joined(metric.outcomes(outputs, targets))
         if progress is not None:
             progress(len(result), len(images))
     return result
@@ -332,6 +341,7 @@ def calibrate(
     images: ImageSet,
     progress: Callable[[int, int], None] | None = None,
     judged: Sequence[ImageSet] = (),
+    metric: Any = "top1",
 ) -> Ranges:
     """Run the float network over ``images`` and note the range and histogram of every tensor.
 
@@ -339,15 +349,17 @@ def calibrate(
         graph: the network.
         images: calibration images; their labels are not used.
         progress: called with images done and images in all.
-        judged: further images, with labels, whose outcomes are kept too: what a search compares with.
+        judged: further images, with targets, whose outcomes are kept too: what a search compares with.
+        metric: what those are judged by, as ``radixpoint.measure.metrics.find_metric`` takes it.
 
     Raises:
         DataError: the images do not fit the network.
         ModelError: the network computes NaN or infinity.
     """
     images.check_shape(graph.shapes[graph.input])
+    chosen = find_metric(metric)
     for image_set in judged:
-        image_set.check(graph.shapes[graph.input], graph.classes)
+        chosen.check(graph, image_set)
     names = [layer.name for layer in graph.layers]
     engine = FloatingEngine(graph, names)
     tensors: dict[str, Statistics] = {}
@@ -383,6 +395,7 @@ def calibrate(
             if progress is not None:
                 progress(before + images_done, total)
 
-        found[image_set.digest] = float_outcomes(graph, image_set, note_progress)
+        found[judged_as(image_set, chosen)] = float_outcomes(graph, image_set, chosen, note_progress)
         done += len(image_set)
-    return Ranges(tensors, normalized, sample, logits, graph.digest, images.digest, found)
+    prepared = msgspec.json.encode(images.preprocessing).decode()
+    return Ranges(tensors, normalized, sample, logits, graph.digest, images.digest, found, prepared)

@@ -1,13 +1,15 @@
-"""Accuracy of a quantized network against the float network on the same images, with paired intervals."""
+"""A quantized network against the float network on the same images, by any metric, with paired intervals."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from radixpoint.arithmetic.cast import dequantize
@@ -18,34 +20,38 @@ from radixpoint.ir.graph import Graph
 from radixpoint.ir.network import IntGraph
 from radixpoint.measure.calibrate import float_outcomes
 from radixpoint.measure.floating import FloatingEngine
-from radixpoint.measure.intervals import Bits, DropTest, drop, drop_interval
-from radixpoint.measure.metrics import NO_OUTCOMES, Metric, Outcomes, ahead, check_metric, outcomes
+from radixpoint.measure.metrics import Agreement, Metric, TopK, ahead, find_metric
+from radixpoint.measure.outcomes import NO_OUTCOMES, Outcomes
 
 
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Accuracy of a quantized network, all in percent or percentage points.
+    """A quantized network against the float network. Shares are in percent, their drops in percentage points.
 
     Attributes:
         images: how many it was evaluated on.
-        top1, top5: its accuracy.
-        float_top1, float_top5: the float network's, on the same images.
-        metric: what ``drop`` is a drop of.
-        drop: float minus quantized.
+        metric: what it was judged by.
+        score: its score.
+        float_score: the float network's, on the same images.
+        drop: how much worse the quantized network is.
         drop_interval: paired 95 % interval of the drop.
-        agreement: share of images on which both networks name the same best class.
         drop_bound: the drop is at most this, but for the error that was asked for; None if none was.
+        agreement: share of images on which both networks name the same best class; None where none is named.
+        top1, top5: accuracy, where the metric is one of a label's rank.
+        float_top1, float_top5: the float network's.
     """
 
     images: int
-    top1: float
-    top5: float
-    float_top1: float
-    float_top5: float
-    metric: Metric
+    metric: str
+    score: float
+    float_score: float
     drop: float
     drop_interval: tuple[float, float]
-    agreement: float
     drop_bound: float | None = None
+    agreement: float | None = None
+    top1: float | UnsetType = UNSET
+    top5: float | UnsetType = UNSET
+    float_top1: float | UnsetType = UNSET
+    float_top5: float | UnsetType = UNSET
 
 
 def check_confidence(confidence: float) -> float:
@@ -61,50 +67,53 @@ def check_confidence(confidence: float) -> float:
     return confidence
 
 
-def _percent(bits: Bits) -> float:
-    return 100 * int(np.count_nonzero(bits)) / len(bits)
-
-
 def summarize(
-    reference: Outcomes, candidate: Outcomes, metric: Metric = "top1", error: float | None = None
+    reference: Outcomes, candidate: Outcomes, metric: Metric, error: float | None = None
 ) -> Evaluation:
     """Compare outcomes on the same images; ``reference`` may have seen more, its first ones count.
 
     Args:
         error: probability with which ``drop_bound`` may be too low; None leaves it out.
-
-    Raises:
-        DesignError: an unknown metric.
     """
     reference = reference.first(len(candidate))
-    before, after = reference.hits(metric), candidate.hits(metric)
+    pair = metric.pair(reference, candidate)
+    more: dict[str, Any] = {}
+    if isinstance(metric, TopK):
+        for name, k in (("top1", 1), ("top5", 5)):
+            own = TopK(k).pair(reference, candidate)
+            more |= {name: own.after, f"float_{name}": own.before}
+        more["agreement"] = 100 * float((reference.table[:, 1] == candidate.table[:, 1]).mean())
+    elif isinstance(metric, Agreement):
+        more["agreement"] = pair.after
     return Evaluation(
-        len(candidate),
-        _percent(candidate.top1),
-        _percent(candidate.top5),
-        _percent(reference.top1),
-        _percent(reference.top5),
-        metric,
-        drop(before, after),
-        drop_interval(before, after),
-        _percent(reference.prediction == candidate.prediction),
-        None if error is None else DropTest(before, after, error).bound(),
+        *(len(candidate), metric.name, pair.after, pair.before, pair.drop, pair.interval()),
+        drop_bound=None if error is None else pair.bound(error),
+        **more,
     )
 
 
 def integer_outcomes(
-    network: IntGraph, engine: Engine, images: ImageSet, start: int = 0
+    network: IntGraph,
+    engine: Engine,
+    images: ImageSet,
+    metric: Metric,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Iterator[Outcomes]:
-    """Outcomes of a quantized network, batch by batch, from image ``start`` on."""
-    for stored, labels in ahead(images, start, lambda inputs: quantize_images(network, inputs)):
-        yield outcomes(engine.run(stored)[network.output], labels)
+    """What a metric keeps of a quantized network, batch by batch, on the images start..stop-1."""
+    formats = [(name, network.tensors[name]) for name in network.outputs]
+    last = len(images) if stop is None else stop
+    for stored, targets in ahead(images, start, last, lambda inputs: quantize_images(network, inputs)):
+        results = engine.run(stored, network.outputs)
+        outputs = [dequantize(results[name], t.format.fractions(len(t.shape))) for name, t in formats]
+        yield metric.outcomes(outputs, targets)
 
 
 def evaluate(
     graph: Graph,
     quantized: IntGraph,
     images: ImageSet,
-    metric: Metric = "top1",
+    metric: Any = "top1",
     engine: str = "auto",
     progress: Callable[[int, int], None] | None = None,
     threads: int = 0,
@@ -113,33 +122,35 @@ def evaluate(
     """Evaluate a quantized network against the float network it stands for, on all images.
 
     Args:
+        metric: what it is judged by, as ``radixpoint.measure.metrics.find_metric`` takes it.
         confidence: of the ``drop_bound`` that is reported; None reports none.
 
     Raises:
-        DataError: the images do not fit the network.
+        DataError: the images do not fit the network, or the metric.
         DesignError: an unknown metric, or a confidence that is no probability.
         EngineError: there is no such engine.
         ModelError: the quantized network is of another float network.
     """
-    check_metric(metric)
+    chosen = find_metric(metric)
     error = None if confidence is None else 1 - check_confidence(confidence)
     if quantized.metadata.get("network", graph.digest) != graph.digest:
         raise ModelError(f"the quantized network was not quantized from {graph.source}: their digests differ")
-    for ours, theirs in ((graph.input, quantized.input), (graph.output, quantized.output)):
+    pairs = [(graph.input, quantized.input), *zip(graph.outputs, quantized.outputs, strict=False)]
+    for ours, theirs in pairs:
         if graph.shapes[ours] != quantized.tensors[theirs].shape:
             raise ModelError(
                 f"{graph.source}: its {ours!r} has shape {graph.shapes[ours]}, but the quantized network "
                 f"takes "
                 f"{quantized.tensors[theirs].shape} there: expected the float network it was quantized from"
             )
-    images.check(graph.shapes[graph.input], graph.classes)
+    chosen.check(graph, images)
     runner = make_engine(quantized, engine, threads)
     result = NO_OUTCOMES
-    for more in integer_outcomes(quantized, runner, images):
+    for more in integer_outcomes(quantized, runner, images, chosen):
         result = result.joined(more)
         if progress is not None:
             progress(len(result), len(images))
-    return summarize(float_outcomes(graph, images), result, metric, error)
+    return summarize(float_outcomes(graph, images, chosen), result, chosen, error)
 
 
 class _Recorded(msgspec.Struct, frozen=True):

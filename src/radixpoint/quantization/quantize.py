@@ -206,6 +206,7 @@ class Quantizer:
             "design": design.to_json().decode(),
             "network": self.graph.digest,
             "ranges": self.ranges.digest,
+            "preprocessing": self.ranges.preprocessing,
         }
         result = dataclasses.replace(result, metadata=metadata)
         self._last = (design, result)

@@ -10,30 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
-
 from radixpoint.errors import RunError
 from radixpoint.files import read_record, sweep, write_record
-from radixpoint.measure.metrics import NO_OUTCOMES, Outcomes
-
-
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Outcomes in a file: one character an image."""
-
-    images: int
-    top1: str
-    top5: str
-    prediction: list[int]
-
-    @classmethod
-    def of(cls, o: Outcomes) -> _Record:
-        bits = ["".join("01"[int(b)] for b in row) for row in (o.top1, o.top5)]
-        return cls(len(o), bits[0], bits[1], o.prediction.tolist())
-
-    def outcomes(self) -> Outcomes:
-        rows = [np.array([c == "1" for c in row], bool) for row in (self.top1, self.top5)]
-        return Outcomes(rows[0], rows[1], np.array(self.prediction, np.int64)).checked()
+from radixpoint.measure.outcomes import Outcomes
 
 
 class Cache:
@@ -87,11 +66,11 @@ class Cache:
         """
         write_record(path, data)
 
-    def outcomes(self, path: Path) -> Outcomes:
-        """Outcomes that a record holds, so far as they are known."""
-        known = self.read(path, lambda data: msgspec.json.decode(data, type=_Record).outcomes())
-        return NO_OUTCOMES if known is None else known
+    def outcomes(self, path: Path) -> Outcomes | None:
+        """Outcomes that a record holds; None if there are none."""
+        found: Outcomes | None = self.read(path, Outcomes.decoded)
+        return found
 
     def keep_outcomes(self, path: Path, outcomes: Outcomes) -> None:
-        """Keep outcomes, all that are known."""
-        self.write(path, msgspec.json.encode(_Record.of(outcomes)))
+        """Keep outcomes."""
+        self.write(path, outcomes.encoded())

@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
 
 from radixpoint.errors import DesignError
 from radixpoint.measure.evaluate import check_confidence
-from radixpoint.measure.metrics import Metric, check_metric
+from radixpoint.measure.metrics import check_metric
+from radixpoint.measure.pairs import Pair
 
 Verdict = Literal["holds", "fails"]
 
 
 class Criterion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A design holds if its drop of ``metric`` is at most ``limit`` percentage points.
+    """A design holds if its drop of ``metric`` is at most ``limit``.
 
     Attributes:
-        metric: top1 or top5.
-        limit: in percentage points.
+        metric: its name: top1, top5, or another (``radixpoint.measure.metrics``).
+        limit: in the metric's unit, which is percentage points for shares; or percent of the float network's
+            score.
         confidence: None judges the images that were looked at, as the paper does. Else the drop on images
             that nobody looked at is within the limit, for all answers of a search together, with at least
             this probability (``radixpoint.searching.strategies`` says how).
+        relative: whether the limit is in percent of the float network's score.
 
     Raises:
         DesignError: an unknown metric, or a number that cannot be meant.
     """
 
-    metric: Metric = "top1"
+    metric: str = "top1"
     limit: float = 1.0
     confidence: float | None = None
+    relative: bool = False
 
     def __post_init__(self) -> None:
         check_metric(self.metric)
-        if not 0 <= self.limit < 100:
-            raise DesignError(f"a limit of {self.limit} percentage points: expected 0 to 100")
+        share = self.relative or self.metric.startswith("top") or self.metric in ("agreement", "miou")
+        if not 0 <= self.limit < (100 if share else math.inf):
+            unit = "percent" if self.relative else "percentage points" if share else "units of the metric"
+            raise DesignError(
+                f"a limit of {self.limit} {unit}: expected 0 to {'100' if share else 'any number'}"
+            )
         if self.confidence is not None:
             check_confidence(self.confidence)
 
@@ -42,3 +51,13 @@ class Criterion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def error(self) -> float | None:
         """Probability with which an answer may break the limit; None without confidence."""
         return None if self.confidence is None else 1 - self.confidence
+
+    def asked(self, pair: Pair) -> tuple[Pair, float]:
+        """A pair of networks, and the drop between them that is allowed.
+
+        A relative limit allows none below ``1 - limit / 100`` times the float network's score.
+        """
+        if not self.relative:
+            return pair, self.limit
+        share = self.limit / 100
+        return pair.scaled(1 - share if pair.higher else 1 + share), 0.0

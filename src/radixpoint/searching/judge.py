@@ -4,7 +4,7 @@ certain.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -18,10 +18,11 @@ from radixpoint.engines import make_engine
 from radixpoint.files import write_whole
 from radixpoint.ir.graph import Graph
 from radixpoint.ir.storage import save_network
-from radixpoint.measure.calibrate import Ranges
+from radixpoint.measure.calibrate import Ranges, judged_as
 from radixpoint.measure.evaluate import Evaluation, integer_outcomes, summarize
-from radixpoint.measure.intervals import DropTest, drop, drop_interval
-from radixpoint.measure.metrics import BATCH, Outcomes
+from radixpoint.measure.metrics import BATCH, Metric, TopK
+from radixpoint.measure.outcomes import NO_OUTCOMES, Outcomes
+from radixpoint.measure.pairs import Pair
 from radixpoint.quantization.design import Codes, Design
 from radixpoint.quantization.quantize import Quantizer
 from radixpoint.searching.allocate import Losses
@@ -64,6 +65,7 @@ class Judge:
         criterion: what must not be lost.
         threads: of the engine.
         engine: what runs the designs, see ``radixpoint.make_engine``.
+        metric: the criterion's.
     """
 
     graph: Graph
@@ -75,53 +77,66 @@ class Judge:
     criterion: Criterion = field(default_factory=Criterion)
     threads: int = 0
     engine: str = "auto"
+    metric: Metric = field(default_factory=lambda: TopK(1))
     images_left: int = 0
     held: dict[bytes, Held] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._reference = self.ranges.outcomes[self.images.digest]
+        self._reference = self.ranges.outcomes[judged_as(self.images, self.metric)]
         self._key = (version("radixpoint"), self.graph.digest, self.ranges.content)
 
     @property
     def float_evaluation(self) -> Evaluation:
         """The float network against itself: its accuracy, no drop."""
-        return summarize(self._reference, self._reference, self.criterion.metric)
+        return summarize(self._reference, self._reference, self.metric)
 
     def _decided(self, seen: Outcomes, error: float | None) -> tuple[int, Verdict] | None:
         """After how many of the images seen the verdict is certain, and which; None if it is not.
 
         Looks at the same places whatever is already known, so that an interrupted search and an undisturbed
         one decide alike. With confidence only a failure comes early: to hold, a design needs every image.
+        A score of all images together says nothing early.
         """
-        metric, limit = self.criterion.metric, self.criterion.limit
         for count in range(-(-FEWEST // BATCH) * BATCH, min(len(seen), len(self.images) - 1) + 1, BATCH):
-            before, after = self._reference.first(count).hits(metric), seen.first(count).hits(metric)
-            low, high = drop_interval(before, after, Z_STOP)
+            pair, limit = self._asked(seen.first(count))
+            if not pair.early:
+                break
+            low, high = pair.interval(Z_STOP)
             if low > limit:
                 return count, "fails"
             if high < limit and error is None:
                 return count, "holds"
         return self._final(seen, error)
 
+    def _asked(self, seen: Outcomes) -> tuple[Pair, float]:
+        return self.criterion.asked(self.metric.pair(self._reference.first(len(seen)), seen))
+
     def _final(self, seen: Outcomes, error: float | None) -> tuple[int, Verdict] | None:
         """The verdict of all images, once all are seen."""
         if len(seen) < len(self.images):
             return None
-        before, after = (o.hits(self.criterion.metric) for o in (self._reference, seen))
-        limit = self.criterion.limit
-        if error is None:
-            holds = drop(before, after) <= limit
-        else:
-            holds = DropTest(before, after, error).within(limit)
+        pair, limit = self._asked(seen)
+        holds = pair.drop <= limit if error is None else pair.within(limit, error)
         return len(seen), "holds" if holds else "fails"
 
-    def _path(self, design: Design) -> Path:
-        return self.cache.path("design", *self._key, self.images.digest, design.to_json().decode())
+    def _path(self, design: Design, shard: int) -> Path:
+        about = (self.images.digest, self.metric.kept, design.to_json().decode(), str(shard))
+        return self.cache.path("design", *self._key, *about)
+
+    def _known(self, design: Design) -> Outcomes:
+        """Outcomes of the first images, as far as every shard before is known."""
+        seen = NO_OUTCOMES
+        for shard in range(0, len(self.images), BATCH):
+            more = self.cache.outcomes(self._path(design, shard))
+            if more is None or len(more) != min(BATCH, len(self.images) - shard):
+                break
+            seen = seen.joined(more)
+        return seen
 
     def outcomes(self, text: str, design: Design) -> tuple[Outcomes, Outcomes]:
         """Image by image on all of them: of the float network, and of ``design``."""
         self.judge(text, design, whole=True)
-        return self._reference, self.cache.outcomes(self._path(design))
+        return self._reference, self._known(design)
 
     def judge(
         self, text: str, design: Design, whole: bool = False, error: float | None = None
@@ -131,18 +146,14 @@ class Judge:
         ``error``: probability with which it may hold although its drop is beyond the limit on images that
         nobody looked at; None asks about these images alone.
         """
-        path = self._path(design)
         decide = self._final if whole else self._decided
-        seen = self.cache.outcomes(path)
+        seen = self._known(design)
         decided = decide(seen, error)
         cached = decided is not None
         if not cached:
             self.watcher.stage(text, len(self.images), self.images_left)
-            quantized = self.quantizer.quantize(design)
-            engine = make_engine(quantized, self.engine, self.threads)
-            for more in integer_outcomes(quantized, engine, self.images, len(seen)):
+            for more in self._evaluated(design, len(seen)):
                 seen = seen.joined(more)
-                self.cache.keep_outcomes(path, seen)
                 self.watcher.progress(len(seen))
                 decided = decide(seen, error)
                 if decided is not None:
@@ -150,11 +161,20 @@ class Judge:
         assert decided is not None  # every image decides
         count, verdict = decided
         asked = error if count == len(self.images) else None
-        evaluation = summarize(self._reference, seen.first(count), self.criterion.metric, asked)
+        evaluation = summarize(self._reference, seen.first(count), self.metric, asked)
         if verdict == "holds":
             self.held.setdefault(design.to_json(), Held(design, error, len(self.held)))
         self.watcher.judged(text, evaluation, verdict, cached)
         return evaluation, verdict
+
+    def _evaluated(self, design: Design, start: int) -> Iterator[Outcomes]:
+        """Outcomes of the shards from image ``start`` on, in order; each is kept as soon as it is known."""
+        quantized = self.quantizer.quantize(design)
+        engine = make_engine(quantized, self.engine, self.threads)
+        found = integer_outcomes(quantized, engine, self.images, self.metric, start)
+        for shard, more in zip(range(start, len(self.images), BATCH), found, strict=True):
+            self.cache.keep_outcomes(self._path(design, shard), more)
+            yield more
 
     def measured(
         self, what: str, design: Design, lengths: Sequence[int], kind: Any, make: Any, about: str = ""

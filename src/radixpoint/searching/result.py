@@ -60,7 +60,7 @@ class PolicyResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     Attributes:
         word_length: of ``joint``.
         conv, bn: word lengths of the others; ``conv`` is None where each layer has its own.
-        top1, top5, drop, drop_interval, agreement: of the answer on all searched images.
+        score, top1, top5, drop, drop_interval, agreement: of the answer on all searched images.
         drop_bound: with confidence, the drop is at most this.
         monotone: false if the next longer word length (of ``per-layer``: any dearer design) fails.
         adopted: whether another policy's search found the answer.
@@ -78,8 +78,9 @@ class PolicyResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     word_length: int | UnsetType | None = UNSET
     conv: int | UnsetType | None = UNSET
     bn: int | UnsetType | None = UNSET
-    top1: float | None
-    top5: float | None
+    score: float | None
+    top1: float | UnsetType | None = UNSET
+    top5: float | UnsetType | None = UNSET
     drop: float | None
     drop_interval: tuple[float, float] | None
     drop_bound: float | None
@@ -116,10 +117,15 @@ class Images(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FloatAccuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of the float network on the searched images."""
+    """Of the float network on the searched images; top1 and top5 where labels are ranked."""
 
-    top1: float
-    top5: float
+    score: float
+    top1: float | UnsetType = UNSET
+    top5: float | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> FloatAccuracy:
+        return cls(evaluation.float_score, evaluation.float_top1, evaluation.float_top5)
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -140,7 +146,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     images: Images
     calibration: Images
     held_out: Images | None
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
 
 
 class Result(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -155,7 +161,7 @@ class Result(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
         grid: every pair of word lengths, if it was asked for.
     """
 
-    radixpoint_result: Literal[2] = 2
+    radixpoint_result: Literal[3] = 3
     version: str
     ranges: str
     overlap: dict[str, int]

@@ -155,7 +155,7 @@ def tried(found: Found) -> list[Trial]:
 
 
 def _accuracy(evaluation: Evaluation | None) -> dict[str, Any]:
-    fields = ("top1", "top5", "drop", "drop_interval", "drop_bound", "agreement")
+    fields = ("score", "top1", "top5", "drop", "drop_interval", "drop_bound", "agreement")
     return {name: None if evaluation is None else getattr(evaluation, name) for name in fields}
 
 

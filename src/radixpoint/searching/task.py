@@ -22,9 +22,9 @@ from radixpoint.engines import check_engine
 from radixpoint.errors import DataError, DesignError
 from radixpoint.files import write_whole
 from radixpoint.ir.graph import Graph
-from radixpoint.measure.calibrate import Ranges
+from radixpoint.measure.calibrate import Ranges, judged_as
 from radixpoint.measure.intervals import better_than_chance
-from radixpoint.measure.metrics import BEST
+from radixpoint.measure.metrics import Metric, TopK, find_metric
 from radixpoint.quantization.design import Design
 from radixpoint.quantization.equalize import pairs
 from radixpoint.quantization.quantize import Quantizer
@@ -54,6 +54,7 @@ class _Task:
     space: Space
     strategies: tuple[Strategy, ...]
     criterion: Criterion
+    metric: Metric
     images: ImageSet
     calibration: ImageSet
     held_out: ImageSet | None
@@ -101,15 +102,9 @@ class _Task:
             one.check()
         if space.options.get("equalize"):
             pairs(graph)
-        shape, outputs = graph.shapes[graph.input], graph.classes
-        self.calibration.check_shape(shape)
+        self.calibration.check_shape(graph.shapes[graph.input])
         for image_set in self.judged_on:
-            image_set.check(shape, outputs)
-        if outputs <= BEST[self.criterion.metric]:
-            raise DesignError(
-                f"metric {self.criterion.metric} of a network with {outputs} outputs: every answer would be "
-                "right"
-            )
+            self.metric.check(graph, image_set)
 
     def settings(self) -> Settings:
         """As ``result.json`` has them."""
@@ -141,19 +136,20 @@ def _check_chance(judge: Judge, allowed: bool) -> None:
     Raises:
         DataError: its accuracy cannot be told from guessing.
     """
-    criterion, outputs = judge.criterion, judge.graph.classes
-    seen = judge.ranges.outcomes[judge.images.digest]
+    metric = judge.metric
+    if not isinstance(metric, TopK):
+        return
+    outputs, seen = judge.graph.classes, judge.ranges.outcomes[judged_as(judge.images, metric)]
+    named = seen.table[:, 1].astype(np.int64)
     # answers and labels that know nothing of each other meet as often as their frequencies say
-    answers, labels = (
-        np.bincount(x, minlength=outputs) / len(seen) for x in (seen.prediction, judge.images.labels)
-    )
+    answers, labels = (np.bincount(x, minlength=outputs) / len(seen) for x in (named, judge.images.labels))
     habit = float((answers * labels).sum())
-    hits, guessing = seen.hits(criterion.metric), BEST[criterion.metric] / outputs
-    if better_than_chance(hits, guessing) and better_than_chance(seen.top1, habit):
+    hits, guessing = metric.hits(seen), metric.k / outputs
+    if better_than_chance(hits, guessing) and better_than_chance(TopK(1).hits(seen), habit):
         return
     text = (
         f"{judge.images.source}: the float network is right on {100 * hits.mean():.2f} % of {len(hits)} "
-        f"images ({criterion.metric}), which cannot be told from guessing among {outputs} classes "
+        f"images ({metric.name}), which cannot be told from guessing among {outputs} classes "
         f"({100 * guessing:.2f} %, and {100 * habit:.2f} % if its best answers had nothing to do with the "
         "labels): are the preprocessing and the order of the classes the network's?"
     )
@@ -194,18 +190,20 @@ def open_judges(
     threads: int = 0,
     ranges: Ranges | None = None,
     engine: str = "auto",
+    metric: Any = None,
 ) -> list[Judge]:
     """A judge for each set of images, in a run folder; the arguments are those of ``search``.
 
     Raises:
         DataError, RunError: what was given cannot be used.
     """
-    watcher, run = watcher or Watcher(), open_run_folder(Path(folder))
+    watcher, run, asked = watcher or Watcher(), open_run_folder(Path(folder)), criterion or Criterion()
+    chosen = find_metric(asked.metric if metric is None else metric)
     kept = Cache(run / "cache" if cache is None else Path(cache), watcher.warned)
-    measured = FloatNetwork(graph, calibration, run, kept, watcher).ranges(ranges, image_sets)
+    measured = FloatNetwork(graph, calibration, run, kept, watcher, chosen).ranges(ranges, image_sets)
     quantizer = Quantizer(graph, measured, calibration)
     return [
-        Judge(graph, images, measured, quantizer, kept, watcher, criterion or Criterion(), threads, engine)
+        Judge(graph, images, measured, quantizer, kept, watcher, asked, threads, engine, chosen)
         for images in image_sets
     ]
 
@@ -230,6 +228,7 @@ def search(
     replaces: bool = False,
     at_chance: bool = False,
     engine: str = "auto",
+    metric: Any = None,
     **options: Any,
 ) -> Result:
     """Find the smallest word lengths under the criterion.
@@ -247,6 +246,8 @@ def search(
         calibration: to choose binary points from.
         folder: the run folder; what an interrupted search left there is taken up.
         criterion: default 1.0 percentage point of top-1.
+        metric: instead of the criterion's: a name, a function or an object, as
+            ``radixpoint.measure.metrics.find_metric`` takes it.
         policies: which to search.
         word_lengths: candidates, ascending.
         bn_start: word length of batch normalization while the convolutions' is searched.
@@ -282,7 +283,9 @@ def search(
         )
     space = Space(graph, lengths, bn_start, options, objective, constraints or Constraints())
     strategies = tuple(STRATEGIES[name](space) for name in dict.fromkeys(policies))
-    task = _Task(space, strategies, criterion or Criterion(), images, calibration, held_out, grid)
+    judged_by = find_metric((criterion or Criterion()).metric if metric is None else metric)
+    asked = replace(criterion or Criterion(), metric=judged_by.name)
+    task = _Task(space, strategies, asked, judged_by, images, calibration, held_out, grid)
     task.check()
     if ranges is not None:
         ranges.check(graph, calibration)
@@ -300,7 +303,8 @@ def search(
     for one in strategies:
         check_place(run / one.name)
     judge, *reporters = open_judges(
-        graph, task.judged_on, calibration, run, cache, watcher, task.criterion, threads, ranges, engine
+        *(graph, task.judged_on, calibration, run, cache, watcher, task.criterion, threads, ranges, engine),
+        judged_by,
     )
     _check_chance(judge, at_chance)
     judge.images_left = len(images) * task.evaluations
@@ -310,7 +314,7 @@ def search(
         version=version("radixpoint"),
         ranges=judge.ranges.content,
         overlap=overlap,
-        floating=FloatAccuracy(judge.float_evaluation.top1, judge.float_evaluation.top5),
+        floating=FloatAccuracy.of(judge.float_evaluation),
         policies=_reported(answers, judge, reporters, run),
         grid=_grid(judge, space) if grid else UNSET,
     )

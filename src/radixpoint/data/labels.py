@@ -1,0 +1,285 @@
+"""Targets that lie apart from the images: ImageNet's ground truth, lists, tables, masks, arrays."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from radixpoint.data.entries import MAX_LIST, Entry, Found, check_numbers, is_index, number_of
+from radixpoint.errors import DataError
+from radixpoint.files import read_regular, shown
+
+META, TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
+"""Files of ImageNet's development kit."""
+_NAMES = ("imageid", "image", "image_id", "filename", "file", "file_name", "path", "name", "id")
+_LABELS = ("label", "labels", "class", "target", "predictionstring", "wnid", "category")
+
+
+def targets_of(labels: Any, count: int) -> Any:
+    """Targets of so many images in order: values, or the array of an ``.npy`` or ``.npz``.
+
+    Raises:
+        DataError: unreadable, or another number.
+    """
+    if isinstance(labels, str | Path):
+        try:
+            with np.load(labels, allow_pickle=False) as archive:  # of an .npz
+                if len(archive.files) != 1:
+                    raise DataError(f"{labels}: arrays {', '.join(archive.files)}: expected one, of targets")
+                found: Any = archive[archive.files[0]]
+        except TypeError:
+            found = np.load(labels, allow_pickle=False)
+        except DataError:
+            raise
+        except Exception as error:  # headers go wrong in many ways
+            raise DataError(f"{labels}: expected an array of targets (.npy): {shown(str(error))}") from None
+    else:
+        found = labels
+    if len(found) != count:
+        raise DataError(f"{len(found)} targets of {count} images: expected one for each")
+    if not isinstance(found, np.ndarray):
+        arrays = [np.asarray(one) for one in found]
+        alike = len({one.shape for one in arrays}) == 1 and all(a.dtype.kind in "iufb" for a in arrays)
+        found = np.stack(arrays) if alike else tuple(found)
+    return found
+
+
+def with_labels(found: Found, labels: Any, source: str) -> Found:
+    """The images with labels of their own.
+
+    Args:
+        found: images, in order.
+        labels: ImageNet's development kit (its archive or folder), or its ground truth beside ``meta.mat``; a
+            ``.txt`` of lines "image-name label"; a ``.csv`` with columns for image and label; a folder
+            of masks (``.png``) or arrays (``.npy``) named as the images; an ``.npy`` of targets in order;
+            or a sequence of targets.
+        source: of the images, for messages.
+
+    Raises:
+        DataError: unreadable, an image without a label, or an order that cannot be known.
+    """
+    if not isinstance(labels, str | Path):
+        return replace(found, targets=tuple(targets_of(labels, len(found.entries))), numbered=False)
+    path = Path(labels)
+    if path.is_dir() and not _kit_folder(path):
+        return replace(found, targets=_beside(found.entries, path), classes=frozenset(), numbered=False)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    if path.suffix in (".npy", ".npz"):
+        return replace(found, targets=tuple(targets_of(path, len(found.entries))), numbered=False)
+    if path.suffix == ".csv":
+        return _named(found, _table(path), path, source)
+    if path.is_dir() or path.suffix in (".gz", ".tar", ".tgz") or _is_truth(path):
+        return _imagenet(found, path, source)
+    return _named(found, _lines(path), path, source)
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_regular(path, MAX_LIST).decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not in UTF-8: expected labels") from None
+
+
+def _stem(name: str) -> str:
+    return Path(name).name.partition(".")[0]
+
+
+def _named(found: Found, given: Mapping[str, str], path: Path, source: str) -> Found:
+    """Labels by the name of the image's file, with or without its suffix."""
+    entries = []
+    for entry in found.entries:
+        label = given.get(Path(entry.name).name, given.get(_stem(entry.name)))
+        if label is None:
+            raise DataError(f"{path}: no label for {entry.name}: expected one for every image of {source}")
+        entries.append(replace(entry, label=label))
+    labels = set(given.values())
+    numbered = all(map(is_index, labels))
+    if numbered:
+        check_numbers(path, sorted(labels))
+    elif any(number_of(label) is not None for label in labels):
+        raise DataError(f"{path}: labels that are numbers and names: expected the outputs' indices, or names")
+    return Found(entries, frozenset() if numbered else frozenset(labels), numbered)
+
+
+def _lines(path: Path) -> dict[str, str]:
+    """As Caffe's ``val.txt``: an image's name and the output's index, or the class's name."""
+    result: dict[str, str] = {}
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, space, label = (
+            line.strip().rpartition(" ") if "\t" not in line else line.strip().rpartition("\t")
+        )
+        if not space or not name.strip():
+            raise DataError(f"{path}, line {number}: {line[:60]!r}: expected 'image-name label'")
+        _add(result, Path(name.strip()).name, label, f"{path}, line {number}")
+    return _some(result, path)
+
+
+def _add(result: dict[str, str], name: str, label: str, where: str) -> None:
+    if result.setdefault(name, label) != label:
+        raise DataError(f"{where}: {shown(name)} has label {result[name]!r} already: expected one")
+
+
+def _some(result: dict[str, str], path: Path) -> dict[str, str]:
+    if not result:
+        raise DataError(f"{path}: no labels: expected one for each image")
+    return result
+
+
+def _table(path: Path) -> dict[str, str]:
+    """A table with a header: one column names images, one classes, by the first of its words."""
+    rows = csv.DictReader(io.StringIO(_text(path)))
+    columns = {name.strip().lower(): name for name in rows.fieldnames or ()}
+    name, label = (next((columns[c] for c in known if c in columns), None) for known in (_NAMES, _LABELS))
+    if name is None or label is None:
+        raise DataError(
+            f"{path}: columns {', '.join(rows.fieldnames or ())}: expected one of images (such as image or "
+            "filename) and one of classes (such as label)"
+        )
+    result: dict[str, str] = {}
+    for row in rows:
+        words = (row[label] or "").split()
+        if not words:
+            raise DataError(f"{path}, line {rows.line_num}: no label: expected one")
+        _add(result, Path(row[name] or "").name, words[0], f"{path}, line {rows.line_num}")
+    return _some(result, path)
+
+
+def _beside(entries: Sequence[Entry], folder: Path) -> tuple[Any, ...]:
+    """A mask or an array for each image, by its name."""
+    found = []
+    for entry in entries:
+        places = [folder / f"{_stem(entry.name)}{suffix}" for suffix in (".png", ".npy")]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise DataError(
+                f"{folder}: neither {places[0].name} nor {places[1].name}: expected a target for each image"
+            )
+        found.append(_mask(path) if path.suffix == ".png" else np.asarray(targets_array(path)))
+    return tuple(found)
+
+
+def targets_array(path: Path) -> Any:
+    """An array of a file.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        return np.load(path, allow_pickle=False)
+    except Exception as error:  # headers go wrong in many ways
+        raise DataError(f"{path}: expected an array: {shown(str(error))}") from None
+
+
+def _mask(path: Path) -> Any:
+    """Class numbers of a picture: its palette's indices, or its gray values."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.mode not in ("L", "P", "1"):
+                raise DataError(
+                    f"{path}: colours of mode {image.mode}: expected class numbers, as gray or a palette"
+                )
+            return np.asarray(image).astype(np.uint8)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow raises nearly anything on a damaged file
+        raise DataError(f"{path}: cannot be read: {shown(str(error))}") from None
+
+
+# ------------------------------------------------------------------------------------------ ImageNet
+
+
+def _kit_folder(path: Path) -> Path | None:
+    places = [path, path / "data", *(p / "data" for p in sorted(path.glob("*devkit*")))]
+    return next((place for place in places if (place / TRUTH).is_file()), None)
+
+
+def _is_truth(path: Path) -> bool:
+    """Whether a list has numbers alone, one a line."""
+    lines = _text(path).split()
+    return bool(lines) and all(map(is_index, lines)) and len(lines) == len(_text(path).strip().splitlines())
+
+
+def _imagenet(found: Found, path: Path, source: str) -> Found:
+    """The development kit's numbers, one for each image in the order of their names.
+
+    They count synsets in the kit's own order, while networks have them sorted by name (WordNet id).
+    """
+    truth, meta = _kit(path)
+    numbers = truth.split()
+    if not numbers or not all(map(is_index, numbers)):
+        raise DataError(f"{path}: expected the numbers of synsets, one a line")
+    if len(numbers) != len(found.entries):
+        raise DataError(
+            f"{path}: {len(numbers)} labels of {len(found.entries)} images in {source}: expected one for each"
+        )
+    synsets = _synsets(meta, path)
+    strange = next((n for n in numbers if int(n) not in synsets), None)
+    if strange is not None:
+        raise DataError(f"{path}: label {strange}: expected the number of a synset of {META}")
+    entries = [replace(e, label=synsets[int(n)]) for e, n in zip(found.entries, numbers, strict=True)]
+    return Found(entries, frozenset(synsets.values()), order=tuple(sorted(synsets.values())))
+
+
+def _kit(path: Path) -> tuple[str, bytes]:
+    """Ground truth and ``meta.mat``: of the kit's archive or folder, or of files that lie together."""
+    if path.is_dir():
+        folder = _kit_folder(path)
+        assert folder is not None  # whoever calls has looked
+        path = folder / TRUTH
+    if path.suffix == ".txt":
+        beside = path.parent / META
+        if not beside.is_file():
+            raise DataError(
+                f"{path}: the development kit's numbers have an order of their own: expected its {META} "
+                "beside "
+                "it, or the kit's archive"
+            )
+        return _text(path), read_regular(beside, MAX_LIST)
+    parts: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = Path(member.name).name
+                if name in (META, TRUTH) and member.isreg() and member.size <= MAX_LIST:
+                    handle = archive.extractfile(member)
+                    parts[name] = b"" if handle is None else handle.read()
+    except Exception as error:  # a damaged archive ends in many ways
+        raise DataError(f"{path}: not ImageNet's development kit: {shown(str(error))}") from None
+    if set(parts) != {META, TRUTH}:
+        raise DataError(f"{path}: not ImageNet's development kit: expected {TRUTH} and {META} in it")
+    return parts[TRUTH].decode("ascii", "replace"), parts[META]
+
+
+def _synsets(meta: bytes, path: Path) -> dict[int, str]:
+    """WordNet ids of the classes by the kit's numbers: entries of ``meta.mat`` that have no children."""
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise DataError(f"{path}: {META} is read with SciPy: pip install 'radixpoint[imagenet]'") from None
+    try:
+        table = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
+        result = {
+            int(number): str(name)
+            for number, name, children in zip(
+                table["ILSVRC2012_ID"], table["WNID"], table["num_children"], strict=True
+            )
+            if int(children) == 0
+        }
+    except Exception as error:  # it may be anything
+        raise DataError(f"{path}: {META} cannot be read: {shown(str(error))}") from None
+    if len(set(result.values())) != len(result):
+        raise DataError(f"{path}: {META} names a synset twice: expected the development kit's")
+    return result
