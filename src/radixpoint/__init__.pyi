@@ -51,7 +51,9 @@ from .ir.graph import Graph
 from .ir.network import IntGraph
 from .ir.storage import load_network, save_network
 from .measure.calibrate import Ranges, calibrate
+from .measure.detection import MeanAveragePrecision
 from .measure.evaluate import Evaluation, evaluate
+from .measure.metrics import MeanIoU, Score, Total, find_metric, torch_metric
 from .quantization.design import Design
 from .quantization.quantize import quantize
 from .searching import search
@@ -68,17 +70,22 @@ __all__ = [
     "Graph",
     "ImageSet",
     "IntGraph",
+    "MeanAveragePrecision",
+    "MeanIoU",
     "Overflow",
     "Preprocessing",
     "RadixpointError",
     "Ranges",
     "Rounding",
+    "Score",
+    "Total",
     "__version__",
     "caffe_preprocessing",
     "calibrate",
     "cost",
     "evaluate",
     "export_network",
+    "find_metric",
     "load",
     "load_images",
     "load_network",
@@ -87,5 +94,6 @@ __all__ = [
     "read_classes",
     "save_network",
     "search",
+    "torch_metric",
     "verify_export",
 ]

@@ -90,6 +90,15 @@ class ImageSet:
         """Targets of the images start..stop-1."""
         return None if self.targets is None else self.targets[start:stop]
 
+    def with_targets(self, targets: Any) -> ImageSet:
+        """The same images with other targets, one for each: an array, or a sequence of anything.
+
+        Raises:
+            DataError: another number of them.
+        """
+        own = targets if targets is None or isinstance(targets, np.ndarray) else tuple(targets)
+        return replace(self, targets=own, classes=(), unordered=None)
+
     def inputs(self, start: int, stop: int) -> NDArray[np.float32]:
         """Network input of the images start..stop-1."""
         own = self.pixels[start:stop]

@@ -305,7 +305,7 @@ class Score:
             network has several; bool for right or wrong, else real numbers, whose mean is the score.
         higher: whether more is better.
         unit: of the score.
-        label: how it is called; by its module and name if not given.
+        label: how it is called, after "own:"; by its module and name if not given.
     """
 
     function: Callable[[Any, Any], NDArray[Any]]
@@ -315,7 +315,7 @@ class Score:
 
     @property
     def name(self) -> str:
-        return self.label or _name(self.function)
+        return f"own:{self.label}" if self.label else _name(self.function)
 
     @property
     def kept(self) -> str:
@@ -352,7 +352,7 @@ class Total:
         score: (outcomes, weights) -> the score where each image counts ``weights`` times.
         higher: whether more is better.
         unit: of the score.
-        label: how it is called; by the module and name of ``score`` if not given.
+        label: how it is called, after "own:"; by the module and name of ``score`` if not given.
     """
 
     rows: Callable[[Any, Any], Any]
@@ -363,7 +363,7 @@ class Total:
 
     @property
     def name(self) -> str:
-        return self.label or _name(self.score)
+        return f"own:{self.label}" if self.label else _name(self.score)
 
     @property
     def kept(self) -> str:
@@ -436,7 +436,7 @@ def torch_metric(metric: Any, higher: bool | None = None) -> Total:
     about = hashlib.sha256(
         repr(sorted((k, repr(v)) for k, v in vars(metric).items() if k[0] != "_")).encode()
     )
-    return Total(rows, score, higher, label=f"torchmetrics:{type(metric).__name__}-{about.hexdigest()[:8]}")
+    return Total(rows, score, higher, label=f"torchmetrics.{type(metric).__name__}-{about.hexdigest()[:8]}")
 
 
 # ------------------------------------------------------------------------------------------- names
