@@ -22,6 +22,7 @@ from radixpoint.cli.quantize import quantize
 from radixpoint.cli.search import search
 from radixpoint.cli.terminal import errors, say
 from radixpoint.cli.verify import verify
+from radixpoint.cli.worker import worker
 from radixpoint.errors import RadixpointError
 from radixpoint.files import shown
 
@@ -34,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (inspect, calibrate, search, quantize, evaluate, export, verify, cost, demo):
+for command in (inspect, calibrate, search, quantize, evaluate, export, verify, cost, demo, worker):
     app.command()(command)
 
 

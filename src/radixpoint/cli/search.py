@@ -21,6 +21,7 @@ from radixpoint.ir.graph import Graph
 from radixpoint.quantization.design import Design
 from radixpoint.searching import task
 from radixpoint.searching.allocate import Constraints, Objective
+from radixpoint.searching.executors import make_executor
 from radixpoint.searching.policies import POLICIES
 from radixpoint.searching.result import PolicyResult, Result
 
@@ -146,6 +147,15 @@ def search(
     engine: options.EngineName = "auto",
     device: options.Device = None,
     threads: options.Threads = 0,
+    executor: Annotated[
+        str,
+        typer.Option(
+            help="Who evaluates: here; ray (this machine, or the cluster that RAY_ADDRESS names), "
+            "ray:ADDRESS; "
+            "folder: workers started by 'radixpoint worker RUN', on any machine that shares the run folder. "
+            "Results are the same."
+        ),
+    ] = "here",
     as_json: options.AsJson = False,
 ) -> None:
     """Find the smallest word lengths within a limit.
@@ -168,6 +178,7 @@ def search(
     }
     Design.separate(lengths[-1], bn_start, **fields)  # what cannot be meant is refused before any work
     runner = engine_of(engine, device, threads)
+    make_executor(executor, out)
     image_set = read_images(images, classes, preprocessing, max_images, model, labels, store)
     calibration_set = read_images(calibration, classes, preprocessing, model=model, store=store)
     reported = None
@@ -196,6 +207,7 @@ def search(
         ranges=read_ranges(ranges, graph, calibration_set),
         replaces=replace,
         at_chance=at_chance,
+        executor=executor,
         **fields,
     )
 

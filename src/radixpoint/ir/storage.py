@@ -63,11 +63,16 @@ def _narrow(form: TensorFormat) -> type:
 
 
 def save_network(network: IntGraph, path: Path) -> None:
-    """Write an IntGraph; the same network gives the same bytes.
+    """Write an IntGraph.
 
     Raises:
         RunError: the file cannot be written.
     """
+    write_whole(path, encoded_network(network))
+
+
+def encoded_network(network: IntGraph) -> bytes:
+    """What ``save_network`` writes; the same network gives the same bytes."""
     record = _Network(
         1,
         network.input,
@@ -85,7 +90,7 @@ def save_network(network: IntGraph, path: Path) -> None:
         name: np.ascontiguousarray(p.data, _narrow(p.format) if p.format.signed else np.int64)
         for name, p in network.parameters.items()
     }
-    write_whole(path, save(arrays, {_KEY: msgspec.json.encode(record, order="deterministic").decode()}))
+    return bytes(save(arrays, {_KEY: msgspec.json.encode(record, order="deterministic").decode()}))
 
 
 def _lists_to_tuples(value: Any) -> Any:

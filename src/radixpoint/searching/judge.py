@@ -4,6 +4,8 @@ certain.
 
 from __future__ import annotations
 
+import hashlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -14,12 +16,11 @@ import msgspec
 
 from radixpoint.accelerator.cost import multiplier_cost
 from radixpoint.data import ImageSet
-from radixpoint.engines import make_engine
 from radixpoint.files import write_whole
 from radixpoint.ir.graph import Graph
 from radixpoint.ir.storage import save_network
 from radixpoint.measure.calibrate import Ranges, judged_as
-from radixpoint.measure.evaluate import Evaluation, integer_outcomes, summarize
+from radixpoint.measure.evaluate import Evaluation, summarize
 from radixpoint.measure.metrics import BATCH, Metric, TopK
 from radixpoint.measure.outcomes import NO_OUTCOMES, Outcomes
 from radixpoint.measure.pairs import Pair
@@ -28,6 +29,7 @@ from radixpoint.quantization.quantize import Quantizer
 from radixpoint.searching.allocate import Losses
 from radixpoint.searching.cache import Cache
 from radixpoint.searching.criterion import Criterion, Verdict
+from radixpoint.searching.executors import Executor, Here, Unit
 from radixpoint.searching.watcher import Watcher
 
 FEWEST = 500
@@ -63,9 +65,8 @@ class Judge:
         cache: where everything that is found out is kept.
         watcher: told how it goes.
         criterion: what must not be lost.
-        threads: of the engine.
-        engine: what runs the designs, see ``radixpoint.make_engine``.
         metric: the criterion's.
+        executor: who evaluates them, open.
     """
 
     graph: Graph
@@ -75,11 +76,12 @@ class Judge:
     cache: Cache
     watcher: Watcher = field(default_factory=Watcher)
     criterion: Criterion = field(default_factory=Criterion)
-    threads: int = 0
-    engine: str = "auto"
     metric: Metric = field(default_factory=lambda: TopK(1))
+    executor: Executor = field(default_factory=Here)
     images_left: int = 0
     held: dict[bytes, Held] = field(default_factory=dict)
+    _flying: dict[Unit, Design] = field(default_factory=dict)
+    _coming: list[Design] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._reference = self.ranges.outcomes[judged_as(self.images, self.metric)]
@@ -126,12 +128,25 @@ class Judge:
     def _known(self, design: Design) -> Outcomes:
         """Outcomes of the first images, as far as every shard before is known."""
         seen = NO_OUTCOMES
-        for shard in range(0, len(self.images), BATCH):
-            more = self.cache.outcomes(self._path(design, shard))
-            if more is None or len(more) != min(BATCH, len(self.images) - shard):
+        for shard in self._shards:
+            more = self._kept(design, shard)
+            if more is None:
                 break
             seen = seen.joined(more)
         return seen
+
+    @property
+    def _shards(self) -> range:
+        """First image of each."""
+        return range(0, len(self.images), BATCH)
+
+    def _kept(self, design: Design, shard: int) -> Outcomes | None:
+        found = self.cache.outcomes(self._path(design, shard))
+        return found if found is not None and len(found) == min(BATCH, len(self.images) - shard) else None
+
+    def expect(self, designs: Sequence[Design]) -> None:
+        """Designs that may be judged next, the likeliest first: for workers that would have nothing to do."""
+        self._coming = list(designs)
 
     def outcomes(self, text: str, design: Design) -> tuple[Outcomes, Outcomes]:
         """Image by image on all of them: of the float network, and of ``design``."""
@@ -158,6 +173,7 @@ class Judge:
                 decided = decide(seen, error)
                 if decided is not None:
                     break
+            self._settled(design)
         assert decided is not None  # every image decides
         count, verdict = decided
         asked = error if count == len(self.images) else None
@@ -169,12 +185,47 @@ class Judge:
 
     def _evaluated(self, design: Design, start: int) -> Iterator[Outcomes]:
         """Outcomes of the shards from image ``start`` on, in order; each is kept as soon as it is known."""
-        quantized = self.quantizer.quantize(design)
-        engine = make_engine(quantized, self.engine, self.threads)
-        found = integer_outcomes(quantized, engine, self.images, self.metric, start)
-        for shard, more in zip(range(start, len(self.images), BATCH), found, strict=True):
-            self.cache.keep_outcomes(self._path(design, shard), more)
-            yield more
+        left = deque(shard for shard in self._shards if shard >= start)
+        ready: dict[int, Outcomes] = {}
+        for shard in [shard for shard in self._shards if shard >= start]:
+            while shard not in ready:
+                known = self._kept(design, shard) if self._unit(design, shard) not in self._flying else None
+                if known is not None:
+                    ready[shard] = known
+                    break
+                self._feed(design, left)
+                unit, outcomes = self.executor.result()
+                self.cache.keep_outcomes(self.cache.folder / unit.record, outcomes)
+                if self._flying.pop(unit, None) == design:
+                    ready[unit.start] = outcomes
+            yield ready.pop(shard)
+
+    def _feed(self, design: Design, left: deque[int]) -> None:
+        """Give the executor what it has room for: this design's shards, then those of designs to come."""
+        while left and (self.executor.room > 0 or not self._flying):
+            self._submit(design, left.popleft())
+        for coming in self._coming if self.executor.speculates else ():
+            for shard in self._shards:
+                if self.executor.room <= 0 or left:
+                    return
+                self._submit(coming, shard)
+
+    def _submit(self, design: Design, shard: int) -> None:
+        unit = self._unit(design, shard)
+        if unit in self._flying or self._kept(design, shard) is not None:
+            return
+        self.executor.submit(unit, lambda: self.quantizer.quantize(design))
+        self._flying[unit] = design
+
+    def _unit(self, design: Design, shard: int) -> Unit:
+        key = hashlib.sha256("\n".join([*self._key, design.to_json().decode()]).encode()).hexdigest()[:32]
+        return Unit(key, self.images.digest, shard, self._path(design, shard).name)
+
+    def _settled(self, design: Design) -> None:
+        """The verdict on a design is certain: nobody needs to begin what is left of it."""
+        wanted = {self._unit(one, shard) for one in self._coming for shard in self._shards}
+        for unit in self.executor.withdraw(lambda unit: unit in wanted):
+            self._flying.pop(unit, None)
 
     def measured(
         self, what: str, design: Design, lengths: Sequence[int], kind: Any, make: Any, about: str = ""

@@ -21,7 +21,17 @@ class Found:
     tried: dict[int, Judged]
 
 
-def smallest(judge: Callable[[int, bool], Judged], word_lengths: Sequence[int]) -> Found:
+Expect = Callable[[Sequence[int]], None]
+"""Told which places may be asked about next."""
+
+
+def _nothing(places: Sequence[int]) -> None:
+    """Told, and does nothing."""
+
+
+def smallest(
+    judge: Callable[[int, bool], Judged], word_lengths: Sequence[int], expect: Expect = _nothing
+) -> Found:
     """Smallest word length that holds: bisection, then both neighbours are verified.
 
     The answer has been evaluated on every image, and the word length below it fails. ``monotone`` is false
@@ -30,6 +40,7 @@ def smallest(judge: Callable[[int, bool], Judged], word_lengths: Sequence[int]) 
     Args:
         judge: (word length, on every image?) -> evaluation and verdict.
         word_lengths: ascending.
+        expect: told what may be asked about after the next question, whichever way that is answered.
     """
     tried: dict[int, Judged] = {}
 
@@ -37,17 +48,26 @@ def smallest(judge: Callable[[int, bool], Judged], word_lengths: Sequence[int]) 
         tried[word_lengths[index]] = judge(word_lengths[index], whole)
         return tried[word_lengths[index]][1] == "holds"
 
+    def next_of(low: int, high: int) -> Sequence[int]:
+        """What is asked about once ``low`` fails and ``high`` holds."""
+        if high - low > 1:
+            return [word_lengths[(low + high) // 2]]
+        return word_lengths[high : high + 2]
+
     last = len(word_lengths) - 1
     low, high = -1, last  # low fails (or is below the range), high holds
+    expect(next_of(low, high))
     if not holds(high):
         return Found(None, None, True, tried)
     while True:
         while high - low > 1:
             middle = (low + high) // 2
+            expect([*next_of(low, middle), *next_of(middle, high)])
             if holds(middle):
                 high = middle
             else:
                 low = middle
+        expect(word_lengths[high + 1 : high + 2])
         if holds(high, whole=True):
             break
         low = high  # every image says otherwise than the first ones did
@@ -73,7 +93,9 @@ def cheapest(judged: Sequence[Judged]) -> Found:
     return Found(first, tried[first][0], len(holding) == len(judged) - first, tried)
 
 
-def confident(judge: Callable[[int, bool], Judged], places: Sequence[int]) -> Found:
+def confident(
+    judge: Callable[[int, bool], Judged], places: Sequence[int], expect: Expect = _nothing
+) -> Found:
     """The last that holds before the first that fails, from the longest or dearest down.
 
     The order is fixed before anything is looked at. So the first design on the way whose drop is really
@@ -83,10 +105,13 @@ def confident(judge: Callable[[int, bool], Judged], places: Sequence[int]) -> Fo
     Args:
         judge: (place, on every image?) -> evaluation and verdict, each by a test of the same error.
         places: ascending.
+        expect: told which places come next.
     """
     tried: dict[int, Judged] = {}
     best: int | None = None
-    for place in reversed(places):
+    order = list(reversed(places))
+    for number, place in enumerate(order):
+        expect(order[number + 1 : number + 3])
         tried[place] = judge(place, True)
         if tried[place][1] != "holds":
             break

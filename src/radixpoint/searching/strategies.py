@@ -138,7 +138,10 @@ def _along(
         judge.images_left -= len(judge.images)
         return judge.judge(f"{text} {place}{unit}", design(place), whole, error)
 
-    return smallest(one, places) if error is None else confident(one, places)
+    def expect(coming: Sequence[int]) -> None:
+        judge.expect([design(place) for place in coming])
+
+    return (smallest if error is None else confident)(one, places, expect)
 
 
 def _half(error: float | None, ways: int = 1) -> float | None:
@@ -330,6 +333,8 @@ class ByLayer:
 
         def judged(one: Allocation) -> Judged:
             judge.images_left -= len(judge.images)
+            later = path[next((i for i, other in enumerate(path) if other is one), len(path)) + 1 :]
+            judge.expect([allocated(self._start, other, space.graph) for other in later])
             text = f"{self.name}, point of cost {self._price(one):.6g}"
             return judge.judge(text, allocated(self._start, one, space.graph), True, _half(error))
 

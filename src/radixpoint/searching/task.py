@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,6 +32,7 @@ from radixpoint.quantization.quantize import Quantizer
 from radixpoint.searching.allocate import Constraints, Objective
 from radixpoint.searching.cache import Cache
 from radixpoint.searching.criterion import Criterion
+from radixpoint.searching.executors import Executor, Job, make_executor
 from radixpoint.searching.judge import Judge
 from radixpoint.searching.measured import FloatNetwork
 from radixpoint.searching.result import (
@@ -191,6 +193,7 @@ def open_judges(
     ranges: Ranges | None = None,
     engine: str = "auto",
     metric: Any = None,
+    executor: str | Executor = "here",
 ) -> list[Judge]:
     """A judge for each set of images, in a run folder; the arguments are those of ``search``.
 
@@ -202,9 +205,10 @@ def open_judges(
     kept = Cache(run / "cache" if cache is None else Path(cache), watcher.warned)
     measured = FloatNetwork(graph, calibration, run, kept, watcher, chosen).ranges(ranges, image_sets)
     quantizer = Quantizer(graph, measured, calibration)
+    runs = make_executor(executor, run) if isinstance(executor, str) else executor
+    runs.open(Job({i.digest: i for i in image_sets}, chosen, engine, threads, str(kept.folder.resolve())))
     return [
-        Judge(graph, images, measured, quantizer, kept, watcher, asked, threads, engine, chosen)
-        for images in image_sets
+        Judge(graph, images, measured, quantizer, kept, watcher, asked, chosen, runs) for images in image_sets
     ]
 
 
@@ -229,6 +233,7 @@ def search(
     at_chance: bool = False,
     engine: str = "auto",
     metric: Any = None,
+    executor: str | Executor = "here",
     **options: Any,
 ) -> Result:
     """Find the smallest word lengths under the criterion.
@@ -266,6 +271,9 @@ def search(
         replaces: whether the result of another search in the folder may be replaced.
         at_chance: go on with a float network that is no better than guessing.
         engine: what runs the designs: a name for ``radixpoint.make_engine``. No result depends on it.
+        executor: who evaluates the designs: ``here``; ``ray``, or ``ray:ADDRESS`` of a cluster; ``folder``,
+        for
+            workers that share the run folder (``radixpoint worker``). No result depends on it.
         options: further fields of ``radixpoint.quantization.design.Design``.
 
     Returns:
@@ -305,19 +313,25 @@ def search(
     judge, *reporters = open_judges(
         *(graph, task.judged_on, calibration, run, cache, watcher, task.criterion, threads, ranges, engine),
         judged_by,
+        executor,
     )
-    _check_chance(judge, at_chance)
-    judge.images_left = len(images) * task.evaluations
-    answers = task.answers(judge)
-    result = Result(
-        **asdict(settings),
-        version=version("radixpoint"),
-        ranges=judge.ranges.content,
-        overlap=overlap,
-        floating=FloatAccuracy.of(judge.float_evaluation),
-        policies=_reported(answers, judge, reporters, run),
-        grid=_grid(judge, space) if grid else UNSET,
-    )
+    try:
+        _check_chance(judge, at_chance)
+        judge.images_left = len(images) * task.evaluations
+        answers = task.answers(judge)
+        cells = _grid(judge, space) if grid else UNSET
+        judge.expect([])
+        result = Result(
+            **asdict(settings),
+            version=version("radixpoint"),
+            ranges=judge.ranges.content,
+            overlap=overlap,
+            floating=FloatAccuracy.of(judge.float_evaluation),
+            policies=_reported(answers, judge, reporters, run),
+            grid=cells,
+        )
+    finally:
+        judge.executor.close()
     write_whole(run / FILE, result.encoded())
     return result
 
@@ -350,12 +364,13 @@ def _reported(
 def _grid(judge: Judge, space: Space) -> list[Cell]:
     """Every pair of word lengths, on every image."""
     cells = []
-    for conv in space.lengths:
-        for bn in space.lengths:
-            design = Design.separate(conv, bn, **space.options)
-            evaluation, verdict = judge.judge(f"grid {conv} x {bn} bits", design, whole=True)
-            judge.images_left -= len(judge.images)
-            cells.append(Cell(**asdict(evaluation), conv=conv, bn=bn, verdict=verdict))
+    places = list(product(space.lengths, space.lengths))
+    designs = [Design.separate(conv, bn, **space.options) for conv, bn in places]
+    for number, (conv, bn) in enumerate(places):
+        judge.expect(designs[number + 1 :])
+        evaluation, verdict = judge.judge(f"grid {conv} x {bn} bits", designs[number], whole=True)
+        judge.images_left -= len(judge.images)
+        cells.append(Cell(**asdict(evaluation), conv=conv, bn=bn, verdict=verdict))
     return cells
 
 
