@@ -227,6 +227,11 @@ def test_images_are_prepared_as_opencv_does(resized: bool, tmp_path: Path) -> No
         assert (found.resize_size, found.crop_size, found.channel_order) == (20, 16, "BGR")
         np.testing.assert_allclose(found.mean, (100, 101, 102), rtol=1e-6)
         assert found.std == (1.0, 1.0, 1.0)
+        inputs = found.normalize(np.zeros((1, 3, 16, 16), np.uint8))
+        np.testing.assert_allclose(inputs[0], -image[:, 2:18, 2:18], rtol=1e-6)
+        mean_file(tmp_path / "m.binaryproto", image[:, :12, :12])
+        with pytest.raises(DataError, match="a mean image of 12x12 is smaller than the crop of 16"):
+            caffe_preprocessing(tmp_path / "net.prototxt")
 
 
 def test_images_of_one_channel(tmp_path: Path) -> None:

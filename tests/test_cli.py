@@ -402,3 +402,78 @@ def test_a_caffe_network(tmp_path: Path) -> None:
     fails("m.binaryproto: No such file", "calibrate", tmp_path / "n.prototxt", *ends, *mean)
     fails("expected it with a model in Caffe's", "calibrate", tmp_path / "n.onnx", *ends, *mean)
     fails("expected torch:package.module:factory", "inspect", "torch:mine")
+
+
+def test_a_search_from_a_file(files: Path, tmp_path: Path) -> None:
+    """Options by name, paths relative to the file; flags override; what was asked for is in the folder."""
+    small = ["--word-lengths", "6,8", "--policy", "joint"]
+    run("search", *sources(files), "--out", tmp_path / "flags", "--limit", "3", *small)
+    (files / "run.toml").write_text(
+        'model = "model.onnx"\nimages = "images.npz"\ncalibration = "calibration.npz"\n'
+        'preprocessing = "p.json"\nlimit = 3\npolicy = ["joint"]\nword-lengths = "6,8"\nunsigned = false\n'
+    )
+    run("search", files / "run.toml", "--out", tmp_path / "file")
+    expected = (tmp_path / "flags" / "result.json").read_bytes()
+    assert (tmp_path / "file" / "result.json").read_bytes() == expected
+    run("search", tmp_path / "file" / "run.toml", "--out", tmp_path / "again")
+    assert (tmp_path / "again" / "result.json").read_bytes() == expected
+    run(
+        "search",
+        files / "run.toml",
+        "--out",
+        tmp_path / "other",
+        "--word-lengths",
+        "8,9",
+        "--policy",
+        "separate",
+    )
+    other = json.loads((tmp_path / "other" / "result.json").read_text())
+    assert (other["word_lengths"], list(other["policies"])) == ([8, 9], ["separate"])
+    for text, message in (
+        ("limits = 3", "'limits': no option of search"),
+        ("limit = [1]", "limit = [1]: expected text, a number"),
+        ("unsigned = 3", "unsigned = 3: expected true or false"),
+        ("limit = true", "limit = true: expected a value"),
+        ("limit = ", "not TOML"),
+        ('model = "x.onnx"\nfix = [{}]', "fix = [{}]"),
+    ):
+        (files / "bad.toml").write_text(text)
+        fails(message, "search", files / "bad.toml", "--out", tmp_path / "bad")
+    fails("No such file", "search", files / "none.toml", "--out", tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
+
+
+def brightest(results: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """A metric of one's own: whether the label is the best class."""
+    return results.argmax(1) == targets
+
+
+def test_metrics_and_limits_on_the_command_line(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    small = ["--word-lengths", "6,8", "--policy", "joint"]
+    own = run("search", *sources(files), "--out", tmp_path / "own", "--limit", "3", *small,
+              "--metric", "test_cli:brightest")  # fmt: skip
+    run("search", *sources(files), "--out", tmp_path / "top1", "--limit", "3", *small)
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("own", "top1")]
+    assert results[0]["policies"]["joint"]["word_length"] == results[1]["policies"]["joint"]["word_length"]
+    assert results[0]["policies"]["joint"]["drop"] == results[1]["policies"]["joint"]["drop"]
+    assert "test_cli:brightest" in own.stdout
+    relative = run("search", *sources(files), "--out", tmp_path / "rel", "--limit", "3%", *small)
+    assert json.loads((tmp_path / "rel" / "result.json").read_text())["criterion"]["relative"] is True
+    assert "joint" in relative.stdout
+    run(
+        "search",
+        *sources(files),
+        "--out",
+        tmp_path / "ce",
+        "--limit",
+        "5%",
+        "--metric",
+        "cross-entropy",
+        *small,
+    )
+    fails("--limit x", "search", *sources(files), "--out", tmp_path / "x", "--limit", "x")
+    fails("No module named", "search", *sources(files), "--out", tmp_path / "x", "--metric", "nowhere:x")
+    fails("expected here, ray", "search", *sources(files), "--out", tmp_path / "x", "--executor", "slurm")

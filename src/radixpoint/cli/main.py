@@ -8,7 +8,7 @@ import sys
 import tempfile
 import traceback
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,8 @@ from radixpoint.cli.evaluate import evaluate
 from radixpoint.cli.export import export
 from radixpoint.cli.inspect import inspect
 from radixpoint.cli.quantize import quantize
+from radixpoint.cli.reproduce import reproduce
+from radixpoint.cli.run_file import expanded
 from radixpoint.cli.search import search
 from radixpoint.cli.terminal import errors, say
 from radixpoint.cli.verify import verify
@@ -35,7 +37,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (inspect, calibrate, search, quantize, evaluate, export, verify, cost, demo, worker):
+for command in (
+    inspect,
+    calibrate,
+    search,
+    quantize,
+    evaluate,
+    export,
+    verify,
+    cost,
+    demo,
+    worker,
+    reproduce,
+):
     app.command()(command)
 
 
@@ -78,13 +92,22 @@ def _unexpected(error: Exception) -> None:
     )
 
 
+def _arguments(given: list[str]) -> list[str]:
+    """The command line, with the options of a run file in its place."""
+    if given[:1] != ["search"]:
+        return given
+    group: Any = typer.main.get_command(app)
+    options = {one.name: one for one in group.commands["search"].params}
+    return ["search", *expanded(given[1:], options)]
+
+
 def main() -> None:
     """Entry point: errors of the user become one message and exit status 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may be no text
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        app(_arguments(sys.argv[1:]))
     except RadixpointError as error:
         said = "\n".join(map(shown, str(error).splitlines()))
         say(f"error: {said}", errors, "red")

@@ -14,6 +14,7 @@ from radixpoint.arithmetic.formats import Overflow as OverflowModes
 from radixpoint.arithmetic.formats import Rounding as RoundingModes
 from radixpoint.cli import options
 from radixpoint.cli.inputs import criterion, engine_of, read_images, read_model, read_ranges
+from radixpoint.cli.run_file import keep
 from radixpoint.cli.terminal import Bars, bars, emit, errors, note_the_engine, out, say
 from radixpoint.data import ImageSet
 from radixpoint.errors import DesignError
@@ -58,6 +59,7 @@ def _fixed(fix: list[str]) -> dict[str, int]:
 
 
 def search(
+    context: typer.Context,
     model: options.Model,
     images: options.Images,
     calibration: options.Calibration,
@@ -163,6 +165,10 @@ def search(
     The limit is on the drop in accuracy. What is found is in the run folder: a table, result.json, and the
     design and the quantized network of each policy.
 
+    Instead of the model a file may be given, run.toml, with any of the options by name; each search leaves
+    one
+    in its folder.
+
     Example: radixpoint search resnet50.onnx --images val/ --calibration calib/ --limit 1.0 -o run
     """
     asked = criterion(metric, limit, confidence)
@@ -208,14 +214,25 @@ def search(
         replaces=replace,
         at_chance=at_chance,
         executor=executor,
+        asked=(dict(context.params), _defaults(context)),
         **fields,
     )
 
 
+def _defaults(context: typer.Context) -> dict[str, Any]:
+    return {one.name or "": one.default for one in context.command.params}
+
+
 def run_search(
-    graph: Graph, images: ImageSet, calibration: ImageSet, folder: Path, as_json: bool, **arguments: Any
+    graph: Graph,
+    images: ImageSet,
+    calibration: ImageSet,
+    folder: Path,
+    as_json: bool,
+    asked: tuple[dict[str, Any], dict[str, Any]] | None = None,
+    **arguments: Any,
 ) -> None:
-    """Search with bars, and report."""
+    """Search with bars, and report. ``asked``: the command's parameters and their defaults, to be kept."""
     if arguments.get("engine", "auto") == "auto":
         note_the_engine()
     try:
@@ -228,6 +245,8 @@ def run_search(
             errors,
         )
         raise
+    if asked is not None:
+        keep(folder, *asked)
     if result.held_out is None and result.criterion.confidence is None:
         say(
             "the designs were chosen on these images, so their drops are a little too good: --held-out "
@@ -253,8 +272,9 @@ def _report(result: Result, folder: Path) -> None:
     """The table at the end of a search."""
     confidence, metric = result.criterion.confidence, result.criterion.metric
     ranked = result.floating.top1 is not UNSET
-    accuracy = f"top-1 {result.floating.top1:.2f} %, top-5 {result.floating.top5:.2f} %"
-    floating = accuracy if ranked else f"{metric} {result.floating.score:.4g}"
+    floating = f"{metric} {result.floating.score:.4g}"
+    if ranked:
+        floating = f"top-1 {result.floating.top1:.2f} %, top-5 {result.floating.top5:.2f} %"
     say(f"float: {floating} on {result.images.count} images")
     table = Table(
         "policy",

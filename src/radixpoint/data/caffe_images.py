@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from radixpoint.data.caffe_schema import (
     DATA_LAYERS,
@@ -28,9 +29,10 @@ MAX_MEAN = 1 << 28
 def caffe_preprocessing(description: str | Path, mean_file: str | Path | None = None) -> Preprocessing:
     """What a Caffe network's images go through: (pixel - mean) * scale, of the pixels 0..255, blue first.
 
-    A mean image counts by the mean of each channel, as in Caffe's own examples of classification: pixel by
-    pixel it would not fit other crops. Its size is that of the images it was made of: they are
-    resized to it first.
+    A mean image is subtracted place by place, its middle where it is larger than the crop. Its size is that
+    of
+    the images it was made of: they are resized to it first. ``mean`` is the mean of each channel, and
+    ``mean_image`` how the mean image differs from that.
 
     Args:
         description: a ``.prototxt``; the data layer of phase TEST says mean, scale and crop, else the size of
@@ -56,12 +58,16 @@ def caffe_preprocessing(description: str | Path, mean_file: str | Path | None = 
         )
     shapes = [shape for _, shape in declared_images(net) if shape is not None]
     channels, crop = _sizes(transform, shapes)
-    values, size = list(transform.mean_value) if transform is not None else [], None
+    values: list[float] = list(transform.mean_value) if transform is not None else []
+    size: int | None = None
+    image: NDArray[np.float64] | None = None
     named = "" if transform is None else transform.mean_file
     if mean_file is not None or named:
         path = _beside(Path(description), named) if mean_file is None else Path(mean_file)
-        values, size = _mean_image(path)
+        image = _mean_image(path)
+        values, size = image.mean((1, 2)).tolist(), min(image.shape[1:])
         channels = len(values)
+        crop = crop or size
     if len(values) not in (0, 1, channels):
         raise DataError(f"{description}: {len(values)} mean values: expected one, or {channels}")
     scale = 1.0 if transform is None else float(transform.scale)
@@ -74,7 +80,22 @@ def caffe_preprocessing(description: str | Path, mean_file: str | Path | None = 
         crop_size=crop,
         channel_order={1: "L", 3: "BGR"}.get(channels, "stored"),  # type: ignore[arg-type]
         rescale=1.0,
+        mean_image=_beyond_its_mean(image, crop, description),
     )
+
+
+def _beyond_its_mean(
+    image: NDArray[np.float64] | None, crop: int | None, description: str | Path
+) -> bytes | None:
+    """The middle of a mean image less the mean of each channel; None if nothing is left."""
+    if image is None or crop is None:
+        return None
+    height, width = image.shape[1:]
+    if min(height, width) < crop:
+        raise DataError(f"{description}: a mean image of {width}x{height} is smaller than the crop of {crop}")
+    top, left = round((height - crop) / 2), round((width - crop) / 2)
+    rest = (image - image.mean((1, 2), keepdims=True))[:, top : top + crop, left : left + crop]
+    return np.ascontiguousarray(rest, "<f4").tobytes() if rest.any() else None
 
 
 def _sizes(transform: Any, shapes: list[tuple[int, ...]]) -> tuple[int, int | None]:
@@ -96,8 +117,8 @@ def _beside(description: Path, named: str) -> Path:
     )
 
 
-def _mean_image(path: Path) -> tuple[list[float], int]:
-    """The mean of each channel, and the shorter side of the image.
+def _mean_image(path: Path) -> NDArray[np.float64]:
+    """A mean image (channels, height, width).
 
     Raises:
         DataError: unreadable, or no mean image.
@@ -115,4 +136,4 @@ def _mean_image(path: Path) -> tuple[list[float], int]:
         raise DataError(
             f"{path}: {values.size} numbers for an image of {shape}: expected a mean file of Caffe"
         )
-    return values.reshape(shape).mean((1, 2)).tolist(), min(shape[1:])
+    return values.reshape(shape)

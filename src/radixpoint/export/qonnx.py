@@ -296,7 +296,7 @@ class QonnxModel:
             raise ExportError("verify needs the package qonnx: pip install qonnx") from None
         self.network, self.plan = network, Plan(network)
         try:
-            self.model = ModelWrapper(str(path)).transform(InferShapes())
+            self.model = ModelWrapper(str(path)).transform(InferShapes(), cleanup=False)
         except Exception as error:  # the package raises what it likes
             raise ExportError(f"{path}: qonnx does not read it: {error}") from None
 

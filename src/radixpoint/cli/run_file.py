@@ -1,0 +1,106 @@
+"""A search from a file: ``radixpoint search run.toml``, and the file that every search leaves in its folder.
+
+The file's keys are the options' names, with ``_`` or ``-``, and ``model``; what is given on the command line
+overrides them. Paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from radixpoint.errors import DesignError
+from radixpoint.files import read_regular, write_whole
+
+FILE = "run.toml"
+PATHS = ("model", "images", "calibration", "out", "held_out", "weights", "classes", "labels", "preprocessing",
+         "cache", "ranges", "store")  # fmt: skip
+"""Options that may name files."""
+_MOST = 1 << 20
+_LISTS = ("policy", "fix")
+
+
+def expanded(arguments: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """Arguments of ``search`` with those of a run file in place of its name.
+
+    Args:
+        arguments: after the command's name; the first may be the name of a run file.
+        options: parameters of the command, by name, as click has them.
+
+    Raises:
+        DesignError: the file cannot be read, or says something that is no option.
+    """
+    place = next((i for i, text in enumerate(arguments) if text.endswith(".toml")), None)
+    if place is None or (place > 0 and arguments[place - 1].startswith("-")):
+        return list(arguments)
+    path = Path(arguments[place])
+    rest = [*arguments[:place], *arguments[place + 1 :]]
+    given = {name for name, option in options.items()
+             if any(text.split("=")[0] in option.opts for text in rest)}  # fmt: skip
+    result: list[str] = []
+    model: list[str] = []
+    for key, value in _read(path).items():
+        name = key.replace("-", "_")
+        if name not in options:
+            known = ", ".join(sorted(options))
+            raise DesignError(f"{path}: {key!r}: no option of search: expected some of {known}")
+        if name in given:
+            continue
+        values = value if isinstance(value, list) else [value]
+        if (isinstance(value, list) and name not in _LISTS) or not all(_plain(one) for one in values):
+            raise DesignError(f"{path}: {key} = {value!r}: expected text, a number, true or false")
+        texts = [_located(str(one), path) if name in PATHS else str(one) for one in values]
+        if name == "model":
+            model = texts
+        elif isinstance(value, bool):
+            if not options[name].is_flag:
+                raise DesignError(f"{path}: {key} = {json.dumps(value)}: expected a value, it is no switch")
+            result += [options[name].opts[0]] * value
+        else:
+            if options[name].is_flag:
+                raise DesignError(f"{path}: {key} = {value!r}: expected true or false")
+            result += [part for text in texts for part in (options[name].opts[0], text)]
+    return [*result, *rest, *model]
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(read_regular(path, _MOST).decode("utf-8"))
+    except OSError as error:
+        raise DesignError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DesignError(f"{path}: not TOML: {error}") from None
+
+
+def _located(text: str, file: Path) -> str:
+    """A path as seen from here; names such as ``torchvision:resnet50`` and numbers stay."""
+    beside = file.parent / text
+    return str(beside) if beside.exists() or ("/" in text and ":" not in text) else text
+
+
+def keep(folder: Path, parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Write what was asked for into the run folder, every option that is not at its default.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    lines = ["# radixpoint search run.toml does this search again."]
+    for name, value in sorted(parameters.items()):
+        plain = list(value) if isinstance(value, tuple | list) else value
+        plain = getattr(plain, "value", plain)
+        default = defaults.get(name)
+        if plain is None or plain == (list(default) if isinstance(default, tuple | list) else default):
+            continue
+        if name in PATHS and Path(str(plain)).exists():
+            plain = str(Path(str(plain)).absolute())
+        elif isinstance(plain, Path):
+            plain = str(plain.absolute())
+        lines.append(f"{name} = {json.dumps(plain, ensure_ascii=False)}")
+    write_whole(folder / FILE, ("\n".join(lines) + "\n").encode())
