@@ -17,7 +17,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,16 @@ ROOT = Path(__file__).parents[1]
 EXPORTS = ("c", "hls", "verilog", "qonnx", "onnx")
 COMPILED = 60
 """Steps beyond which HLS and Verilog are not compiled: vendors' headers and simulators take hours then."""
+
+
+NODES = 3000
+"""Nodes beyond which the qonnx package is not asked: its time grows with their square."""
+
+
+def _nodes(files: Mapping[str, bytes]) -> int:
+    import onnx
+
+    return len(onnx.load_from_string(next(iter(files.values()))).graph.node)
 
 
 @dataclass(frozen=True)
@@ -206,11 +216,12 @@ def exports(graph: Graph, scratch: Path) -> dict[str, str]:
     for target in EXPORTS:
         place = Path(tempfile.mkdtemp(dir=scratch)) / target
         try:
-            if target in ("hls", "verilog") and len(network.steps) > COMPILED:
+            if target == "qonnx" or (target in ("hls", "verilog") and len(network.steps) > COMPILED):
                 check_steps(TARGETS[target], network)
-                TARGETS[target].files(network, stored, {})
-                result[target] = "written"
-                continue
+                files = TARGETS[target].files(network, stored, {})
+                if target != "qonnx" or _nodes(files) > NODES:
+                    result[target] = "written"
+                    continue
             export_network(network, target, place, images=stored)
             found = verify_export(place).mismatch
             result[target] = "equal" if found is None else f"DIFFERS: {found}"
