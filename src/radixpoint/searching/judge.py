@@ -34,6 +34,8 @@ from radixpoint.searching.watcher import Watcher
 
 FEWEST = 500
 """An evaluation is not stopped before this many images."""
+_TEXTS = 256
+"""Designs whose text is kept."""
 Z_STOP = 3.2905267314919255
 """Normal quantile of a 99.9 % interval: looking again and again asks for more than 95 %."""
 
@@ -82,6 +84,8 @@ class Judge:
     held: dict[bytes, Held] = field(default_factory=dict)
     _flying: dict[Unit, Design] = field(default_factory=dict)
     _coming: list[Design] = field(default_factory=list)
+    _offered: list[tuple[Design, deque[int]]] = field(default_factory=list)
+    _texts: dict[int, tuple[Design, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._reference = self.ranges.outcomes[judged_as(self.images, self.metric)]
@@ -92,14 +96,15 @@ class Judge:
         """The float network against itself: its accuracy, no drop."""
         return summarize(self._reference, self._reference, self.metric)
 
-    def _decided(self, seen: Outcomes, error: float | None) -> tuple[int, Verdict] | None:
+    def _decided(self, seen: Outcomes, error: float | None, after: int) -> tuple[int, Verdict] | None:
         """After how many of the images seen the verdict is certain, and which; None if it is not.
 
         Looks at the same places whatever is already known, so that an interrupted search and an undisturbed
         one decide alike. With confidence only a failure comes early: to hold, a design needs every image.
-        A score of all images together says nothing early.
+        A score of all images together says nothing early. ``after``: so many images did not decide.
         """
-        for count in range(-(-FEWEST // BATCH) * BATCH, min(len(seen), len(self.images) - 1) + 1, BATCH):
+        first = max(-(-FEWEST // BATCH), after // BATCH + 1) * BATCH
+        for count in range(first, min(len(seen), len(self.images) - 1) + 1, BATCH):
             pair, limit = self._asked(seen.first(count))
             if not pair.early:
                 break
@@ -108,12 +113,12 @@ class Judge:
                 return count, "fails"
             if high < limit and error is None:
                 return count, "holds"
-        return self._final(seen, error)
+        return self._final(seen, error, after)
 
     def _asked(self, seen: Outcomes) -> tuple[Pair, float]:
         return self.criterion.asked(self.metric.pair(self._reference.first(len(seen)), seen))
 
-    def _final(self, seen: Outcomes, error: float | None) -> tuple[int, Verdict] | None:
+    def _final(self, seen: Outcomes, error: float | None, after: int) -> tuple[int, Verdict] | None:
         """The verdict of all images, once all are seen."""
         if len(seen) < len(self.images):
             return None
@@ -122,8 +127,17 @@ class Judge:
         return len(seen), "holds" if holds else "fails"
 
     def _path(self, design: Design, shard: int) -> Path:
-        about = (self.images.digest, self.metric.kept, design.to_json().decode(), str(shard))
+        about = (self.images.digest, self.metric.kept, self._text(design), str(shard))
         return self.cache.path("design", *self._key, *about)
+
+    def _text(self, design: Design) -> str:
+        """The design as JSON; asked for again and again while it is judged."""
+        known = self._texts.get(id(design))
+        if known is None or known[0] is not design:
+            if len(self._texts) >= _TEXTS:
+                self._texts.clear()
+            known = self._texts[id(design)] = design, design.to_json().decode()
+        return known[1]
 
     def _known(self, design: Design) -> Outcomes:
         """Outcomes of the first images, as far as every shard before is known."""
@@ -147,6 +161,7 @@ class Judge:
     def expect(self, designs: Sequence[Design]) -> None:
         """Designs that may be judged next, the likeliest first: for workers that would have nothing to do."""
         self._coming = list(designs)
+        self._offered = [(design, deque(self._shards)) for design in self._coming]
 
     def outcomes(self, text: str, design: Design) -> tuple[Outcomes, Outcomes]:
         """Image by image on all of them: of the float network, and of ``design``."""
@@ -163,14 +178,14 @@ class Judge:
         """
         decide = self._final if whole else self._decided
         seen = self._known(design)
-        decided = decide(seen, error)
+        decided = decide(seen, error, 0)
         cached = decided is not None
         if not cached:
             self.watcher.stage(text, len(self.images), self.images_left)
             for more in self._evaluated(design, len(seen)):
-                seen = seen.joined(more)
+                after, seen = len(seen), seen.joined(more)
                 self.watcher.progress(len(seen))
-                decided = decide(seen, error)
+                decided = decide(seen, error, after)
                 if decided is not None:
                     break
             self._settled(design)
@@ -204,11 +219,11 @@ class Judge:
         """Give the executor what it has room for: this design's shards, then those of designs to come."""
         while left and (self.executor.room > 0 or not self._flying):
             self._submit(design, left.popleft())
-        for coming in self._coming if self.executor.speculates else ():
-            for shard in self._shards:
-                if self.executor.room <= 0 or left:
+        for coming, shards in self._offered if self.executor.speculates and not left else ():
+            while shards:
+                if self.executor.room <= 0:
                     return
-                self._submit(coming, shard)
+                self._submit(coming, shards.popleft())
 
     def _submit(self, design: Design, shard: int) -> None:
         unit = self._unit(design, shard)
@@ -218,7 +233,7 @@ class Judge:
         self._flying[unit] = design
 
     def _unit(self, design: Design, shard: int) -> Unit:
-        key = hashlib.sha256("\n".join([*self._key, design.to_json().decode()]).encode()).hexdigest()[:32]
+        key = hashlib.sha256("\n".join([*self._key, self._text(design)]).encode()).hexdigest()[:32]
         return Unit(key, self.images.digest, shard, self._path(design, shard).name)
 
     def _settled(self, design: Design) -> None:
