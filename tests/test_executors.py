@@ -23,7 +23,8 @@ from radixpoint.measure.evaluate import Evaluation
 from radixpoint.measure.metrics import Score
 from radixpoint.searching import shared_folder
 from radixpoint.searching.criterion import Criterion, Verdict
-from radixpoint.searching.executors import Here, Unit, make_executor
+from radixpoint.searching.executor_names import make_executor
+from radixpoint.searching.executors import Here, Unit
 from radixpoint.searching.result import Result
 from radixpoint.searching.shared_folder import Worker
 from radixpoint.searching.task import search

@@ -22,7 +22,7 @@ from radixpoint.ir.graph import Graph
 from radixpoint.quantization.design import Design
 from radixpoint.searching import task
 from radixpoint.searching.allocate import Constraints, Objective
-from radixpoint.searching.executors import make_executor
+from radixpoint.searching.executor_names import make_executor
 from radixpoint.searching.policies import POLICIES
 from radixpoint.searching.result import PolicyResult, Result
 

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 from radixpoint.arithmetic.cast import dequantize
 from radixpoint.data import ImageSet
 from radixpoint.engines import Engine, make_engine, quantize_images
-from radixpoint.errors import RunError
 from radixpoint.ir.network import IntGraph
 from radixpoint.measure.metrics import BATCH, Metric
 from radixpoint.measure.outcomes import Outcomes
@@ -189,27 +187,3 @@ class Here:
         self._waiting.clear()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-
-
-def make_executor(name: str, run: Path) -> Executor:
-    """The executor of a name: ``here``; ``ray``, or ``ray:ADDRESS`` of a cluster; ``folder``.
-
-    Args:
-        name: its name.
-        run: the run folder, which workers of ``folder`` share.
-
-    Raises:
-        RunError: there is none of that name.
-    """
-    kind, _, address = name.partition(":")
-    if name == "here":
-        return Here()
-    if kind == "ray":
-        from radixpoint.searching.on_ray import OnRay
-
-        return OnRay(name if name.startswith("ray://") else address or None)
-    if name == "folder":
-        from radixpoint.searching.shared_folder import SharedFolder
-
-        return SharedFolder(run)
-    raise RunError(f"executor {name!r}: expected here, ray, ray:ADDRESS, or folder")

@@ -32,7 +32,8 @@ from radixpoint.quantization.quantize import Quantizer
 from radixpoint.searching.allocate import Constraints, Objective
 from radixpoint.searching.cache import Cache
 from radixpoint.searching.criterion import Criterion
-from radixpoint.searching.executors import Executor, Job, make_executor
+from radixpoint.searching.executor_names import make_executor
+from radixpoint.searching.executors import Executor, Job
 from radixpoint.searching.judge import Judge
 from radixpoint.searching.measured import FloatNetwork
 from radixpoint.searching.result import (
@@ -272,8 +273,7 @@ def search(
         at_chance: go on with a float network that is no better than guessing.
         engine: what runs the designs: a name for ``radixpoint.make_engine``. No result depends on it.
         executor: who evaluates the designs: ``here``; ``ray``, or ``ray:ADDRESS`` of a cluster; ``folder``,
-        for
-            workers that share the run folder (``radixpoint worker``). No result depends on it.
+            for workers that share the run folder (``radixpoint worker``). No result depends on it.
         options: further fields of ``radixpoint.quantization.design.Design``.
 
     Returns:
