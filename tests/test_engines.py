@@ -393,14 +393,14 @@ DATA = Path(__file__).parents[1].parent / "shared" / "data"
 @pytest.mark.slow("it runs the full-width network")
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}: the full-width ResNet-50 is NOT compared")
 def test_full_resnet50_every_tensor() -> None:
-    """8 images, 12 designs, every tensor of the full-width network: zero differing integers."""
+    """4 images, 12 designs, every tensor of the full-width network: zero differing integers."""
     import radixpoint
 
     graph = radixpoint.load(DATA / "resnet50-tiny-imagenet.safetensors", (3, 64, 64))
     classes = radixpoint.read_classes(DATA / "wnids.txt")
     calibration = radixpoint.load_images(DATA / "images-calibration.tar", classes=classes).first(48)
     quantizer = Quantizer(graph, radixpoint.calibrate(graph, calibration))
-    inputs = radixpoint.load_images(DATA / "images-search.tar", classes=classes).first(8).inputs(0, 8)
+    inputs = radixpoint.load_images(DATA / "images-search.tar", classes=classes).first(4).inputs(0, 4)
     designs = [
         Design.joint(16),
         Design.joint(12, batch_norm="staged"),

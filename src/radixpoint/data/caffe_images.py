@@ -30,8 +30,7 @@ def caffe_preprocessing(description: str | Path, mean_file: str | Path | None = 
     """What a Caffe network's images go through: (pixel - mean) * scale, of the pixels 0..255, blue first.
 
     A mean image is subtracted place by place, its middle where it is larger than the crop. Its size is that
-    of
-    the images it was made of: they are resized to it first. ``mean`` is the mean of each channel, and
+    of the images it was made of: they are resized to it first. ``mean`` is the mean of each channel, and
     ``mean_image`` how the mean image differs from that.
 
     Args:
