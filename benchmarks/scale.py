@@ -34,7 +34,8 @@ import radixpoint
 from radixpoint.demo import demo_images, demo_network
 from radixpoint.ir.network import IntGraph
 from radixpoint.measure.outcomes import Outcomes
-from radixpoint.searching.executors import Executor, Job, Unit, Warm, make_executor
+from radixpoint.searching.executor_names import make_executor
+from radixpoint.searching.executors import Executor, Job, Unit, Warm
 from radixpoint.searching.on_ray import OnRay
 
 LENGTHS = range(4, 13)

@@ -19,6 +19,8 @@ MAX_EXTENT = 1 << 24
 """Of one axis of a tensor, and of a stride, a pad, a dilation."""
 MAX_ELEMENTS = 1 << 26
 """Values of one tensor of one image, and of a padded one."""
+MAX_NUMBERS = 1 << 28
+"""Numbers of one parameter."""
 MAX_SHIFT = 62
 """Places by which an operand of a sum is moved at most."""
 MAX_TABLE = 1 << 16

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from radixpoint.arithmetic.formats import MAX_STORED, Overflow, TensorFormat
 from radixpoint.errors import FormatError, GraphError
 from radixpoint.ir.domains import (
-    MAX_ELEMENTS,
+    MAX_NUMBERS,
     MAX_SHIFT,
     MAX_STEPS,
     check_attributes,
@@ -358,8 +358,11 @@ def _check_stored(where: str, tensor: IntTensor) -> None:
 
 def _check_parameter(name: str, parameter: IntParameter) -> None:
     where = f"parameter {name!r}"
-    if parameter.data.dtype != np.int64 or not 0 < parameter.data.size <= MAX_ELEMENTS:
-        raise GraphError(f"{where}: {parameter.data.dtype} of shape {parameter.data.shape}, expected int64")
+    if parameter.data.dtype != np.int64 or not 0 < parameter.data.size <= MAX_NUMBERS:
+        raise GraphError(
+            f"{where}: {parameter.data.dtype} of shape {parameter.data.shape}, expected int64, at most "
+            f"{MAX_NUMBERS:,} numbers"
+        )
     form = parameter.format
     if form.word_length > MAX_STORED:
         raise GraphError(f"{where}: {form.word_length} bits stored, at most {MAX_STORED}")
