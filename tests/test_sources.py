@@ -159,6 +159,21 @@ def test_images_without_labels(flat: Path) -> None:
         load_images(flat, PLAIN)
 
 
+def test_only_what_is_wanted_is_decoded(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    usual = decoding.picture
+
+    def noted(data: bytes, name: str, preprocessing: Preprocessing) -> np.ndarray:
+        seen.append(name)
+        return usual(data, name, preprocessing)
+
+    whole = load_images(flat, PLAIN, labels=list(range(6)))
+    monkeypatch.setattr(decoding, "picture", noted)
+    some = load_images(flat, PLAIN, labels=list(range(6)), most=2)
+    assert len(seen) == len(some) == 2
+    assert some.digest == whole.first(2).digest
+
+
 def test_masks_and_arrays_beside(flat: Path, tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()

@@ -103,13 +103,14 @@ def read_images(
             *(path, prepared, names, lambda done, total: shown.update(task, completed=done, total=total)),
             labels=labels,
             store=kept,
+            most=limit,
         )
     for name, reason in result.unreadable[:20]:
         say(f"unreadable: {name}: {reason}", errors)
     if result.unreadable:
         total = len(result.unreadable) + len(result)
         say(f"{path}: {len(result.unreadable)} of {total} images are unreadable", errors)
-    return result if limit is None or limit >= len(result) else result.first(limit)
+    return result
 
 
 def read_ranges(path: str | None, graph: Graph, calibration: ImageSet) -> Ranges | None:

@@ -81,9 +81,8 @@ def reproduce(
                 ),
                 labels=labels,
                 store=False if store == "none" else store,
+                most=max_images,
             )
-        if max_images is not None and max_images < len(judged):
-            judged = judged.first(max_images)
     else:
         judged = read_images(images, None, preprocessing, max_images, model, labels, store)
     if calibration is None:

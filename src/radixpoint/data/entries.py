@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,11 @@ class Found:
     numbered: bool = False
     targets: tuple[Any, ...] | None = None
     order: tuple[str, ...] = ()
+
+    def chosen(self, places: Sequence[int]) -> Found:
+        """The images at those places; the classes stay all."""
+        targets = None if self.targets is None else tuple(self.targets[i] for i in places)
+        return replace(self, entries=[self.entries[i] for i in places], targets=targets)
 
 
 def is_image(name: str) -> bool:

@@ -119,7 +119,7 @@ class ImageSet:
 
     def first(self, count: int) -> ImageSet:
         """The first ``count`` of a fixed shuffle: a random choice from all classes."""
-        return self._taken(np.sort(np.random.default_rng(0).permutation(len(self))[:count]))
+        return self._taken(np.array(chosen_places(len(self), count), np.int64))
 
     def parted(self, count: int) -> tuple[ImageSet, ImageSet]:
         """The ``count`` images of ``first``, and the others; the first part tells what was unreadable.
@@ -191,6 +191,11 @@ class ImageSet:
                 f"{self.source}: labels {int(labels.min())}..{int(labels.max())}, but the network "
                 f"has {outputs} outputs: expected 0..{outputs - 1}"
             )
+
+
+def chosen_places(count: int, most: int) -> list[int]:
+    """The first ``most`` of a fixed shuffle of ``count`` places, ascending."""
+    return sorted(np.random.default_rng(0).permutation(count)[:most].tolist())
 
 
 def _content(value: Any) -> bytes:

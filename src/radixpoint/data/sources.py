@@ -32,7 +32,7 @@ from radixpoint.data.entries import (
     labelled,
     number_of,
 )
-from radixpoint.data.imageset import ImageSet
+from radixpoint.data.imageset import ImageSet, chosen_places
 from radixpoint.data.iterables import collected
 from radixpoint.data.labels import with_labels
 from radixpoint.data.preprocessing import Preprocessing
@@ -49,6 +49,7 @@ def load_images(
     progress: Progress | None = None,
     labels: str | Path | Sequence[Any] | None = None,
     store: str | Path | bool | None = None,
+    most: int | None = None,
 ) -> ImageSet:
     """Read and decode a set of images.
 
@@ -71,6 +72,8 @@ def load_images(
         store: folder in which decoded pixels are kept for later runs. By default that of the user
             (``RADIXPOINT_STORE``), for sets of 256 MiB or more; False keeps nothing.
 
+        most: a fixed random choice of so many images; the others are not decoded.
+
     Returns:
         The images, ordered by name; what could not be read is listed in ``unreadable``.
 
@@ -79,20 +82,26 @@ def load_images(
             image that cannot be converted without a loss that the preprocessing does not declare.
     """
     if not isinstance(source, str | Path):
-        return collected(source, preprocessing, classes, progress, labels)
+        return _at_most(collected(source, preprocessing, classes, progress, labels), most)
     path = Path(source)
     if path.suffix in (".npz", ".npy") and path.is_file():
-        return load_arrays(path, preprocessing, classes, progress, labels)
+        return _at_most(load_arrays(path, preprocessing, classes, progress, labels), most)
     prepared = preprocessing or Preprocessing()
     archives: list[tarfile.TarFile] = []
     try:
         found = _found(str(source), path, classes, archives, labels is not None)
         if labels is not None:
             found = with_labels(found, labels, str(source))
+        if most is not None and most < len(found.entries):
+            found = found.chosen(chosen_places(len(found.entries), most))
         return _decoded(str(source), found, prepared, classes, progress, store)
     finally:
         for archive in archives:
             archive.close()
+
+
+def _at_most(images: ImageSet, most: int | None) -> ImageSet:
+    return images if most is None or most >= len(images) else images.first(most)
 
 
 def _found(
