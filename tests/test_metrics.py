@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,12 +233,16 @@ def test_relative_limits() -> None:
     hits = Hits(np.arange(100) < 80, np.arange(100) < 77)
     assert hits.drop == 3.0
     for percent, holds in ((3.7, False), (3.8, True)):  # 3 of 80 is 3.75 %
-        pair, limit = Criterion("top1", percent, None, True).asked(hits)
-        assert (pair.drop <= limit) is holds
+        limit = Criterion("top1", percent, None, True).allowed(hits, None)
+        assert (hits.drop <= limit) is holds
     errors = Scores(np.full(9, 2.0), np.full(9, 2.1), higher=False)
     for percent, holds in ((4.9, False), (5.1, True)):
-        pair, limit = Criterion("mse", percent, None, True).asked(errors)
-        assert (pair.drop <= limit) is holds
+        limit = Criterion("mse", percent, None, True).allowed(errors, None)
+        assert (errors.drop <= limit) is holds
+    sure = Criterion("top1", 5.0, None, True).allowed(hits, 0.05)
+    assert sure == pytest.approx(0.05 * 72.28, abs=0.01)  # 80 of 100: at least 72.28 %, 19 times of 20
+    with pytest.raises(DataError, match="expected a positive score"):
+        Criterion("own:x", 5.0, None, True).allowed(Scores(np.full(9, -2.0), np.full(9, -2.0), True), None)
     with pytest.raises(DesignError, match=r"a limit of 100\.0 percent"):
         Criterion("mse", 100.0, None, True)
     assert Criterion("mse", 100.0).limit == 100.0
@@ -267,6 +272,72 @@ def test_names_and_objects() -> None:
         with pytest.raises(DesignError, match=message):
             find_metric(asked)
     assert check_metric("nowhere:x") == "nowhere:x"  # nothing is imported to read a file
+
+
+def _made(factor: float) -> Any:
+    return lambda results, targets: results.max(1) * factor
+
+
+class Scaled:
+    """A function with a state."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, results: Any, targets: Any, more: float = 0.0) -> Any:
+        return results.max(1) * self.factor + more
+
+    def method(self, results: Any, targets: Any) -> Any:
+        return results * self.factor
+
+
+def test_no_cache_takes_one_function_for_another() -> None:
+    space: dict[str, Any] = {}
+    for name, code in (("a", "r.max(1) * 1.0"), ("b", "r.max(1) * 2.0"), ("c", "r.min(1) * 1.0")):
+        exec(f"{name} = lambda r, t: {code}", space)
+    apart = [
+        *(partial(Scaled(1), more=1.0), partial(Scaled(1), more=2.0), partial(brightness)),
+        *(_made(1.0), _made(2.0), Scaled(1), Scaled(2), Scaled(1).method, Scaled(2).method),
+        *(lambda r, t: r.max(1), lambda r, t: r.min(1)),
+        *(space[name] for name in "abc"),
+    ]
+    assert len({Score(one).kept for one in apart}) == len(apart)
+    assert Score(_made(3.0)).kept == Score(_made(3.0)).kept
+    assert Score(partial(Scaled(1), more=1.0)).kept == Score(apart[0]).kept
+    unknown = Score(partial(Scaled(1), more=iter([])))
+    assert unknown.kept == unknown.kept != Score(partial(Scaled(1), more=iter([]))).kept
+
+
+def test_targets_that_differ_have_other_digests() -> None:
+    images = networks.images(4, 0, GRAPH.shapes["input"], 2)
+    plain = [None, [True, False, True, True], [1, 0, 1, 1], [1.0, 0, 1, 1], list("abba")]
+    kinds = [*plain, [[1], [0], [1], [1]], [np.array([1, 2])] * 4, [{"a": 1}] * 4, [{"a": 2}] * 4]
+    assert len({images.with_targets(kind).digest for kind in kinds}) == len(kinds)
+    narrow = np.arange(4, dtype=np.uint8)
+    assert images.with_targets(narrow).digest == images.with_targets(narrow.astype(np.int64)).digest
+    with pytest.raises(DataError, match="a target of kind object"):
+        _ = images.with_targets([object()] * 4).digest
+
+
+def test_too_few_images_have_no_interval(judged: ImageSet) -> None:
+    for metric, least in (("mse", 10), (Total(lambda r, t: r, lambda o, w: 0.0, label="t"), 30)):
+        with pytest.raises(DataError, match=f"expects at least {least}"):
+            find_metric(metric).check(GRAPH, judged.first(least - 1))
+        find_metric(metric).check(GRAPH, judged.first(least))
+
+
+def test_a_confidence_that_a_bootstrap_cannot_tell(judged: ImageSet, tmp_path: Path) -> None:
+    total = Total(lambda r, t: np.abs(r - t).mean((1, 2, 3))[:, None], lambda o, w: 0.0, label="t")
+    with pytest.raises(DesignError, match="by 2000 resamples"):
+        search(
+            GRAPH,
+            judged,
+            judged.first(20),
+            tmp_path / "r",
+            Criterion(limit=1.0, confidence=0.99),
+            metric=total,
+        )
+    assert not (tmp_path / "r").exists()
 
 
 def test_functions_that_give_something_else() -> None:

@@ -105,7 +105,7 @@ def test_a_kit_that_does_not_fit(flat: Path, tmp_path: Path) -> None:
     own = kit(tmp_path)
     truth = own / "data" / "ILSVRC2012_validation_ground_truth.txt"
     truth.write_text("1\n2\n")
-    with pytest.raises(DataError, match=r"2 labels of 6 images"):
+    with pytest.raises(DataError, match=r"2 labels, which belong to ILSVRC2012_val_00000001"):
         load_images(flat, PLAIN, labels=own)
     truth.write_text("".join(f"{n}\n" for n in [*TRUTH[:-1], 5]))  # no leaf
     with pytest.raises(DataError, match="label 5: expected the number of a synset"):
@@ -143,8 +143,54 @@ def test_lists_and_tables(flat: Path, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="columns a, b: expected one of images"):
         load_images(flat, PLAIN, labels=tmp_path / "t.csv")
+    for text, message in (
+        ("image,label\na.png,great white shark,3\n", "another number of cells"),
+        ("image,label\n,cat\n", "no name of an image"),
+        ('image,label\n"a.png,cat\n', "not a table"),
+        ("image,label,label\na,b,c\n", "columns image, label, label"),
+    ):
+        (tmp_path / "t.csv").write_text(text)
+        with pytest.raises(DataError, match=message):
+            load_images(flat, PLAIN, labels=tmp_path / "t.csv")
+    rows = "".join(f"{name(i)},{'great white shark' if i % 2 else 'great grey owl'}\r\n" for i in range(6))
+    (tmp_path / "t.csv").write_bytes(f"image,label\r\n{rows}".encode())
+    assert load_images(flat, PLAIN, labels=tmp_path / "t.csv").classes == (
+        "great grey owl",
+        "great white shark",
+    )
     with pytest.raises(DataError, match="no such file"):
         load_images(flat, PLAIN, labels=tmp_path / "nowhere")
+
+
+def test_the_kit_goes_by_the_images_numbers(tmp_path: Path) -> None:
+    """Sorted into folders, as many have them, or some of them: each has its own label."""
+    own = kit(tmp_path)
+    for number, picture in enumerate(pictures()):
+        folder = tmp_path / "sorted" / f"x{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if number != 3:
+            (folder / name(number)).write_bytes(png(picture))
+    found = load_images(tmp_path / "sorted", PLAIN, labels=own)
+    order = [0, 2, 4, 1, 5]  # by folder
+    assert found.labels.tolist() == [expected()[i] for i in order]
+    (tmp_path / "sorted" / "x0" / "other.png").write_bytes(png(pictures()[0]))
+    with pytest.raises(DataError, match=r"x0/other\.png in .* is none of these"):
+        load_images(tmp_path / "sorted", PLAIN, labels=own)
+
+
+def test_names_that_repeat(tmp_path: Path) -> None:
+    for folder in "ab":
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        (tmp_path / "set" / folder / "1.png").write_bytes(png(pictures()[0]))
+    (tmp_path / "l.txt").write_text("a/1.png 0\nb/1.png 1\n")
+    assert load_images(tmp_path / "set", PLAIN, labels=tmp_path / "l.txt").labels.tolist() == [0, 1]
+    (tmp_path / "l.txt").write_text("a/1.png 0\n")
+    with pytest.raises(DataError, match=r"no label for b/1\.png"):
+        load_images(tmp_path / "set", PLAIN, labels=tmp_path / "l.txt")
+    (tmp_path / "masks").mkdir()
+    np.save(tmp_path / "masks" / "1.npy", np.zeros(3))
+    with pytest.raises(DataError, match="expected a target for each image"):
+        load_images(tmp_path / "set", PLAIN, labels=tmp_path / "masks")
 
 
 def test_images_without_labels(flat: Path) -> None:
@@ -226,6 +272,41 @@ def test_webdataset(tmp_path: Path) -> None:
         load_images(paths[1], PLAIN)
 
 
+def packed(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for own, data in members.items():
+            member = tarfile.TarInfo(own)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_samples_that_are_not_one_image_and_one_label(tmp_path: Path) -> None:
+    data = png(pictures()[0])
+    for members, message in (
+        ({"0.png": data, "0.seg.png": data, "0.cls": b"1"}, "a second image of the sample 0"),
+        ({"i.1.png": data, "i.1.cls": b"0", "i.2.png": data, "i.2.cls": b"1"}, "no i.cls"),
+        ({"0.png": data, "0.cls": b"1", "1.cls": b"2"}, "1.cls: no image beside it"),
+        ({"0.png": data, "0.cls": b" "}, "expected the number or name of a class"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load_images(packed(tmp_path / "x.tar", members), PLAIN)
+    fine = packed(tmp_path / "f.tar", {"0.png": data, "0.cls": b"1", "0.fine.cls": b"7"})
+    assert load_images(fine, PLAIN).labels.tolist() == [1]
+    with pytest.raises(DataError, match="label 1, and 1 classes are named"):
+        load_images(fine, PLAIN, ["only"])
+
+
+def test_archives_have_one_layout_together(tmp_path: Path) -> None:
+    data = png(pictures()[0])
+    packed(tmp_path / "s-0.tar", {"cat/x/1.png": data})
+    packed(tmp_path / "s-1.tar", {"dog/x/1.png": data})
+    assert load_images(tmp_path / "s-{0..1}.tar", PLAIN).classes == ("cat", "dog")
+    packed(tmp_path / "s-1.tar", {"1.png": data})
+    with pytest.raises(DataError, match="an image outside any class folder"):
+        load_images(tmp_path / "s-{0..1}.tar", PLAIN)
+
+
 def test_parquet(tmp_path: Path) -> None:
     """As Hugging Face stores it: structs of bytes, names of the classes in the metadata."""
     pyarrow = pytest.importorskip("pyarrow")
@@ -244,6 +325,23 @@ def test_parquet(tmp_path: Path) -> None:
     parquet.write_table(described.slice(2), tmp_path / "set" / "1.parquet")
     found = load_images(tmp_path / "set", PLAIN)
     assert (found.labels.tolist(), found.classes) == (expected(), tuple("dbca"))
+    parquet.write_table(described.slice(2), tmp_path / "set" / "test-0.parquet")
+    with pytest.raises(DataError, match="expected the tables of one set"):
+        load_images(tmp_path / "set", PLAIN)
+    (tmp_path / "set" / "test-0.parquet").unlink()
+    parquet.write_table(table.slice(2), tmp_path / "set" / "1.parquet")
+    with pytest.raises(DataError, match="other columns or classes than the tables before it"):
+        load_images(tmp_path / "set", PLAIN)
+    for labels, message in (
+        ([-1] * 6, "label -1: expected"),
+        ([0.0, 1, 2, 0, 1, 2], "labels of kinds float"),
+        ([True] * 6, "labels of kinds bool"),
+        ([[0]] * 6, "labels of kinds list"),
+        ([0, None, 1, 1, 1, 1], "labels of kinds NoneType, int"),
+    ):
+        parquet.write_table(pyarrow.table({"image": images, "label": labels}), tmp_path / "odd.parquet")
+        with pytest.raises(DataError, match=message):
+            load_images(tmp_path / "odd.parquet", PLAIN)
     parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "text.parquet")
     with pytest.raises(DataError, match="columns text: expected one of images"):
         load_images(tmp_path / "text.parquet", PLAIN)
@@ -326,6 +424,8 @@ def test_iterables_of_inputs_and_of_anything() -> None:
         ([(1, 2, 3)], "has 3 parts"),
         (["a"], "expected an image"),
         ([(floats[:2], [1])], "2 images with 1 targets"),
+        ([Image.fromarray(pictures()[0]), pictures()[1]], "pictures of Pillow and arrays"),
+        ([{"image": np.stack(pictures()[:2]), "label": {"a": 1}}], "a dictionary of targets"),
         (7, "expected something that can be iterated"),
     ):
         with pytest.raises(DataError, match=message):
@@ -359,6 +459,13 @@ def test_sizes_and_orders() -> None:
         ({"fill": 256}, "fill 256"),
         ({"fit": "squash"}, "fit 'squash'"),
         ({"mean_image": b"123"}, "mean_image of 3 bytes"),
+        ({"mean_image": b"\0" * 48, "crop_size": 3}, "mean_image of 48 bytes"),
+        ({"fit": "letterbox"}, "fit letterbox without resize_size"),
+        ({"fill": 3}, "fill 3 with fit cover"),
+        ({"crop_first": True}, "crop_first without"),
+        ({"rescale": 0.0}, "rescale 0"),
+        ({"resize_size": 4.5}, "a size of 4.5"),
+        ({"resize_size": [4, 4]}, "a size of"),
     ):
         with pytest.raises(DataError, match=message):
             Preprocessing(**fields)
@@ -405,8 +512,13 @@ def test_presets_that_are_none(tmp_path: Path) -> None:
         ("__import__('os').system('true')", "not a preprocessing"),
         ("ImageClassification(crop_size=open('x'))", "not a preprocessing"),
         ("{'input_size': (3, 224), 'crop_pct': 1}", "input_size"),
-        ("{'input_size': (3, 224, 224), 'crop_pct': 2}", "crop_pct 2.0"),
-        ("{'input_size': (3, 224, 224), 'crop_mode': 'border'}", "crop_mode 'border'"),
+        ("{'input_size': (3, 224, 224), 'crop_pct': 1}", "without interpolation, mean, std"),
+        (PRINTED["timm"].replace("0.965", "2"), "crop_pct 2"),
+        (PRINTED["timm"].replace("0.965", "'a'"), "crop_pct 'a'"),
+        (PRINTED["timm"].replace("'center'", "'border'"), "crop_mode 'border'"),
+        ("ObjectDetection()", "not a preprocessing"),
+        ("ImageClassification(crop_size=[224])", "without mean and std"),
+        ("Compose(\n    Resize(size=256)\n)", "not a preprocessing"),
         ("", "not a preprocessing"),
         ("[1]", "expected names and values"),
     ):

@@ -21,6 +21,8 @@ PATHS = ("model", "images", "calibration", "out", "held_out", "weights", "classe
 """Options that may name files."""
 _MOST = 1 << 20
 _LISTS = ("policy", "fix")
+_OF_ONE_RUN = ("replace", "as_json", "out")
+"""Not kept: what was said about one run."""
 
 
 def expanded(arguments: Sequence[str], options: Mapping[str, Any]) -> list[str]:
@@ -34,16 +36,22 @@ def expanded(arguments: Sequence[str], options: Mapping[str, Any]) -> list[str]:
         DesignError: the file cannot be read, or says something that is no option.
     """
     place = next((i for i, text in enumerate(arguments) if text.endswith(".toml")), None)
-    if place is None or (place > 0 and arguments[place - 1].startswith("-")):
+    if place is None:
+        return list(arguments)
+    taking = [text for one in options.values() if not getattr(one, "is_flag", False) for text in one.opts]
+    if place > 0 and arguments[place - 1] in taking:  # it is that option's value
         return list(arguments)
     path = Path(arguments[place])
     rest = [*arguments[:place], *arguments[place + 1 :]]
-    given = {name for name, option in options.items()
-             if any(text.split("=")[0] in option.opts for text in rest)}  # fmt: skip
+    given = {name for name, one in options.items() if any(_is_of(text, one.opts) for text in rest)}
     result: list[str] = []
     model: list[str] = []
+    seen: set[str] = set()
     for key, value in _read(path).items():
         name = key.replace("-", "_")
+        if name in seen:
+            raise DesignError(f"{path}: {key!r}: given twice: expected one of the two spellings")
+        seen.add(name)
         if name not in options:
             known = ", ".join(sorted(options))
             raise DesignError(f"{path}: {key!r}: no option of search: expected some of {known}")
@@ -66,6 +74,12 @@ def expanded(arguments: Sequence[str], options: Mapping[str, Any]) -> list[str]:
     return [*result, *rest, *model]
 
 
+def _is_of(text: str, names: Sequence[str]) -> bool:
+    """Whether an argument gives the option of these names: --policy, --policy=x, -p, -px."""
+    short = [name for name in names if len(name) == 2]
+    return text.partition("=")[0] in names or any(text.startswith(name) for name in short)
+
+
 def _plain(value: Any) -> bool:
     return isinstance(value, str | int | float | bool)
 
@@ -80,9 +94,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _located(text: str, file: Path) -> str:
-    """A path as seen from here; names such as ``torchvision:resnet50`` and numbers stay."""
-    beside = file.parent / text
-    return str(beside) if beside.exists() or ("/" in text and ":" not in text) else text
+    """A path as seen from here; names such as ``torchvision:resnet50``, numbers and ``none`` stay."""
+    if text.isdecimal() or text == "none" or (":" in text and not (file.parent / text).exists()):
+        return text
+    return str(file.parent / text)
 
 
 def keep(folder: Path, parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -96,11 +111,22 @@ def keep(folder: Path, parameters: Mapping[str, Any], defaults: Mapping[str, Any
         plain = list(value) if isinstance(value, tuple | list) else value
         plain = getattr(plain, "value", plain)
         default = defaults.get(name)
-        if plain is None or plain == (list(default) if isinstance(default, tuple | list) else default):
+        if (
+            name in _OF_ONE_RUN
+            or plain is None
+            or plain == (list(default) if isinstance(default, tuple | list) else default)
+        ):
             continue
-        if name in PATHS and Path(str(plain)).exists():
+        if name in PATHS and not (str(plain).isdecimal() or plain == "none" or _is_name(str(plain))):
             plain = str(Path(str(plain)).absolute())
-        elif isinstance(plain, Path):
-            plain = str(plain.absolute())
-        lines.append(f"{name} = {json.dumps(plain, ensure_ascii=False)}")
-    write_whole(folder / FILE, ("\n".join(lines) + "\n").encode())
+        lines.append(f"{name} = {_toml(plain)}")
+    write_whole(folder / FILE, ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
+
+
+def _toml(value: Any) -> str:
+    """JSON's text, numbers, booleans and lists are TOML's, but for one character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _is_name(text: str) -> bool:
+    return ":" in text and not Path(text).exists()

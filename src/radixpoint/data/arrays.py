@@ -62,7 +62,7 @@ def of_arrays(
             "N x H x W [x C], or floats, N x C x H x W"
         )
     if targets is not None:
-        targets = _checked(source, targets, len(images), classes)
+        targets = checked_targets(source, targets, len(images), classes)
     names = tuple(classes or ())
     if images.dtype.kind == "f":
         return ImageSet(source, _inputs(source, images, preprocessing), targets, names, None)
@@ -85,8 +85,12 @@ def of_arrays(
     return ImageSet(source, pixels, targets, names, prepared)
 
 
-def _checked(source: str, targets: Any, count: int, classes: Sequence[str] | None) -> Any:
-    """Targets, one an image; class numbers within what is named."""
+def checked_targets(source: str, targets: Any, count: int, classes: Sequence[str] | None) -> Any:
+    """Targets, one an image; class numbers within what is named.
+
+    Raises:
+        DataError: another number of them, or numbers that are no classes.
+    """
     if len(targets) != count:
         shape = (
             f"{targets.dtype} of {targets.shape}" if isinstance(targets, np.ndarray) else str(len(targets))

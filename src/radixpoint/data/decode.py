@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import lzma
 import os
@@ -102,6 +103,8 @@ class Decoder:
         self.source, self.entries = source, found.entries
         self.preprocessing, self.progress = preprocessing, progress
         self.unreadable: list[tuple[str, str]] = []
+        self.passing = False
+        """Whether a file could not be read for a reason that may pass."""
 
     def _one(self, entry: Entry) -> NDArray[np.uint8] | DataError | str:
         """Pixels; or an error that ends everything; or why this image takes no part."""
@@ -110,6 +113,7 @@ class Decoder:
         except DataError as error:
             return DataError(f"{self.source}: {entry.name}: {error}")
         except OSError as error:
+            self.passing = self.passing or error.errno not in (None, 0, errno.ENOENT)
             return f"{type(error).__name__}: {error.strerror or error}"
         except DAMAGED as error:
             return str(error)
@@ -175,6 +179,8 @@ class Decoder:
         wanted = store is not None or len(self.entries) * first[1].size >= STORED_FROM
         if stamped and wanted:
             made = Store(folder).make(key, everything, self.unreadable)
+            if self.passing:
+                Store(folder).forget(key)
             return made, made.index.kept
         pixels = room(len(self.entries), first[1].shape)
         kept: list[int] = []

@@ -55,12 +55,16 @@ class Found:
     entries: list[Entry]
     classes: frozenset[str] = frozenset()
     numbered: bool = False
-    targets: tuple[Any, ...] | None = None
+    targets: Any = None
     order: tuple[str, ...] = ()
 
     def chosen(self, places: Sequence[int]) -> Found:
         """The images at those places; the classes stay all."""
-        targets = None if self.targets is None else tuple(self.targets[i] for i in places)
+        targets = self.targets
+        if targets is not None:
+            targets = (
+                targets[places] if isinstance(targets, np.ndarray) else tuple(targets[i] for i in places)
+            )
         return replace(self, entries=[self.entries[i] for i in places], targets=targets)
 
 
@@ -104,7 +108,10 @@ def labelled(
 ) -> tuple[NDArray[np.int64], tuple[str, ...], str | None]:
     """Indices, the classes in order, and why that order is unknown, if it is."""
     if found.numbered:
-        return np.array([int(label) for label in labels], np.int64), (), None
+        indices = np.array([int(label) for label in labels], np.int64)
+        if classes is not None and len(indices) and int(indices.max()) >= len(classes):
+            raise DataError(f"{source}: label {int(indices.max())}, and {len(classes)} classes are named")
+        return indices, tuple(classes or ()), None
     known = tuple(sorted(found.classes) if classes is None and not found.order else classes or found.order)
     index = {name: i for i, name in enumerate(known)}
     if strangers := sorted(found.classes - set(index)):

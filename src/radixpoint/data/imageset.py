@@ -6,7 +6,7 @@ Pixels are kept as they were decoded; each batch is normalized when it is asked 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -199,17 +199,34 @@ def chosen_places(count: int, most: int) -> list[int]:
 
 
 def _content(value: Any) -> bytes:
-    """What tells targets apart, whatever they are made of."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        kind = value.astype("<i8") if value.dtype.kind in "biu" else value.astype("<f8")
-        return (
-            f"{kind.dtype.str}{kind.shape}".encode()
-            + hashlib.sha256(np.ascontiguousarray(kind).data).digest()
-        )
+    """What tells targets apart, whatever they are made of.
+
+    Raises:
+        DataError: a kind whose content cannot be told.
+    """
+    if value is None or isinstance(value, bool | int | float | str | bytes):
+        return f"{type(value).__name__} {value!r}".encode()
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value)
+        if array.dtype.kind in "biuf":
+            plain = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<")))
+            kind = "b" if array.dtype.kind == "b" else array.dtype.str[1:]
+            if (
+                array.dtype.kind in "iu"
+                and array.size
+                and -(1 << 63) <= int(array.min()) <= int(array.max()) < 1 << 63
+            ):
+                plain, kind = np.ascontiguousarray(array.astype("<i8")), "i"  # whatever width they came in
+            return f"{kind}{array.shape}".encode() + hashlib.sha256(plain.tobytes()).digest()
+        if array.dtype.kind in "US":
+            return _content(array.tolist())
     if isinstance(value, Mapping):
         return b"{" + b",".join(_content(k) + b":" + _content(v) for k, v in sorted(value.items())) + b"}"
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+    if isinstance(value, tuple | list | range):
         return b"[" + b",".join(map(_content, value)) + b"]"
-    if hasattr(value, "__array__"):
-        return _content(np.asarray(value))
-    return repr(value).encode()
+    if hasattr(value, "detach"):
+        return _content(np.asarray(value.detach().cpu()))
+    raise DataError(
+        f"a target of kind {type(value).__name__}: expected numbers, text, arrays, or lists and dictionaries "
+        "of these"
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from radixpoint.data.arrays import of_arrays
+from radixpoint.data.arrays import checked_targets, of_arrays
 from radixpoint.data.decode import Progress
 from radixpoint.data.imageset import ImageSet
 from radixpoint.data.labels import targets_of
@@ -49,6 +49,9 @@ def collected(
             targets.append(own)
     if not images:
         raise DataError(f"{name}: no images: expected at least one")
+    ready = sum(isinstance(item, _Ready) for item in images)
+    if 0 < ready < len(images):
+        raise DataError(f"{name}: pictures of Pillow and arrays: expected all alike")
     kinds = {(image.shape, image.dtype.str) for image in images}
     if len(kinds) > 1:
         (first, a), (other, b) = sorted(kinds, key=str)[:2]
@@ -57,9 +60,10 @@ def collected(
         targets = list(targets_of(labels, len(images)))
     stacked = np.stack(images)
     joined = _joined(targets, name)
-    if any(isinstance(item, _Ready) for item in images):
+    if ready:
         prepared = preprocessing or Preprocessing()
-        return ImageSet(name, np.asarray(stacked), joined, tuple(classes or ()), prepared)
+        own = None if joined is None else checked_targets(name, joined, len(images), classes)
+        return ImageSet(name, np.asarray(stacked), own, tuple(classes or ()), prepared)
     return of_arrays(name, stacked, joined, preprocessing, classes)
 
 
@@ -96,6 +100,8 @@ def _singles(image: Any, target: Any, where: str) -> Iterator[tuple[Any, Any]]:
     if getattr(image, "ndim", 0) != 4:
         yield image, target
         return
+    if isinstance(target, Mapping):
+        raise DataError(f"{where}: a batch with a dictionary of targets: expected one target for each image")
     if target is not None and len(target) != len(image):
         raise DataError(f"{where}: {len(image)} images with {len(target)} targets: expected one for each")
     for number in range(len(image)):
@@ -130,7 +136,10 @@ def _joined(targets: Sequence[Any], name: str) -> Any:
     if any(target is None for target in targets):
         raise DataError(f"{name}: images with and without targets: expected all alike")
     plain = [t.detach().cpu().numpy() if hasattr(t, "detach") else t for t in targets]
-    arrays = [np.asarray(t) for t in plain if not isinstance(t, Mapping | str)]
+    try:
+        arrays = [np.asarray(t) for t in plain if not isinstance(t, Mapping | str)]
+    except ValueError:  # rows of different lengths
+        return tuple(plain)
     alike = len(arrays) == len(plain) and len({(a.shape, a.dtype.kind in "iub") for a in arrays}) == 1
     if alike and all(a.dtype.kind in "iufb" for a in arrays):
         return np.stack(arrays)

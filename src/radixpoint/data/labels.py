@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import tarfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from radixpoint.files import read_regular, shown
 
 META, TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
 """Files of ImageNet's development kit."""
+_VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+")
 _NAMES = ("imageid", "image", "image_id", "filename", "file", "file_name", "path", "name", "id")
 _LABELS = ("label", "labels", "class", "target", "predictionstring", "wnid", "category")
 
@@ -29,27 +32,41 @@ def targets_of(labels: Any, count: int) -> Any:
     Raises:
         DataError: unreadable, or another number.
     """
-    if isinstance(labels, str | Path):
-        try:
-            with np.load(labels, allow_pickle=False) as archive:  # of an .npz
-                if len(archive.files) != 1:
-                    raise DataError(f"{labels}: arrays {', '.join(archive.files)}: expected one, of targets")
-                found: Any = archive[archive.files[0]]
-        except TypeError:
-            found = np.load(labels, allow_pickle=False)
-        except DataError:
-            raise
-        except Exception as error:  # headers go wrong in many ways
-            raise DataError(f"{labels}: expected an array of targets (.npy): {shown(str(error))}") from None
-    else:
-        found = labels
-    if len(found) != count:
-        raise DataError(f"{len(found)} targets of {count} images: expected one for each")
-    if not isinstance(found, np.ndarray):
+    found = _array(Path(labels)) if isinstance(labels, str | Path) else labels
+    if (
+        not hasattr(found, "__len__")
+        or (isinstance(found, np.ndarray) and not found.ndim)
+        or len(found) != count
+    ):
+        number = len(found) if hasattr(found, "__len__") and np.ndim(found) else "no row of"
+        raise DataError(f"{number} targets of {count} images: expected one for each")
+    if isinstance(found, np.ndarray):
+        return found
+    try:
         arrays = [np.asarray(one) for one in found]
-        alike = len({one.shape for one in arrays}) == 1 and all(a.dtype.kind in "iufb" for a in arrays)
-        found = np.stack(arrays) if alike else tuple(found)
-    return found
+    except ValueError:  # rows of different lengths
+        return tuple(found)
+    alike = len({one.shape for one in arrays}) == 1 and all(a.dtype.kind in "iufb" for a in arrays)
+    return np.stack(arrays) if alike else tuple(found)
+
+
+def _array(path: Path) -> Any:
+    """The array of an ``.npy``, or the only one of an ``.npz``.
+
+    Raises:
+        DataError: there is none.
+    """
+    try:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found as archive:
+            names = list(archive.files)
+            if len(names) == 1:
+                return archive[names[0]]
+    except Exception as error:  # headers go wrong in many ways
+        raise DataError(f"{path}: expected an array: {shown(str(error))}") from None
+    raise DataError(f"{path}: arrays {', '.join(names)}: expected one, of targets")
 
 
 def with_labels(found: Found, labels: Any, source: str) -> Found:
@@ -67,14 +84,14 @@ def with_labels(found: Found, labels: Any, source: str) -> Found:
         DataError: unreadable, an image without a label, or an order that cannot be known.
     """
     if not isinstance(labels, str | Path):
-        return replace(found, targets=tuple(targets_of(labels, len(found.entries))), numbered=False)
+        return replace(found, targets=targets_of(labels, len(found.entries)), numbered=False)
     path = Path(labels)
     if path.is_dir() and not _kit_folder(path):
         return replace(found, targets=_beside(found.entries, path), classes=frozenset(), numbered=False)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if path.suffix in (".npy", ".npz"):
-        return replace(found, targets=tuple(targets_of(path, len(found.entries))), numbered=False)
+        return replace(found, targets=targets_of(path, len(found.entries)), numbered=False)
     if path.suffix == ".csv":
         return _named(found, _table(path), path, source)
     if path.is_dir() or path.suffix in (".gz", ".tar", ".tgz") or _is_truth(path):
@@ -91,18 +108,21 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: not in UTF-8: expected labels") from None
 
 
-def _stem(name: str) -> str:
-    return Path(name).name.partition(".")[0]
-
-
 def _named(found: Found, given: Mapping[str, str], path: Path, source: str) -> Found:
-    """Labels by the name of the image's file, with or without its suffix."""
+    """Labels by the name of the image's file, with or without its suffix; by its path where names repeat."""
+    names = _names(found.entries)
+    shorts = Counter(Path(name).name for name in given)
+    rows = dict(given) | {
+        Path(name).name: label for name, label in given.items() if shorts[Path(name).name] == 1
+    }
     entries = []
-    for entry in found.entries:
-        label = given.get(Path(entry.name).name, given.get(_stem(entry.name)))
-        if label is None:
+    for entry, own in zip(found.entries, names, strict=True):
+        matching = [rows[name] for name in own if name in rows]
+        if not matching:
             raise DataError(f"{path}: no label for {entry.name}: expected one for every image of {source}")
-        entries.append(replace(entry, label=label))
+        if len(set(matching)) > 1:
+            raise DataError(f"{path}: {entry.name}: labels {', '.join(map(repr, matching))}: expected one")
+        entries.append(replace(entry, label=matching[0]))
     labels = set(given.values())
     numbered = all(map(is_index, labels))
     if numbered:
@@ -110,6 +130,19 @@ def _named(found: Found, given: Mapping[str, str], path: Path, source: str) -> F
     elif any(number_of(label) is not None for label in labels):
         raise DataError(f"{path}: labels that are numbers and names: expected the outputs' indices, or names")
     return Found(entries, frozenset() if numbered else frozenset(labels), numbered)
+
+
+def _names(entries: Sequence[Entry]) -> list[list[str]]:
+    """Names that each image may be called by: its path, and its file's name where no other image has it."""
+    counts = Counter(Path(entry.name).name for entry in entries)
+    stems = Counter(Path(entry.name).stem for entry in entries)
+    found = []
+    for entry in entries:
+        path = Path(entry.name)
+        own = [entry.name, str(path.with_suffix(""))]
+        own += [path.name] * (counts[path.name] == 1) + [path.stem] * (stems[path.stem] == 1)
+        found.append(list(dict.fromkeys(own)))
+    return found
 
 
 def _lines(path: Path) -> dict[str, str]:
@@ -123,7 +156,7 @@ def _lines(path: Path) -> dict[str, str]:
         )
         if not space or not name.strip():
             raise DataError(f"{path}, line {number}: {line[:60]!r}: expected 'image-name label'")
-        _add(result, Path(name.strip()).name, label, f"{path}, line {number}")
+        _add(result, name.strip(), label, f"{path}, line {number}")
     return _some(result, path)
 
 
@@ -139,48 +172,58 @@ def _some(result: dict[str, str], path: Path) -> dict[str, str]:
 
 
 def _table(path: Path) -> dict[str, str]:
-    """A table with a header: one column names images, one classes, by the first of its words."""
-    rows = csv.DictReader(io.StringIO(_text(path)))
-    columns = {name.strip().lower(): name for name in rows.fieldnames or ()}
-    name, label = (next((columns[c] for c in known if c in columns), None) for known in (_NAMES, _LABELS))
-    if name is None or label is None:
-        raise DataError(
-            f"{path}: columns {', '.join(rows.fieldnames or ())}: expected one of images (such as image or "
-            "filename) and one of classes (such as label)"
-        )
+    """A table with a header: a column of images, a column of classes (of Kaggle's the first word)."""
     result: dict[str, str] = {}
-    for row in rows:
-        words = (row[label] or "").split()
-        if not words:
-            raise DataError(f"{path}, line {rows.line_num}: no label: expected one")
-        _add(result, Path(row[name] or "").name, words[0], f"{path}, line {rows.line_num}")
+    try:
+        rows = csv.DictReader(io.StringIO(_text(path).replace("\r\n", "\n").replace("\r", "\n")), strict=True)
+        header = [name.strip().lower() for name in rows.fieldnames or ()]
+        images = [i for i, name in enumerate(header) if name in _NAMES]
+        classes = [i for i, name in enumerate(header) if name in _LABELS]
+        if not images or len(classes) != 1 or len(set(header)) != len(header):
+            raise DataError(
+                f"{path}: columns {', '.join(rows.fieldnames or ())}: expected one of images (such as image "
+                "or "
+                "filename) and one of classes (such as label)"
+            )
+        best = min(images, key=lambda i: _NAMES.index(header[i]))
+        columns = list(rows.fieldnames or ())
+        for row in rows:
+            where = f"{path}, line {rows.line_num}"
+            if None in row or None in row.values():
+                raise DataError(
+                    f"{where}: another number of cells than the header's: expected {len(columns)}"
+                )
+            name, label = row[columns[best]].strip(), row[columns[classes[0]]].strip()
+            if header[classes[0]] == "predictionstring":
+                label = label.partition(" ")[0]
+            if not name or not label:
+                raise DataError(f"{where}: no {'label' if name else 'name of an image'}: expected one")
+            _add(result, name, label, where)
+    except csv.Error as error:
+        raise DataError(f"{path}: not a table: {error}") from None
     return _some(result, path)
 
 
 def _beside(entries: Sequence[Entry], folder: Path) -> tuple[Any, ...]:
     """A mask or an array for each image, by its name."""
     found = []
-    for entry in entries:
-        places = [folder / f"{_stem(entry.name)}{suffix}" for suffix in (".png", ".npy")]
-        path = next((place for place in places if place.is_file()), None)
+    for entry, own in zip(entries, _names(entries), strict=True):
+        named = [
+            name for name in own if not Path(name).suffix or name not in (entry.name, Path(entry.name).name)
+        ]
+        places = [folder / f"{name}{suffix}" for name in named for suffix in (".png", ".npy")]
+        there = [place for place in places if place.is_file()]
+        if len(there) > 1:
+            raise DataError(
+                f"{folder}: {there[0].name} and {there[1].name} for {entry.name}: expected one target"
+            )
+        path = there[0] if there else None
         if path is None:
             raise DataError(
                 f"{folder}: neither {places[0].name} nor {places[1].name}: expected a target for each image"
             )
-        found.append(_mask(path) if path.suffix == ".png" else np.asarray(targets_array(path)))
+        found.append(_mask(path) if path.suffix == ".png" else np.asarray(_array(path)))
     return tuple(found)
-
-
-def targets_array(path: Path) -> Any:
-    """An array of a file.
-
-    Raises:
-        DataError: it is none.
-    """
-    try:
-        return np.load(path, allow_pickle=False)
-    except Exception as error:  # headers go wrong in many ways
-        raise DataError(f"{path}: expected an array: {shown(str(error))}") from None
 
 
 def _mask(path: Path) -> Any:
@@ -213,7 +256,7 @@ def _is_truth(path: Path) -> bool:
 
 
 def _imagenet(found: Found, path: Path, source: str) -> Found:
-    """The development kit's numbers, one for each image in the order of their names.
+    """The development kit's numbers: the first is of the image whose name ends in 00000001.
 
     They count synsets in the kit's own order, while networks have them sorted by name (WordNet id).
     """
@@ -221,15 +264,22 @@ def _imagenet(found: Found, path: Path, source: str) -> Found:
     numbers = truth.split()
     if not numbers or not all(map(is_index, numbers)):
         raise DataError(f"{path}: expected the numbers of synsets, one a line")
-    if len(numbers) != len(found.entries):
-        raise DataError(
-            f"{path}: {len(numbers)} labels of {len(found.entries)} images in {source}: expected one for each"
-        )
     synsets = _synsets(meta, path)
     strange = next((n for n in numbers if int(n) not in synsets), None)
     if strange is not None:
         raise DataError(f"{path}: label {strange}: expected the number of a synset of {META}")
-    entries = [replace(e, label=synsets[int(n)]) for e, n in zip(found.entries, numbers, strict=True)]
+    entries, seen = [], set()
+    for entry in found.entries:
+        match = _VALIDATION.fullmatch(Path(entry.name).name)
+        number = int(match[1]) if match else 0
+        if not 1 <= number <= len(numbers) or number in seen:
+            raise DataError(
+                f"{path}: {len(numbers)} labels, which belong to ILSVRC2012_val_00000001.JPEG and so on: "
+                f"{entry.name} "
+                f"in {source} is none of these, or there twice"
+            )
+        seen.add(number)
+        entries.append(replace(entry, label=synsets[int(numbers[number - 1])]))
     return Found(entries, frozenset(synsets.values()), order=tuple(sorted(synsets.values())))
 
 

@@ -95,16 +95,31 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         for name in ("resize_size", "crop_size"):
             size = getattr(self, name)
+            if isinstance(size, list):
+                continue  # told below
             sides = size if isinstance(size, tuple) else (1, size)
             if size is not None and not (min(sides) >= 1 and sides[0] * sides[1] <= MAX_PIXELS):
                 raise DataError(
                     f"{name} {size}: expected a positive number of pixels, or a height and a width"
                 )
+        for size in (self.resize_size, self.crop_size):
+            if not (size is None or type(size) is int or (type(size) is tuple and len(size) == 2)):
+                raise DataError(f"a size of {size!r}: expected a number of pixels, or a height and a width")
+        if self.fit == "letterbox" and self.resize_size is None:
+            raise DataError("fit letterbox without resize_size: expected the size that images are put into")
+        if self.fill and self.fit != "letterbox":
+            raise DataError(f"fill {self.fill} with fit {self.fit}: expected fit letterbox")
+        if self.crop_first and (self.resize_size is None or self.crop_size is None):
+            raise DataError("crop_first without resize_size or crop_size: expected both")
+        if self.rescale == 0:
+            raise DataError("rescale 0: expected another number, or all images would be alike")
         if not 0 <= self.fill <= _BYTE:
             raise DataError(f"fill {self.fill}: expected 0 to {_BYTE}")
         if self.mean_image is not None:
             values = np.frombuffer(self.mean_image, "<f4") if len(self.mean_image) % 4 == 0 else np.zeros(0)
-            if not len(values) or len(values) % channels or not np.isfinite(values).all():
+            crop = self.crop_size if not isinstance(self.crop_size, int) else (self.crop_size, self.crop_size)
+            fits = crop is None or self.crop_first or len(values) == channels * crop[0] * crop[1]
+            if not len(values) or len(values) % channels or not np.isfinite(values).all() or not fits:
                 raise DataError(
                     f"mean_image of {len(self.mean_image)} bytes: expected finite float32, all channels alike"
                 )

@@ -15,7 +15,8 @@ import msgspec
 
 from radixpoint.errors import DataError
 
-_CALLS = ("ImageClassification", "SemanticSegmentation", "preset")
+_CALLS = ("ImageClassification", "SemanticSegmentation")
+"""torchvision's presets that are read."""
 _IGNORED = ("antialias", "input_size", "crop_pct", "crop_mode", "crop_border_pixels", "test_input_size")
 
 
@@ -48,7 +49,7 @@ def _printed(text: str, otherwise: str) -> Any:
         tree = ast.parse(quoted, mode="eval").body
         if isinstance(tree, ast.Dict):
             return ast.literal_eval(tree)
-        if isinstance(tree, ast.Call) and not tree.args:
+        if isinstance(tree, ast.Call) and not tree.args and getattr(tree.func, "id", "") in _CALLS:
             return _of_torchvision({key.arg or "": key.value for key in tree.keywords})
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         pass
@@ -57,15 +58,17 @@ def _printed(text: str, otherwise: str) -> Any:
 
 def _lines(text: str, otherwise: str) -> Any:
     """torchvision's ``repr``: a name a line in brackets, as ``crop_size=[224]``."""
+    first, *inner = text.splitlines() or [""]
+    if first.strip().rstrip("(") not in _CALLS or not inner:
+        raise DataError(f"{otherwise} (nor {' or '.join(_CALLS)} of torchvision, or timm's data_config)")
     found = {}
-    for line in text.splitlines()[1:-1]:
-        name, equals, value = line.strip().rstrip(",").partition("=")
-        if not equals:
-            raise DataError(otherwise)
-        found[name] = ast.parse(value, mode="eval").body
-    if not found:
-        raise DataError(otherwise)
-    return _of_torchvision(found)
+    try:
+        for line in inner[:-1]:
+            name, _, value = line.strip().rstrip(",").partition("=")
+            found[name] = ast.parse(value, mode="eval").body
+        return _of_torchvision(found)
+    except (SyntaxError, ValueError):
+        raise DataError(otherwise) from None
 
 
 def _of_torchvision(given: Mapping[str, ast.expr]) -> dict[str, Any]:
@@ -76,6 +79,8 @@ def _of_torchvision(given: Mapping[str, ast.expr]) -> dict[str, Any]:
             result[name] = last.lower()
         elif name not in _IGNORED:
             result[name] = ast.literal_eval(value)
+    if not {"mean", "std"} <= set(result):
+        raise DataError("a preset without mean and std: expected both")
     return result
 
 
@@ -89,9 +94,12 @@ def _of_timm(given: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(size, list | tuple) or len(size) != 3:
         raise DataError(f"input_size {size}: expected channels, height and width")
     height, width = int(size[1]), int(size[2])
-    share, mode = float(given.get("crop_pct") or 1), given.get("crop_mode") or "center"
-    if not 0 < share <= 1:
-        raise DataError(f"crop_pct {share}: expected more than 0, at most 1")
+    missing = sorted({"crop_pct", "mean", "std", "interpolation"} - set(given))
+    if missing:
+        raise DataError(f"timm's data_config without {', '.join(missing)}: expected all of it")
+    share, mode = given["crop_pct"], given.get("crop_mode") or "center"
+    if not isinstance(share, int | float) or not 0 < share <= 1:
+        raise DataError(f"crop_pct {share!r}: expected more than 0, at most 1")
     scaled = (math.floor(height / share), math.floor(width / share))
     result = {k: given[k] for k in ("mean", "std", "interpolation") if k in given}
     result |= {"crop_size": (height, width), "exif_orientation": "ignore"}

@@ -12,7 +12,8 @@ import os
 import re
 import tarfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,8 @@ def load_images(
         DataError: no images, none readable, sizes that differ, labels that do not fit the classes, or an
             image that cannot be converted without a loss that the preprocessing does not declare.
     """
+    if store == "":
+        raise DataError("store '': expected the name of a folder")
     if not isinstance(source, str | Path):
         return _at_most(collected(source, preprocessing, classes, progress, labels), most)
     path = Path(source)
@@ -111,6 +114,13 @@ def _found(
     if path.is_dir():
         tables = sorted(item for item in path.iterdir() if item.suffix == ".parquet")
         if tables:
+            splits = {item.stem.partition("-")[0] if "-" in item.stem else "" for item in tables}
+            others = [item.name for item in path.iterdir() if item.is_dir() and not is_hidden(item.name)]
+            if len(splits) > 1 or others:
+                beside = ", ".join(sorted([*splits, *others])[:4])
+                raise DataError(
+                    f"{path}: {shown(beside)}: expected the tables of one set, such as {path}/train-*.parquet"
+                )
             return _tables(tables)
         try:
             return _folder(path, apart)
@@ -125,20 +135,17 @@ def _found(
         return _tables(shards)
     if path.suffix == ".txt":
         return _list(path, classes)
-    parts = []
+    members: list[_Member] = []
     for one in shards:
         try:
             archives.append(tarfile.open(one))  # noqa: SIM115  # closed by whoever asks for it
-            parts.append(_tar(archives[-1], _stamp(one), apart))
+            members += _members(archives[-1], _stamp(one))
         except DAMAGED as error:
             reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
             raise DataError(
                 f"{one}: expected a folder, .tar, .npz, .npy, .parquet or .txt list: {shown(reason)}"
             ) from None
-    if len({part.numbered for part in parts}) > 1:
-        raise DataError(f"{source}: archives with and without WebDataset's labels: expected all alike")
-    entries = [entry for part in parts for entry in part.entries]
-    return Found(entries, frozenset().union(*(part.classes for part in parts)), parts[0].numbered)
+    return _arranged(members, apart)
 
 
 def _shards(source: str) -> list[Path]:
@@ -236,28 +243,24 @@ def _file(path: Path, name: str, label: str | None) -> Entry:
     return Entry(shown(name), label, partial(read_regular, path, MAX_FILE), stamp)
 
 
-def _tar(archive: tarfile.TarFile, stamp: str, apart: bool) -> Found:
-    found: dict[str, tuple[tarfile.TarInfo, list[str]]] = {}
-    beside: dict[str, tarfile.TarInfo] = {}  # WebDataset's labels, by sample
-    folders = []
-    for member in archive:  # one after the other: a huge one is refused before it is skipped over
-        parts = [p for p in member.name.split("/") if p not in ("", ".")]
-        if ".." in parts:
-            raise DataError(f"{shown(member.name)}: leads out of the archive: expected paths inside")
-        if not parts or any(map(is_hidden, parts)):
-            continue
-        if member.isdir():
-            folders.append(parts)
-        elif (member.isreg() or member.islnk() or member.issym()) and is_image(member.name):
-            if member.issparse() or member.size > MAX_FILE:
-                raise DataError(
-                    f"{shown(member.name)}: {member.size:,} bytes{' (sparse)' if member.issparse() else ''}: "
-                    f"expected at most {MAX_FILE:,}, all of them stored"
-                )
-            found["/".join(parts)] = member, parts  # of several the last counts, as for who unpacks them
-        elif member.isreg() and parts[-1].endswith(".cls"):
-            beside[_sample(parts)] = member
-    members, lock = list(found.values()), threading.Lock()
+@dataclass(frozen=True)
+class _Member:
+    """Of an archive: its name, the parts of its path, how to read it (a folder: not), and its stamp."""
+
+    name: str
+    parts: tuple[str, ...]
+    read: Callable[[], bytes] | None
+    stamp: str
+
+    def entry(self, label: str | None) -> Entry:
+        assert self.read is not None
+        return Entry(shown(self.name), label, self.read, self.stamp)
+
+
+def _members(archive: tarfile.TarFile, stamp: str) -> list[_Member]:
+    """Images, WebDataset's labels and folders of an archive; of several with one path the last counts."""
+    found: dict[tuple[str, ...], _Member] = {}
+    lock = threading.Lock()
 
     def read(member: tarfile.TarInfo) -> bytes:
         with lock:
@@ -267,18 +270,40 @@ def _tar(archive: tarfile.TarFile, stamp: str, apart: bool) -> Found:
                 raise OSError(0, "is a link to nothing in the archive") from None
             return b"" if handle is None else handle.read(MAX_FILE)
 
-    def entry(member: tarfile.TarInfo, label: str | None) -> Entry:
-        return Entry(shown(member.name), label, partial(read, member), f"{stamp} {member.offset}")
+    for member in archive:  # one after the other: a huge one is refused before it is skipped over
+        parts = tuple(p for p in member.name.split("/") if p not in ("", "."))
+        if ".." in parts:
+            raise DataError(f"{shown(member.name)}: leads out of the archive: expected paths inside")
+        if not parts or any(map(is_hidden, parts)):
+            continue
+        if member.isdir():
+            found.setdefault(parts, _Member(member.name, parts, None, ""))
+        elif (member.isreg() or member.islnk() or member.issym()) and (
+            is_image(member.name) or parts[-1].endswith(".cls")
+        ):
+            if member.issparse() or member.size > MAX_FILE:
+                raise DataError(
+                    f"{shown(member.name)}: {member.size:,} bytes{' (sparse)' if member.issparse() else ''}: "
+                    f"expected at most {MAX_FILE:,}, all of them stored"
+                )
+            found[parts] = _Member(member.name, parts, partial(read, member), f"{stamp} {member.offset}")
+    return list(found.values())
 
-    if beside:
-        return _samples(members, beside, entry, read)
-    loose = [member for member, parts in members if len(parts) < 2]
-    flat = len({"/".join(parts[:-1]) for _, parts in members}) == 1 and (loose or apart)
-    if members and flat and not (folders and loose and not apart):
-        return Found(sorted((entry(member, None) for member, _ in members), key=lambda one: one.name))
+
+def _arranged(members: Sequence[_Member], apart: bool) -> Found:
+    """Which classes the members of all archives together are of. ``apart``: labels come from elsewhere."""
+    folders = [one.parts for one in members if one.read is None]
+    marks = [one for one in members if one.parts[-1].endswith(".cls") and one.read is not None]
+    images = [one for one in members if one.read is not None and not one.parts[-1].endswith(".cls")]
+    if marks:
+        return _samples(images, marks)
+    loose = [one for one in images if len(one.parts) < 2]
+    flat = len({one.parts[:-1] for one in images}) == 1 and (loose or apart)
+    if images and flat and not (folders and loose and not apart):
+        return Found(sorted((one.entry(None) for one in images), key=lambda entry: entry.name))
     # The class is the first folder below whatever single folder holds everything.
-    roots = {parts[0] for _, parts in members}
-    depth = 1 if len(roots) == 1 and members and all(len(parts) > 2 for _, parts in members) else 0
+    roots = {one.parts[0] for one in images}
+    depth = 1 if len(roots) == 1 and images and all(len(one.parts) > 2 for one in images) else 0
     others = {parts[0] for parts in folders} - roots
     if depth and others:
         raise DataError(
@@ -286,13 +311,12 @@ def _tar(archive: tarfile.TarFile, stamp: str, apart: bool) -> Found:
             "a class, or are those in it? Expected a folder for each class, and nothing beside"
         )
     entries, classes = [], {parts[depth] for parts in folders if len(parts) == depth + 1}
-    for member, parts in members:
-        if len(parts) < depth + 2:
-            raise _outside(member.name)
-
-        classes.add(parts[depth])
-        entries.append(entry(member, parts[depth]))
-    return Found(sorted(entries, key=lambda one: one.name), frozenset(classes))
+    for one in images:
+        if len(one.parts) < depth + 2:
+            raise _outside(one.name)
+        classes.add(one.parts[depth])
+        entries.append(one.entry(one.parts[depth]))
+    return Found(sorted(entries, key=lambda entry: entry.name), frozenset(classes))
 
 
 def _sample(parts: Sequence[str]) -> str:
@@ -300,27 +324,42 @@ def _sample(parts: Sequence[str]) -> str:
     return "/".join([*parts[:-1], parts[-1].partition(".")[0]])
 
 
-def _samples(members: Sequence[Any], beside: dict[str, tarfile.TarInfo], entry: Any, read: Any) -> Found:
+def _samples(images: Sequence[_Member], marks: Sequence[_Member]) -> Found:
     """Images with the label beside each: an output's index, or a class."""
-    entries = []
-    for member, parts in members:
-        sample = _sample(parts)
-        if sample not in beside:
-            raise DataError(f"{shown(member.name)}: no {sample}.cls: expected a label beside each image")
+    labels: dict[str, str] = {}
+    for one in marks:
+        sample = _sample(one.parts)
+        if "/".join(one.parts) != f"{sample}.cls":
+            continue  # of another kind, such as fine.cls
+        assert one.read is not None
+        if sample in labels:
+            raise DataError(f"{shown(one.name)}: a second label of the sample {shown(sample)}: expected one")
         try:
-            label = read(beside[sample]).decode("utf-8").strip()
+            labels[sample] = one.read().decode("utf-8").strip()
         except UnicodeDecodeError:
-            label = ""
-        if not label:
-            raise DataError(f"{shown(beside[sample].name)}: expected the number or name of a class")
-        entries.append(entry(member, label))
-    labels = {one.label for one in entries}
-    numbered = all(map(is_index, labels))
-    if not numbered and any(number_of(label) is not None for label in labels):
+            labels[sample] = ""
+        if not labels[sample]:
+            raise DataError(f"{shown(one.name)}: expected the number or name of a class")
+    entries, seen = [], set()
+    for one in images:
+        sample = _sample(one.parts)
+        if sample not in labels:
+            raise DataError(f"{shown(one.name)}: no {shown(sample)}.cls: expected a label beside each image")
+        if sample in seen:
+            raise DataError(f"{shown(one.name)}: a second image of the sample {shown(sample)}: expected one")
+        seen.add(sample)
+        entries.append(one.entry(labels[sample]))
+    if without := sorted(set(labels) - seen):
+        raise DataError(
+            f"{shown(without[0])}.cls: no image beside it: expected one of {', '.join(sorted(SUFFIXES))}"
+        )
+    known = sorted(set(labels.values()))
+    numbered = all(map(is_index, known))
+    if not numbered and any(number_of(label) is not None for label in known):
         raise DataError("labels that are numbers and names: expected the outputs' indices, from 0, or names")
     if numbered:
-        check_numbers("labels", sorted(labels))
-    return Found(entries, frozenset() if numbered else frozenset(labels), numbered)
+        check_numbers("labels", known)
+    return Found(entries, frozenset() if numbered else frozenset(known), numbered)
 
 
 def _list(path: Path, classes: Sequence[str] | None) -> Found:
@@ -368,7 +407,7 @@ def _decoded(
     pixels, kept = decoder.run(store)
     about = (preprocessing, tuple(decoder.unreadable))
     if found.targets is not None:
-        return ImageSet(source, pixels, tuple(found.targets[i] for i in kept), (), *about)
+        return ImageSet(source, pixels, found.chosen(kept).targets, tuple(classes or ()), *about)
     labels = [found.entries[i].label for i in kept]
     if None in labels:
         return ImageSet(source, pixels, None, tuple(classes or ()), *about)

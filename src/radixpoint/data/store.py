@@ -170,6 +170,10 @@ class Store:
             return None
         return StoredPixels(path, index, np.arange(len(index.kept)))
 
+    def forget(self, key: str) -> None:
+        """Let no later run find it."""
+        self._paths(key)[1].unlink(missing_ok=True)
+
     def make(
         self, key: str, images: Iterable[tuple[int, NDArray[Any]]], unreadable: list[tuple[str, str]]
     ) -> StoredPixels:
@@ -212,9 +216,8 @@ class Store:
             ) from None
         finally:
             partial.unlink(missing_ok=True)
-        made = self.known(key)
-        assert made is not None
-        return made
+        index = Index(shape, dtype, b"".join(marks), kept, unreadable)
+        return StoredPixels(path, index, np.arange(len(kept)))
 
 
 def key_of(parts: Iterable[str]) -> str:

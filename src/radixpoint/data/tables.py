@@ -29,8 +29,8 @@ def found_in_tables(paths: Sequence[Path]) -> Found:
             f"{paths[0]}: tables are read with pyarrow: pip install 'radixpoint[parquet]'"
         ) from None
     entries: list[Entry] = []
-    names: tuple[str, ...] = ()
-    numbered = True
+    described: set[tuple[str | None, str | None, tuple[str, ...]]] = set()
+    kinds: set[str] = set()
     for path in paths:
         try:
             table = parquet.ParquetFile(path)
@@ -42,30 +42,41 @@ def found_in_tables(paths: Sequence[Path]) -> Found:
         if image is None:
             columns = ", ".join(table.schema_arrow.names)
             raise DataError(f"{path}: columns {columns}: expected one of images, such as image")
-        names = names or _names(table, label)
+        described.add((image, label, _names(table, label)))
+        if len(described) > 1:
+            raise DataError(f"{path}: other columns or classes than the tables before it: expected all alike")
         reader, status = _Reader(table, image), path.stat()
         row = 0
         for group in range(table.num_row_groups):
             own = table.read_row_group(group, [label]).column(0).to_pylist() if label is not None else None
             for i in range(table.metadata.row_group(group).num_rows):
                 value = None if own is None else own[i]
-                numbered = numbered and isinstance(value, int)
+                kinds.add(type(value).__name__)
                 stamp = f"{path.absolute()} {status.st_size} {status.st_mtime_ns} {row}"
                 text = None if value is None else str(value)
                 entries.append(Entry(f"{path.name}:{row}", text, partial(reader.bytes, group, i), stamp))
                 row += 1
-    labels = {entry.label for entry in entries}
-    if None in labels and len(labels) > 1:
-        raise DataError(f"{paths[0]}: rows with and without a label: expected all alike")
-    if None in labels:
+    if not entries:
+        return Found([])
+    names = next(iter(described))[2]
+    if kinds == {"NoneType"}:
         return Found(entries)
-    known = {label for label in labels if label is not None}
-    if numbered:
-        check_numbers(paths[0], sorted(known))
-        if names and all(int(label) < len(names) for label in known):  # what the table says of its numbers
-            entries = [_renamed(entry, names) for entry in entries]
-            return Found(entries, frozenset(names), order=names)
-    return Found(entries, frozenset() if numbered else frozenset(known), numbered)
+    if len(kinds) > 1 or not kinds <= {"int", "str"}:
+        raise DataError(
+            f"{paths[0]}: labels of kinds {', '.join(sorted(kinds))}: expected whole numbers, or names"
+        )
+    known = sorted({entry.label or "" for entry in entries})
+    if kinds == {"str"}:
+        return Found(entries, frozenset(known))
+    strange = next((x for x in known if int(x) < 0 or (names and int(x) >= len(names))), None)
+    if strange is not None:
+        raise DataError(
+            f"{paths[0]}: label {strange}: expected 0..{len(names) - 1 if names else 'the last output'}"
+        )
+    check_numbers(paths[0], known)
+    if names:  # what the table says of its numbers
+        return Found([_renamed(entry, names) for entry in entries], frozenset(names), order=names)
+    return Found(entries, numbered=True)
 
 
 def _renamed(entry: Entry, names: Sequence[str]) -> Entry:

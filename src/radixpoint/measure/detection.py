@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from radixpoint.data import ImageSet
 from radixpoint.errors import DataError, DesignError
 from radixpoint.ir.graph import Graph
-from radixpoint.measure.metrics import Outputs, Targets, _identity
+from radixpoint.measure.identity import identity
+from radixpoint.measure.metrics import FEW_TOTALS, Outputs, Targets, check_enough
 from radixpoint.measure.outcomes import Outcomes, Reals
 from radixpoint.measure.pairs import Pair, Totals
 
@@ -50,6 +51,7 @@ class MeanAveragePrecision:
     overlaps: tuple[float, ...] = COCO
     most: int = 100
     label: str = "map"
+    total = True
     unit = "points"
 
     def __post_init__(self) -> None:
@@ -62,17 +64,27 @@ class MeanAveragePrecision:
 
     @property
     def kept(self) -> str:
-        return f"{self.name} {self.most} {_identity(self.decode)}"
+        return f"{self.name} {self.most} {identity(self.decode)}"
 
     def check(self, graph: Graph, images: ImageSet) -> None:
         images.check_shape(graph.shapes[graph.input])
+        check_enough(self.name, images, FEW_TOTALS)
         for boxes in images.target(0, 1) if images.targets is not None else [None]:
             self._boxes(boxes)
 
     @staticmethod
     def _boxes(boxes: Any) -> Reals:
-        found = np.zeros((0, 5)) if boxes is None else np.asarray(boxes, np.float64)
-        if boxes is None or (found.size and (found.ndim != 2 or found.shape[1] != 5)):
+        try:
+            found = np.zeros((0, 5)) if boxes is None else np.asarray(boxes, np.float64)
+        except (TypeError, ValueError):
+            raise DataError(
+                f"metric map: targets of kind {type(boxes).__name__}: expected (boxes, 5)"
+            ) from None
+        if (
+            boxes is None
+            or not np.isfinite(found).all()
+            or (found.size and (found.ndim != 2 or found.shape[1] != 5))
+        ):
             raise DataError(
                 f"metric map: targets of {found.shape}: expected (boxes, 5): class, x0, y0, x1, y1"
             )
@@ -83,9 +95,18 @@ class MeanAveragePrecision:
         found = self.decode(outputs[0] if len(outputs) == 1 else tuple(outputs))
         if len(found) != len(outputs[0]):
             raise DataError(f"metric map: decode gives {len(found)} images of {len(outputs[0])}")
-        rows = [self._row(np.asarray(one, np.float64).reshape(-1, 6), self._boxes(boxes))
+        rows = [self._row(self._detections(one), self._boxes(boxes))
                 for one, boxes in zip(found, targets, strict=True)]  # fmt: skip
         return Outcomes.of(rows)
+
+    @staticmethod
+    def _detections(told: Any) -> Reals:
+        found = np.asarray(told, np.float64)
+        if (found.size and (found.ndim != 2 or found.shape[1] != 6)) or not np.isfinite(found).all():
+            raise DataError(
+                f"metric map: decode gives {found.shape} for an image: expected finite (detections, 6)"
+            )
+        return found.reshape(-1, 6)
 
     def _row(self, detections: Reals, boxes: Reals) -> Reals:
         order = np.argsort(-detections[:, 1], kind="stable")[: self.most]

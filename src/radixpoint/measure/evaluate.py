@@ -22,6 +22,7 @@ from radixpoint.measure.calibrate import float_outcomes
 from radixpoint.measure.floating import FloatingEngine
 from radixpoint.measure.metrics import Agreement, Metric, TopK, ahead, find_metric
 from radixpoint.measure.outcomes import NO_OUTCOMES, Outcomes
+from radixpoint.measure.pairs import check_resamples
 
 
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,6 +134,8 @@ def evaluate(
     """
     chosen = find_metric(metric)
     error = None if confidence is None else 1 - check_confidence(confidence)
+    if error is not None and getattr(chosen, "total", False):
+        check_resamples(error)
     if quantized.metadata.get("network", graph.digest) != graph.digest:
         raise ModelError(f"the quantized network was not quantized from {graph.source}: their digests differ")
     pairs = [(graph.input, quantized.input), *zip(graph.outputs, quantized.outputs, strict=False)]

@@ -82,6 +82,11 @@ def _most_disagreements(seen: int, n: int, error: float) -> float:
     return high
 
 
+def least_share(seen: int, n: int, error: float) -> float:
+    """Lower bound on a probability of which ``seen`` of ``n`` were seen (Clopper and Pearson, one-sided)."""
+    return 1 - _most_disagreements(n - seen, n, error)
+
+
 def _at_most(total: int, n: int, lost: float, gained: float) -> float:
     """Probability that n images lose at most ``total`` more than they gain.
 

@@ -13,7 +13,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeVar
 
@@ -24,6 +24,7 @@ from radixpoint.arithmetic.elementary import exp, log2
 from radixpoint.data import ImageSet
 from radixpoint.errors import DataError, DesignError
 from radixpoint.ir.graph import Graph
+from radixpoint.measure.identity import identity, name_of
 from radixpoint.measure.outcomes import Outcomes, Reals
 from radixpoint.measure.pairs import Hits, Pair, Scores, Totals
 
@@ -79,6 +80,22 @@ class Metric(Protocol):
     def pair(self, reference: Outcomes, candidate: Outcomes) -> Pair:
         """Two networks on the same images."""
         ...
+
+
+FEW_SCORES, FEW_TOTALS = 10, 30
+"""Images below which no interval of such scores means anything."""
+
+
+def check_enough(name: str, images: ImageSet, least: int) -> None:
+    """See that there are images enough for an interval.
+
+    Raises:
+        DataError: there are not.
+    """
+    if len(images) < least:
+        raise DataError(
+            f"{images.source}: {len(images)} images: metric {name} expects at least {least} for an interval"
+        )
 
 
 # ----------------------------------------------------------------------------------------- classes
@@ -157,6 +174,7 @@ class CrossEntropy:
     unit = "nats"
 
     def check(self, graph: Graph, images: ImageSet) -> None:
+        check_enough(self.name, images, FEW_SCORES)
         images.check(graph.shapes[graph.input], graph.classes)
 
     def outcomes(self, outputs: Outputs, targets: Targets) -> Outcomes:
@@ -180,7 +198,14 @@ def _arrays(name: str, targets: Targets, shape: tuple[int, ...]) -> Reals:
     """
     if targets is None:
         raise DataError(f"metric {name}: images without targets: expected an array for each")
-    found = np.asarray(targets, np.float64)
+    try:
+        found = np.asarray(targets, np.float64)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"metric {name}: targets that are no arrays of one shape: expected those of {shape[1:]}"
+        ) from None
+    if not np.isfinite(found).all():
+        raise DataError(f"metric {name}: a target that is NaN or infinite: expected numbers")
     if found.shape != shape:
         raise DataError(
             f"metric {name}: targets of {found.shape[1:]}: expected those of the result, {shape[1:]}"
@@ -214,6 +239,7 @@ class SquaredError:
 
     def check(self, graph: Graph, images: ImageSet) -> None:
         images.check_shape(graph.shapes[graph.input])
+        check_enough(self.name, images, FEW_SCORES)
         _arrays(self.name, images.target(0, 1), (1, *graph.shapes[graph.output]))
 
     def outcomes(self, outputs: Outputs, targets: Targets) -> Outcomes:
@@ -243,6 +269,7 @@ class MeanIoU:
 
     name = "miou"
     kept = "miou"
+    total = True
     unit = "points"
 
     def check(self, graph: Graph, images: ImageSet) -> None:
@@ -252,13 +279,17 @@ class MeanIoU:
             raise DesignError(
                 f"metric miou of a network with a result of {shape}: expected a score a class and place"
             )
+        check_enough(self.name, images, FEW_TOTALS)
         self.outcomes([np.zeros((1, *shape))], images.target(0, 1))
 
     def outcomes(self, outputs: Outputs, targets: Targets) -> Outcomes:
         scores = outputs[0]
         classes = max(scores.shape[1], 2)
         named = (scores[:, 0] > 0).astype(np.int64) if scores.shape[1] == 1 else scores.argmax(1)
-        masks = np.asarray(_arrays("miou", targets, named.shape), np.int64)
+        given = _arrays("miou", targets, named.shape)
+        masks = given.astype(np.int64)
+        if not np.array_equal(given, masks):
+            raise DataError("metric miou: a mask with fractions: expected class numbers")
         counted = masks != IGNORED
         if counted.any() and not 0 <= masks[counted].min() <= masks[counted].max() < classes:
             raise DataError(f"metric miou: a mask with other numbers than 0..{classes - 1} and {IGNORED}")
@@ -282,18 +313,11 @@ class MeanIoU:
 # ------------------------------------------------------------------------------------- own metrics
 
 
-def _identity(function: Any) -> str:
-    """A name that changes with the source of a function, so that no cache mistakes one for another."""
-    try:
-        source = inspect.getsource(function)
-    except (OSError, TypeError):
-        source = repr(getattr(function, "__code__", None) and function.__code__.co_code)
-    return f"{_name(function)} {hashlib.sha256(source.encode()).hexdigest()[:16]}"
-
-
-def _name(function: Any) -> str:
-    kind = function if hasattr(function, "__qualname__") else type(function)
-    return f"{kind.__module__}:{kind.__qualname__}"
+def _called(label: str, value: Any) -> str:
+    """The name of a metric of one's own; it has a colon, so that it is no built-in one's."""
+    if not label:
+        return name_of(value)
+    return label if ":" in label else f"own:{label}"
 
 
 @dataclass(frozen=True)
@@ -315,14 +339,15 @@ class Score:
 
     @property
     def name(self) -> str:
-        return f"own:{self.label}" if self.label else _name(self.function)
+        return _called(self.label, self.function)
 
     @property
     def kept(self) -> str:
-        return _identity(self.function)
+        return identity(self.function)
 
     def check(self, graph: Graph, images: ImageSet) -> None:
         images.check_shape(graph.shapes[graph.input])
+        check_enough(self.name, images, FEW_SCORES)
 
     def outcomes(self, outputs: Outputs, targets: Targets) -> Outcomes:
         found = np.asarray(self.function(outputs[0] if len(outputs) == 1 else tuple(outputs), targets))
@@ -360,17 +385,19 @@ class Total:
     higher: bool = True
     unit: str = ""
     label: str = ""
+    total = True
 
     @property
     def name(self) -> str:
-        return f"own:{self.label}" if self.label else _name(self.score)
+        return _called(self.label, self.score)
 
     @property
     def kept(self) -> str:
-        return f"{self.label} {_identity(self.rows)}"
+        return f"{self.label} {identity(self.rows)}"
 
     def check(self, graph: Graph, images: ImageSet) -> None:
         images.check_shape(graph.shapes[graph.input])
+        check_enough(self.name, images, FEW_TOTALS)
 
     def outcomes(self, outputs: Outputs, targets: Targets) -> Outcomes:
         found = Outcomes.of(self.rows(outputs[0] if len(outputs) == 1 else tuple(outputs), targets))
@@ -433,9 +460,9 @@ def torch_metric(metric: Any, higher: bool | None = None) -> Total:
         metric._computed = None
         return float(metric.compute())
 
-    about = hashlib.sha256(
-        repr(sorted((k, repr(v)) for k, v in vars(metric).items() if k[0] != "_")).encode()
-    )
+    plain = (bool, int, float, str, type(None))
+    told = sorted((k, repr(v)) for k, v in vars(metric).items() if k[0] != "_" and isinstance(v, plain))
+    about = hashlib.sha256(repr((told, shapes)).encode())
     return Total(rows, score, higher, label=f"torchmetrics.{type(metric).__name__}-{about.hexdigest()[:8]}")
 
 
@@ -478,7 +505,7 @@ def find_metric(asked: Any) -> Metric:
         DesignError: there is none.
     """
     if not isinstance(asked, str):
-        return _made(asked, repr(asked))
+        return _made(asked, getattr(asked, "__qualname__", type(asked).__name__))
     check_metric(asked)
     for pattern, make in METRICS.items():
         found = re.fullmatch(pattern, asked)
@@ -498,13 +525,22 @@ def find_metric(asked: Any) -> Metric:
 
 def _made(value: Any, asked: str) -> Metric:
     if inspect.isclass(value):
-        value = value()
+        try:
+            value = value()
+        except Exception as error:  # it is somebody's code
+            raise DesignError(f"metric {asked}: {type(error).__name__}: {error}") from None
+    if isinstance(value, Score | Total) and ":" in asked:
+        return replace(value, label=asked)  # as it is found again
     if all(hasattr(value, part) for part in ("name", "kept", "unit", "check", "outcomes", "pair")):
+        if ":" not in value.name and not any(re.fullmatch(pattern, value.name) for pattern in METRICS):
+            raise DesignError(
+                f"metric {asked}: is called {value.name!r}: expected a name with a colon, such as my:x"
+            )
         return value  # type: ignore[no-any-return]  # it has all of a metric
     if hasattr(value, "_reductions") and hasattr(value, "compute"):
         return torch_metric(value)
     if callable(value):
-        return Score(value)
+        return Score(value, label=asked if ":" in asked else "")
     raise DesignError(f"metric {asked}: expected a function (results, targets) -> scores, or a metric")
 
 

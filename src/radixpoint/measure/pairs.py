@@ -9,7 +9,7 @@ the second network is worse.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
@@ -18,8 +18,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from radixpoint.errors import DesignError
-from radixpoint.measure.intervals import Z95, Bits, DropTest, drop, drop_interval
+from radixpoint.errors import DataError, DesignError
+from radixpoint.measure.intervals import Z95, Bits, DropTest, drop, drop_interval, least_share
 from radixpoint.measure.outcomes import Outcomes, Reals
 
 RESAMPLES = 2000
@@ -67,8 +67,8 @@ class Pair(Protocol):
         """The smallest limit that the drop is within."""
         ...
 
-    def scaled(self, factor: float) -> Pair:
-        """With ``factor`` times the first score instead of it: what a relative limit asks for."""
+    def lowest(self, error: float) -> float:
+        """The first network's score is at least this also on other images, but for the error."""
         ...
 
 
@@ -102,10 +102,8 @@ class Hits:
     def bound(self, error: float) -> float:
         return DropTest(self.reference, self.candidate, error).bound()
 
-    def scaled(self, factor: float) -> Pair:
-        return Scores(
-            100 * self.reference.astype(np.float64), 100 * self.candidate.astype(np.float64), True, factor
-        )
+    def lowest(self, error: float) -> float:
+        return 100 * least_share(int(np.count_nonzero(self.reference)), len(self.reference), error)
 
 
 def t_quantile(z: float, freedom: int) -> float:
@@ -131,23 +129,21 @@ class Scores:
     Attributes:
         reference, candidate: (images,).
         higher: whether more is better.
-        factor: of the reference's mean.
     """
 
     reference: Reals
     candidate: Reals
     higher: bool
-    factor: float = 1.0
     early = True
 
     @property
     def _losses(self) -> Reals:
-        difference = self.factor * self.reference - self.candidate
+        difference = self.reference - self.candidate
         return difference if self.higher else -difference
 
     @property
     def before(self) -> float:
-        return self.factor * float(self.reference.mean())
+        return float(self.reference.mean())
 
     @property
     def after(self) -> float:
@@ -174,8 +170,9 @@ class Scores:
     def bound(self, error: float) -> float:
         return self.drop + self._half(NormalDist().inv_cdf(1 - error))
 
-    def scaled(self, factor: float) -> Pair:
-        return Scores(self.reference, self.candidate, self.higher, self.factor * factor)
+    def lowest(self, error: float) -> float:
+        spread = float(self.reference.std(ddof=1)) / math.sqrt(len(self.reference))
+        return self.before - t_quantile(NormalDist().inv_cdf(1 - error), len(self.reference) - 1) * spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,14 +183,12 @@ class Totals:
         reference, candidate: what is kept of each image.
         score: of outcomes, where each image counts as often as its weight says.
         higher: whether more is better.
-        factor: of the reference's score.
     """
 
     reference: Outcomes
     candidate: Outcomes
     score: Callable[[Outcomes, NDArray[np.int64]], float]
     higher: bool
-    factor: float = 1.0
     early = False
 
     @property
@@ -202,11 +197,11 @@ class Totals:
 
     @cached_property
     def before(self) -> float:
-        return self.factor * self.score(self.reference, self._once)
+        return self._finite(self.reference, self._once)
 
     @cached_property
     def after(self) -> float:
-        return self.score(self.candidate, self._once)
+        return self._finite(self.candidate, self._once)
 
     def _worse(self, before: float, after: float) -> float:
         return before - after if self.higher else after - before
@@ -215,15 +210,26 @@ class Totals:
     def drop(self) -> float:
         return self._worse(self.before, self.after)
 
+    def _finite(self, outcomes: Outcomes, weights: NDArray[np.int64]) -> float:
+        found = float(self.score(outcomes, weights))
+        if not math.isfinite(found):
+            raise DataError(f"a metric of all images together gives {found}: expected a number")
+        return found
+
+    def _draws(self) -> Iterator[NDArray[np.int64]]:
+        """How often each image is drawn; always the same draws."""
+        random, count = np.random.default_rng(_SEED), len(self.reference)
+        for _ in range(RESAMPLES):
+            yield np.bincount(random.integers(0, count, count), minlength=count)
+
     @cached_property
     def _resampled(self) -> Reals:
         """Drops of as many images drawn from these, sorted; the same draws for both networks."""
-        random, count = np.random.default_rng(_SEED), len(self.reference)
         drops = np.empty(RESAMPLES)
-        for i in range(RESAMPLES):
-            weights = np.bincount(random.integers(0, count, count), minlength=count)
-            before, after = self.score(self.reference, weights), self.score(self.candidate, weights)
-            drops[i] = self._worse(self.factor * before, after)
+        for i, weights in enumerate(self._draws()):
+            drops[i] = self._worse(
+                self._finite(self.reference, weights), self._finite(self.candidate, weights)
+            )
         return np.sort(drops)
 
     def _quantile(self, share: float) -> float:
@@ -237,13 +243,23 @@ class Totals:
         return self.bound(error) <= limit
 
     def bound(self, error: float) -> float:
-        if error * RESAMPLES < 10:
-            raise DesignError(
-                f"an error of {error:.2g} by {RESAMPLES} resamples: expected at least {10 / RESAMPLES:.2g} "
-                "for each "
-                "look: a smaller confidence, or fewer policies and word lengths"
-            )
+        check_resamples(error)
         return self._quantile(1 - error)
 
-    def scaled(self, factor: float) -> Pair:
-        return Totals(self.reference, self.candidate, self.score, self.higher, self.factor * factor)
+    def lowest(self, error: float) -> float:
+        check_resamples(error)
+        scores = np.sort([self._finite(self.reference, weights) for weights in self._draws()])
+        return float(scores[max(math.floor(error * RESAMPLES) - 1, 0)])
+
+
+def check_resamples(error: float) -> None:
+    """See that a bootstrap can tell so small an error.
+
+    Raises:
+        DesignError: it cannot.
+    """
+    if error * RESAMPLES < 10:
+        raise DesignError(
+            f"an error of {error:.2g} by {RESAMPLES} resamples: expected at least {10 / RESAMPLES:.2g} for "
+            "each look: a smaller confidence, or fewer policies and word lengths"
+        )

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from radixpoint.errors import DesignError
+from radixpoint.errors import DataError, DesignError
 from radixpoint.measure.evaluate import check_confidence
 from radixpoint.measure.metrics import check_metric
 from radixpoint.measure.pairs import Pair
@@ -52,12 +52,25 @@ class Criterion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Probability with which an answer may break the limit; None without confidence."""
         return None if self.confidence is None else 1 - self.confidence
 
-    def asked(self, pair: Pair) -> tuple[Pair, float]:
-        """A pair of networks, and the drop between them that is allowed.
+    def allowed(self, floating: Pair, error: float | None) -> float:
+        """The drop that is allowed, in the metric's unit.
 
-        A relative limit allows none below ``1 - limit / 100`` times the float network's score.
+        Args:
+            floating: the float network against itself, on all images.
+            error: where the limit has to hold on other images too: a relative one is then that share of a
+            lower
+                bound of the float network's score.
+
+        Raises:
+            DataError: a relative limit of a score that is not positive.
         """
         if not self.relative:
-            return pair, self.limit
-        share = self.limit / 100
-        return pair.scaled(1 - share if pair.higher else 1 + share), 0.0
+            return self.limit
+        score = floating.before if error is None else floating.lowest(error)
+        if not score > 0:
+            raise DataError(
+                f"a limit of {self.limit:g} % of the float network's {self.metric}, which is "
+                f"{floating.before:.4g}: "
+                "expected a positive score, or an absolute limit"
+            )
+        return self.limit / 100 * score

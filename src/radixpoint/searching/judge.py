@@ -85,6 +85,7 @@ class Judge:
     _flying: dict[Unit, Design] = field(default_factory=dict)
     _coming: list[Design] = field(default_factory=list)
     _offered: list[tuple[Design, deque[int]]] = field(default_factory=list)
+    _limits: dict[float | None, float] = field(default_factory=dict)
     _texts: dict[int, tuple[Design, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -105,25 +106,38 @@ class Judge:
         """
         first = max(-(-FEWEST // BATCH), after // BATCH + 1) * BATCH
         for count in range(first, min(len(seen), len(self.images) - 1) + 1, BATCH):
-            pair, limit = self._asked(seen.first(count))
+            pair = self._pair(seen.first(count))
             if not pair.early:
                 break
             low, high = pair.interval(Z_STOP)
+            limit = self._allowed(None)
             if low > limit:
                 return count, "fails"
             if high < limit and error is None:
                 return count, "holds"
         return self._final(seen, error, after)
 
-    def _asked(self, seen: Outcomes) -> tuple[Pair, float]:
-        return self.criterion.asked(self.metric.pair(self._reference.first(len(seen)), seen))
+    def _pair(self, seen: Outcomes) -> Pair:
+        return self.metric.pair(self._reference.first(len(seen)), seen)
+
+    def _allowed(self, error: float | None) -> float:
+        """The drop that is allowed; of a relative limit it depends on how sure that has to be."""
+        if error not in self._limits:
+            floating = self.metric.pair(self._reference, self._reference)
+            self._limits[error] = self.criterion.allowed(floating, error)
+        return self._limits[error]
 
     def _final(self, seen: Outcomes, error: float | None, after: int) -> tuple[int, Verdict] | None:
         """The verdict of all images, once all are seen."""
         if len(seen) < len(self.images):
             return None
-        pair, limit = self._asked(seen)
-        holds = pair.drop <= limit if error is None else pair.within(limit, error)
+        pair = self._pair(seen)
+        if error is None:
+            holds = pair.drop <= self._allowed(None)
+        elif self.criterion.relative:  # half of the error for the float network's own score
+            holds = pair.within(self._allowed(error / 2), error / 2)
+        else:
+            holds = pair.within(self._allowed(None), error)
         return len(seen), "holds" if holds else "fails"
 
     def _path(self, design: Design, shard: int) -> Path:

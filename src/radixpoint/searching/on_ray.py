@@ -138,8 +138,9 @@ class OnRay:
 
     def submit(self, unit: Unit, network: Callable[[], IntGraph]) -> None:
         if unit.network not in self._networks:
-            while len(self._networks) >= _WARM:
-                del self._networks[next(iter(self._networks))]
+            used = {one.network for one in self._waiting} | {one.network for one, _ in self._flying.values()}
+            for key in [key for key in self._networks if key not in used][: len(self._networks) - _WARM + 1]:
+                del self._networks[key]
             data = np.frombuffer(encoded_network(network()), np.uint8)
             self._networks[unit.network] = self._ray.put(data)
             self.moved += data.nbytes

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from radixpoint.data import ImageSet
+from radixpoint.errors import DesignError
 from radixpoint.files import write_whole
 from radixpoint.ir.graph import Graph
+from radixpoint.measure.metrics import TopK, find_metric
 from radixpoint.quantization.design import BatchNorm, Scope
 from radixpoint.searching.criterion import Criterion
 from radixpoint.searching.executors import Executor
@@ -112,6 +114,9 @@ def kang2018(
     Raises:
         DataError, DesignError, RunError: as ``radixpoint.search``.
     """
+    asked = criterion or Criterion()
+    if not isinstance(find_metric(asked.metric), TopK):
+        raise DesignError(f"metric {asked.metric}: the paper's claim is of classes: expected top1 or top5")
     found: dict[tuple[str, str], Result] = {}
     place = Path(folder)
     for scope in scopes:

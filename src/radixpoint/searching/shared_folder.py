@@ -15,6 +15,7 @@ the same.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import threading
@@ -36,7 +37,7 @@ from radixpoint.errors import RunError
 from radixpoint.files import read_record, write_record, write_whole
 from radixpoint.ir.network import IntGraph
 from radixpoint.ir.storage import load_network, save_network
-from radixpoint.measure.metrics import BATCH, find_metric
+from radixpoint.measure.metrics import BATCH, Metric, find_metric
 from radixpoint.measure.outcomes import Outcomes
 from radixpoint.searching.executors import Job, Unit, Warm, outcomes_of
 
@@ -57,6 +58,12 @@ class _Set(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preprocessing: Preprocessing | None
 
 
+class _Version(msgspec.Struct, frozen=True):
+    """What every version's job says."""
+
+    version: str
+
+
 class _Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The file ``job``."""
 
@@ -67,8 +74,11 @@ class _Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache: str
 
 
-def _offer(path: Path, unit: Unit) -> None:
-    write_whole(path, msgspec.json.encode(unit))
+class _Offered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A unit in the folder, and the SHA-256 of the job that it is of."""
+
+    unit: Unit
+    job: str
 
 
 class SharedFolder:
@@ -85,9 +95,10 @@ class SharedFolder:
         self._units = self.folder / "units"
         self._flying: dict[str, Unit] = {}
         self._known: set[str] = set()
+        self._looked = 0.0
 
     def open(self, job: Job) -> None:
-        if ":" in job.metric.name and not _can_be_found(job.metric.name):
+        if ":" in job.metric.name and not _can_be_found(job.metric):
             raise RunError(
                 f"metric {job.metric.name}: workers on a shared folder find a metric by its name: expected a "
                 "built-in one, or package.module:name"
@@ -100,7 +111,9 @@ class SharedFolder:
         sets = {digest: self._share(digest, images) for digest, images in job.images.items()}
         cache = os.path.relpath(job.cache, self.folder)
         about = _Job(1, version("radixpoint"), job.metric.name, sets, cache)
-        write_record(self.folder / "job", msgspec.json.encode(about))
+        encoded = msgspec.json.encode(about)
+        self._mark = hashlib.sha256(encoded).hexdigest()
+        write_record(self.folder / "job", encoded)
         self._own = Worker(self.folder.parent, job.engine, job.threads)
 
     def _share(self, digest: str, images: ImageSet) -> _Set:
@@ -114,7 +127,10 @@ class SharedFolder:
             kind = "array"
             arrays = {"all": own}
         elif own is not None:
-            arrays = {f"t{i}": np.asarray(one) for i, one in enumerate(own)}
+            try:
+                arrays = {f"t{i}": np.asarray(one) for i, one in enumerate(own)}
+            except ValueError:  # rows of different lengths
+                arrays = {"t": np.array(None)}
             kind = "arrays"
             if any(a.dtype.kind not in "biuf" for a in arrays.values()):
                 raise RunError(
@@ -134,8 +150,11 @@ class SharedFolder:
         if unit.network not in self._known and not path.exists():
             save_network(network(), path)
         self._known.add(unit.network)
+        self._offer(unit)
+
+    def _offer(self, unit: Unit) -> None:
         name = f"{time.time_ns():020}-{unit.record}"  # the first offered is the first taken
-        _offer(self._units / f"{name}.todo", unit)
+        write_whole(self._units / f"{name}.todo", msgspec.json.encode(_Offered(unit, self._mark)))
         self._flying[unit.record] = unit
 
     def result(self) -> tuple[Unit, Outcomes]:
@@ -163,6 +182,12 @@ class SharedFolder:
             with suppress(FileNotFoundError):
                 if path.suffix != ".todo" and now - path.stat().st_mtime > LOST:
                     path.replace(path.with_suffix(".todo"))
+        if now - self._looked > LOST:  # units that are gone, whoever took them away, are offered again
+            self._looked = now
+            there = {path.name.partition("-")[2].rpartition(".")[0] for path in self._units.iterdir()}
+            for record, unit in self._flying.items():
+                if record not in there and not (Path(self._job.cache) / record).exists():
+                    self._offer(unit)
 
     def withdraw(self, wanted: Callable[[Unit], bool]) -> list[Unit]:
         gone = []
@@ -185,12 +210,12 @@ class SharedFolder:
                 left.unlink(missing_ok=True)
 
 
-def _can_be_found(name: str) -> bool:
+def _can_be_found(metric: Metric) -> bool:
+    """Whether a worker that looks for its name finds the same metric."""
     try:
-        find_metric(name)
+        return find_metric(metric.name).kept == metric.kept
     except Exception:  # it is somebody's code
         return False
-    return True
 
 
 def _packed(arrays: dict[str, Any]) -> bytes:
@@ -229,8 +254,8 @@ class Worker:
         """Whether the search has ended."""
         return (self.folder / "over").exists()
 
-    def _ready(self) -> _Job | None:
-        """The job, once there is one.
+    def _ready(self) -> tuple[_Job, str] | None:
+        """The job and its mark, once there is one.
 
         Raises:
             RunError: it is of another version of radixpoint.
@@ -239,15 +264,23 @@ class Worker:
             data = read_record(self.folder / "job")
         except FileNotFoundError:
             return None
-        about = None if data is None else msgspec.json.decode(data, type=_Job)
+        except OSError as error:
+            raise RunError(f"{self.folder}: {error.strerror}: expected the run folder of a search") from None
+        if data is None:
+            return None
         ours = version("radixpoint")
-        if about is not None and about.version != ours:
+        try:
+            theirs = msgspec.json.decode(data, type=_Version).version
+            about = msgspec.json.decode(data, type=_Job) if theirs == ours else None
+        except msgspec.MsgspecError as error:
+            raise RunError(f"{self.folder / 'job'}: not a search of this version: {error}") from None
+        if about is None:
             raise RunError(
-                f"{self.folder}: a search of radixpoint {about.version}: this is {ours}: expected the same"
+                f"{self.folder}: a search of radixpoint {theirs}: this is {ours}: expected the same"
             )
         if about != self._about:
             self._about, self._sets = about, {}
-        return about
+        return about, hashlib.sha256(data).hexdigest()
 
     def _images(self, digest: str, about: _Job) -> ImageSet:
         if digest not in self._sets:
@@ -269,13 +302,17 @@ class Worker:
 
     def work_once(self) -> bool:
         """Take a unit and do it; False if there was none."""
-        about = self._ready()
-        if about is None:
+        if self._ready() is None:
             return False
         taken = self._taken()
         if taken is None:
             return False
-        path, unit = taken
+        path, offered = taken
+        ready = self._ready()  # another search may have begun meanwhile
+        if ready is None or ready[1] != offered.job:
+            path.unlink(missing_ok=True)  # of a search that is over
+            return False
+        about, unit = ready[0], offered.unit
         stop = threading.Event()
         alive = threading.Thread(target=_beat, args=(path, stop), daemon=True)
         alive.start()
@@ -293,7 +330,7 @@ class Worker:
         path.unlink(missing_ok=True)
         return True
 
-    def _taken(self) -> tuple[Path, Unit] | None:
+    def _taken(self) -> tuple[Path, _Offered] | None:
         try:
             offered = sorted((self.folder / "units").glob("*.todo"))
         except OSError:
@@ -303,9 +340,11 @@ class Worker:
             try:
                 path.rename(own)
                 os.utime(own)
-                return own, msgspec.json.decode(own.read_bytes(), type=Unit)
-            except (FileNotFoundError, msgspec.MsgspecError):
+                return own, msgspec.json.decode(own.read_bytes(), type=_Offered)
+            except FileNotFoundError:
                 continue  # another was faster, or it was withdrawn
+            except msgspec.MsgspecError:
+                own.unlink(missing_ok=True)  # damaged: it is offered again
         return None
 
     def _evaluated(self, unit: Unit, about: _Job) -> Outcomes:

@@ -26,6 +26,7 @@ from radixpoint.ir.graph import Graph
 from radixpoint.measure.calibrate import Ranges, judged_as
 from radixpoint.measure.intervals import better_than_chance
 from radixpoint.measure.metrics import Metric, TopK, find_metric
+from radixpoint.measure.pairs import check_resamples
 from radixpoint.quantization.design import Design
 from radixpoint.quantization.equalize import pairs
 from radixpoint.quantization.quantize import Quantizer
@@ -108,6 +109,9 @@ class _Task:
         self.calibration.check_shape(graph.shapes[graph.input])
         for image_set in self.judged_on:
             self.metric.check(graph, image_set)
+        error = self.criterion.error
+        if error is not None and getattr(self.metric, "total", False):
+            check_resamples(error / len(self.strategies) / 2 / len(space.lengths))  # the smallest share
 
     def settings(self) -> Settings:
         """As ``result.json`` has them."""
@@ -207,7 +211,11 @@ def open_judges(
     measured = FloatNetwork(graph, calibration, run, kept, watcher, chosen).ranges(ranges, image_sets)
     quantizer = Quantizer(graph, measured, calibration)
     runs = make_executor(executor, run) if isinstance(executor, str) else executor
-    runs.open(Job({i.digest: i for i in image_sets}, chosen, engine, threads, str(kept.folder.resolve())))
+    try:
+        runs.open(Job({i.digest: i for i in image_sets}, chosen, engine, threads, str(kept.folder.resolve())))
+    except BaseException:
+        runs.close()
+        raise
     return [
         Judge(graph, images, measured, quantizer, kept, watcher, asked, chosen, runs) for images in image_sets
     ]
