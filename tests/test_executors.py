@@ -250,23 +250,15 @@ def test_a_worker_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_two_searches_in_one_folder(expected: bytes, tmp_path: Path, impatient: None) -> None:
-    """The second takes the first one's units away: both end, and nothing is done under the other's job."""
+    """The first says that its folder was taken, and ends; nothing is done under the other's job."""
     folder = tmp_path / "run"
-    first: list[bytes] = []
 
-    def one() -> None:
-        first.append(run(folder, executor="folder", replaces=True))
-
-    def second() -> None:
+    def take() -> None:
         run(folder, executor="folder", replaces=True, metric="cross-entropy", policies=("joint",))
 
-    thread = threading.Thread(target=one)
-    thread.start()
-    time.sleep(1.0)
-    with suppress(RunError):
-        second()
-    thread.join(timeout=120)
-    assert first == [expected]
+    with pytest.raises(RunError, match="another search has begun in this folder"):
+        run(folder, executor="folder", watcher=At({2: take}))
+    assert run(folder, executor="folder", replaces=True) == expected
 
 
 def test_masks_of_many_shapes_reach_the_workers(tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ class SharedFolder:
         self._flying: dict[str, Unit] = {}
         self._known: set[str] = set()
         self._looked = 0.0
+        self._mark = ""
 
     def open(self, job: Job) -> None:
         if ":" in job.metric.name and not _can_be_found(job.metric):
@@ -173,8 +174,24 @@ class SharedFolder:
         """Whether other workers are at work."""
         return any(not path.name.endswith(".todo") for path in self._units.iterdir())
 
+    def _ours(self) -> bool:
+        """Whether the folder is still this search's."""
+        try:
+            data = read_record(self.folder / "job")
+        except OSError:
+            return False
+        return data is not None and hashlib.sha256(data).hexdigest() == self._mark
+
     def _put_back(self) -> None:
-        """Units of workers that give no sign of life are offered again."""
+        """Units of workers that give no sign of life are offered again.
+
+        Raises:
+            RunError: another search has taken the folder.
+        """
+        if not self._ours():
+            raise RunError(
+                f"{self.folder.parent}: another search has begun in this folder: expected a folder for each"
+            )
         beat = self.folder / "clock"
         beat.touch()  # the folder's clock, whatever this machine's says
         now = beat.stat().st_mtime
@@ -204,7 +221,9 @@ class SharedFolder:
         return gone
 
     def close(self) -> None:
-        with suppress(OSError):
+        if not self._units.is_dir() or not self._ours():  # it was never open, or is another search's now
+            return
+        with suppress(OSError, RunError):
             write_whole(self.folder / "over", b"")
             for left in self._units.iterdir():
                 left.unlink(missing_ok=True)
