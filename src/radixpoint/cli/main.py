@@ -107,7 +107,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # names of files may be no text
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(_arguments(sys.argv[1:]))
+        sys.argv[1:] = _arguments(sys.argv[1:])
+        app()
     except RadixpointError as error:
         said = "\n".join(map(shown, str(error).splitlines()))
         say(f"error: {said}", errors, "red")

@@ -238,7 +238,7 @@ def _folder(path: Path, apart: bool) -> Found:
 def _file(path: Path, name: str, label: str | None) -> Entry:
     try:
         stamp = _stamp(path)
-    except OSError:  # a link to nothing is told when it is read
+    except (OSError, ValueError):  # what cannot be opened is told when it is read
         stamp = ""
     return Entry(shown(name), label, partial(read_regular, path, MAX_FILE), stamp)
 
