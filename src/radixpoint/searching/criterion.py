@@ -58,8 +58,7 @@ class Criterion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Args:
             floating: the float network against itself, on all images.
             error: where the limit has to hold on other images too: a relative one is then that share of a
-            lower
-                bound of the float network's score.
+                lower bound of the float network's score.
 
         Raises:
             DataError: a relative limit of a score that is not positive.
