@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import os
 import resource
@@ -50,8 +51,12 @@ def make(path: Path, count: int) -> None:
 
 def pillow(path: Path, threads: int) -> None:
     """The peer: shorter side to 256, the middle 224 x 224, nothing else."""
+    files = []
     with tarfile.open(path) as archive:
-        files = [archive.extractfile(archive.next()).read() for _ in range(SOME)]  # type: ignore[union-attr,arg-type]
+        for member in itertools.islice(archive, SOME):
+            handle = archive.extractfile(member)
+            assert handle is not None  # they are regular files
+            files.append(handle.read())
 
     def one(data: bytes) -> np.ndarray:
         image = Image.open(io.BytesIO(data)).convert("RGB").resize((341, 256), Image.Resampling.BILINEAR)
@@ -119,7 +124,10 @@ def main() -> None:
             "--do",
             *what,
         ]
-        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # type: ignore[no-any-return]
+        told: dict[str, float] = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        )
+        return told
 
     print(f"{asked.images:,} images, {path.stat().st_size / asked.images / 1000:.0f} KB each, {cores} cores")
     print("| what | seconds | images a second | resident, MB |")

@@ -34,10 +34,9 @@ def shown(path: Path) -> str:
 def check(printed: str) -> None:
     floating, joint, separate = printed.splitlines()
     assert re.fullmatch(r"float: .*\d\d\.\d\d (%|dB)", floating)
-    found = [LINE.fullmatch(line) for line in (joint, separate)]
-    assert all(found), printed
-    assert [match[1] for match in found if match] == ["joint", "separate"]
-    assert int(found[1][2]) <= int(found[0][2])  # type: ignore[index]  # checked above
+    found = [match for match in map(LINE.fullmatch, (joint, separate)) if match is not None]
+    assert [match[1] for match in found] == ["joint", "separate"], printed
+    assert int(found[1][2]) <= int(found[0][2])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -114,13 +114,8 @@ class Counted(Here):
         super().submit(unit, network)
 
 
-@pytest.fixture
-def many_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("radixpoint.searching.executors.WARM", 100)
-
-
 @pytest.mark.parametrize("seed", range(2))
-def test_any_order_of_answers(seed: int, expected: bytes, tmp_path: Path, many_engines: None) -> None:
+def test_any_order_of_answers(seed: int, expected: bytes, tmp_path: Path) -> None:
     executor = Shuffled(seed)
     assert run(tmp_path / "run", executor=executor) == expected
     here = Counted()
@@ -128,7 +123,7 @@ def test_any_order_of_answers(seed: int, expected: bytes, tmp_path: Path, many_e
     assert executor.taken > here.taken  # more than was needed
 
 
-def test_frontiers_and_grids_at_once(tmp_path: Path, many_engines: None) -> None:
+def test_frontiers_and_grids_at_once(tmp_path: Path) -> None:
     asked = {"word_lengths": (6, 8, 10), "policies": ("per-layer",), "grid": True}
     results = [
         run(tmp_path / name, executor=one, **asked) for name, one in (("a", Here()), ("b", Shuffled(3)))
@@ -136,9 +131,7 @@ def test_frontiers_and_grids_at_once(tmp_path: Path, many_engines: None) -> None
     assert results[0] == results[1]
 
 
-def test_what_workers_found_is_known_to_the_next_search(
-    expected: bytes, tmp_path: Path, many_engines: None
-) -> None:
+def test_what_workers_found_is_known_to_the_next_search(expected: bytes, tmp_path: Path) -> None:
     run(tmp_path / "a", cache=tmp_path / "cache", executor=Shuffled(5))
 
     class Idle(Here):

@@ -6,6 +6,7 @@ import pickle
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -486,10 +487,10 @@ def test_constants_before_the_channels_move_and_repeated_places(tmp_path: Path) 
         (nn.functional.logsigmoid, ["affine", "function", "affine"]),
     ],
 )
-def test_forms_of_layout_and_gates(form, layers: list[str]) -> None:  # type: ignore[no-untyped-def]
+def test_forms_of_layout_and_gates(form: Callable[[torch.Tensor], torch.Tensor], layers: list[str]) -> None:
     class Module(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return form(nn.functional.relu(x)).flatten(1)  # type: ignore[no-any-return]
+            return form(nn.functional.relu(x)).flatten(1)
 
     loaded = load(Module().eval(), (4, 6, 5))  # compares the two
     assert [x.op for x in loaded.layers] == ["relu", *layers, *["flatten"] * (layers != ["rearrange"])]

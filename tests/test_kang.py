@@ -38,7 +38,7 @@ def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that tell these images apart, and the ground truth that they make."""
-    if not SHARED.exists():
+    if not SHARED.exists():  # they lie beside the project, not in it
         pytest.skip(f"no {SHARED}: the original descriptions are not here")
     folder = tmp_path_factory.mktemp("imagenet")
     description = SHARED / "ResNet-50-deploy.prototxt"

@@ -13,6 +13,7 @@ import re
 import tarfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from radixpoint.data.imageset import ImageSet, chosen_places
 from radixpoint.data.iterables import collected
 from radixpoint.data.labels import with_labels
 from radixpoint.data.preprocessing import Preprocessing
+from radixpoint.data.tables import found_in_tables
 from radixpoint.errors import DataError
 from radixpoint.files import read_regular, shown
 
@@ -57,12 +59,10 @@ def load_images(
     Args:
         source: a folder with a folder per class, or of images alone; a ``.tar`` (or compressed tar) of that,
             or of WebDataset's samples (``.jpg`` beside ``.cls``), several as ``shards-{000..009}.tar``; a
-            ``.npz`` with ``images`` and ``labels``, or a ``.npy`` of images: N x H x W, N x H x W x C, N x C
-            x
-            H x W, where floats are inputs of the network; a ``.txt`` whose lines are "image-path label",
-            paths
-            relative to it, labels the outputs' indices or names; a ``.parquet`` with image bytes, or a
-            folder of such; or any iterable of images, (image, target) pairs, batches of those, or
+            ``.npz`` with ``images`` and ``labels``, or a ``.npy`` of images: N x H x W, N x H x W x C, or
+            N x C x H x W, where floats are inputs of the network; a ``.txt`` whose lines are "image-path
+            label", paths relative to it, labels the outputs' indices or names; a ``.parquet`` with image
+            bytes, or a folder of such; or any iterable of images, (image, target) pairs, batches of those, or
             dictionaries with ``image`` and ``label``: a list, a generator, a torch ``Dataset`` or
             ``DataLoader``, a ``datasets.Dataset``.
         preprocessing: the default is ImageNet's mean and deviation, size as stored.
@@ -72,7 +72,6 @@ def load_images(
             (``radixpoint.data.labels``).
         store: folder in which decoded pixels are kept for later runs. By default that of the user
             (``RADIXPOINT_STORE``), for sets of 256 MiB or more; False keeps nothing.
-
         most: a fixed random choice of so many images; the others are not decoded.
 
     Returns:
@@ -90,27 +89,21 @@ def load_images(
     if path.suffix in (".npz", ".npy") and path.is_file():
         return _at_most(load_arrays(path, preprocessing, classes, progress, labels), most)
     prepared = preprocessing or Preprocessing()
-    archives: list[tarfile.TarFile] = []
-    try:
-        found = _found(str(source), path, classes, archives, labels is not None)
+    with ExitStack() as opened:
+        found = _found(str(source), path, classes, opened, labels is not None)
         if labels is not None:
             found = with_labels(found, labels, str(source))
         if most is not None and most < len(found.entries):
             found = found.chosen(chosen_places(len(found.entries), most))
         return _decoded(str(source), found, prepared, classes, progress, store)
-    finally:
-        for archive in archives:
-            archive.close()
 
 
 def _at_most(images: ImageSet, most: int | None) -> ImageSet:
     return images if most is None or most >= len(images) else images.first(most)
 
 
-def _found(
-    source: str, path: Path, classes: Sequence[str] | None, archives: list[tarfile.TarFile], apart: bool
-) -> Found:
-    """What a path names. ``apart``: labels come from elsewhere. Archives that are opened stay so."""
+def _found(source: str, path: Path, classes: Sequence[str] | None, opened: ExitStack, apart: bool) -> Found:
+    """What a path names. ``apart``: labels come from elsewhere. Archives stay open as long as ``opened``."""
     if path.is_dir():
         tables = sorted(item for item in path.iterdir() if item.suffix == ".parquet")
         if tables:
@@ -121,7 +114,7 @@ def _found(
                 raise DataError(
                     f"{path}: {shown(beside)}: expected the tables of one set, such as {path}/train-*.parquet"
                 )
-            return _tables(tables)
+            return found_in_tables(tables)
         try:
             return _folder(path, apart)
         except OSError as error:
@@ -132,14 +125,14 @@ def _found(
             kind = "is no regular file or folder" if one.exists() else "no such file or folder"
             raise DataError(f"{one}: {kind}")
     if path.suffix == ".parquet":
-        return _tables(shards)
+        return found_in_tables(shards)
     if path.suffix == ".txt":
         return _list(path, classes)
     members: list[_Member] = []
     for one in shards:
         try:
-            archives.append(tarfile.open(one))  # noqa: SIM115  # closed by whoever asks for it
-            members += _members(archives[-1], _stamp(one))
+            archive = opened.enter_context(tarfile.open(one))  # noqa: SIM115  # the stack closes it
+            members += _members(archive, _stamp(one))
         except DAMAGED as error:
             reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
             raise DataError(
@@ -161,12 +154,6 @@ def _shards(source: str) -> list[Path]:
                 for i in range(first, last + 1)]  # fmt: skip
     matching = [Path(name) for name in sorted(glob.glob(source))] if "*" in source else []
     return matching or [Path(source)]
-
-
-def _tables(paths: Sequence[Path]) -> Found:
-    from radixpoint.data.tables import found_in_tables
-
-    return found_in_tables(paths)
 
 
 def _stamp(path: Path) -> str:

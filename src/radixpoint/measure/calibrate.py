@@ -325,7 +325,7 @@ def float_outcomes(
     """
     metric.check(graph, images)
     engine, result = FloatingEngine(graph, graph.outputs), NO_OUTCOMES
-    for inputs, targets in ahead(images, 0, len(images), lambda inputs: inputs):
+    for inputs, targets in ahead(images, lambda inputs: inputs):
         results = engine.run(inputs)
         outputs = [results[name].astype(np.float64) for name in graph.outputs]
         if any(np.isnan(one).any() for one in outputs):

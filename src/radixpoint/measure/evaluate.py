@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,21 +93,14 @@ def summarize(
     )
 
 
-def integer_outcomes(
-    network: IntGraph,
-    engine: Engine,
-    images: ImageSet,
-    metric: Metric,
-    start: int = 0,
-    stop: int | None = None,
-) -> Iterator[Outcomes]:
-    """What a metric keeps of a quantized network, batch by batch, on the images start..stop-1."""
+def outcomes_of(
+    network: IntGraph, engine: Engine, stored: NDArray[np.int64], targets: Any, metric: Metric
+) -> Outcomes:
+    """What a metric keeps of a network on stored integers (batch first) with these targets."""
+    results = engine.run(stored, network.outputs)
     formats = [(name, network.tensors[name]) for name in network.outputs]
-    last = len(images) if stop is None else stop
-    for stored, targets in ahead(images, start, last, lambda inputs: quantize_images(network, inputs)):
-        results = engine.run(stored, network.outputs)
-        outputs = [dequantize(results[name], t.format.fractions(len(t.shape))) for name, t in formats]
-        yield metric.outcomes(outputs, targets)
+    outputs = [dequantize(results[name], t.format.fractions(len(t.shape))) for name, t in formats]
+    return metric.outcomes(outputs, targets)
 
 
 def evaluate(
@@ -149,8 +142,8 @@ def evaluate(
     chosen.check(graph, images)
     runner = make_engine(quantized, engine, threads)
     result = NO_OUTCOMES
-    for more in integer_outcomes(quantized, runner, images, chosen):
-        result = result.joined(more)
+    for stored, targets in ahead(images, lambda inputs: quantize_images(quantized, inputs)):
+        result = result.joined(outcomes_of(quantized, runner, stored, targets, chosen))
         if progress is not None:
             progress(len(result), len(images))
     return summarize(float_outcomes(graph, images, chosen), result, chosen, error)

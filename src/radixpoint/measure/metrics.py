@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ IGNORED = 255
 _LN2 = 0.6931471805599453
 
 
+@runtime_checkable
 class Metric(Protocol):
     """What a network is judged by."""
 
@@ -531,12 +532,12 @@ def _made(value: Any, asked: str) -> Metric:
             raise DesignError(f"metric {asked}: {type(error).__name__}: {error}") from None
     if isinstance(value, Score | Total) and ":" in asked:
         return replace(value, label=asked)  # as it is found again
-    if all(hasattr(value, part) for part in ("name", "kept", "unit", "check", "outcomes", "pair")):
+    if isinstance(value, Metric):
         if ":" not in value.name and not any(re.fullmatch(pattern, value.name) for pattern in METRICS):
             raise DesignError(
                 f"metric {asked}: is called {value.name!r}: expected a name with a colon, such as my:x"
             )
-        return value  # type: ignore[no-any-return]  # it has all of a metric
+        return value
     if hasattr(value, "_reductions") and hasattr(value, "compute"):
         return torch_metric(value)
     if callable(value):
@@ -545,18 +546,18 @@ def _made(value: Any, asked: str) -> Metric:
 
 
 def ahead(
-    images: ImageSet, start: int, stop: int, prepare: Callable[[NDArray[np.float32]], Prepared]
+    images: ImageSet, prepare: Callable[[NDArray[np.float32]], Prepared]
 ) -> Iterator[tuple[Prepared, Targets]]:
-    """Prepared batches of the images start..stop-1 and their targets; one batch is made ahead of its use."""
+    """Prepared batches of all images and their targets; one batch is made ahead of its use."""
 
     def batch(begin: int) -> Prepared:
-        return prepare(images.inputs(begin, min(begin + BATCH, stop)))
+        return prepare(images.inputs(begin, min(begin + BATCH, len(images))))
 
-    begins = range(start, stop, BATCH)
+    begins = range(0, len(images), BATCH)
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(batch, start) if begins else None
+        following = pool.submit(batch, 0) if begins else None
         for begin in begins:
             assert following is not None
             ready = following.result()
-            following = pool.submit(batch, begin + BATCH) if begin + BATCH < stop else None
-            yield ready, images.target(begin, min(begin + BATCH, stop))
+            following = pool.submit(batch, begin + BATCH) if begin + BATCH < len(images) else None
+            yield ready, images.target(begin, begin + BATCH)

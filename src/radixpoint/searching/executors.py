@@ -11,15 +11,15 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from radixpoint.arithmetic.cast import dequantize
 from radixpoint.data import ImageSet
 from radixpoint.engines import Engine, make_engine, quantize_images
 from radixpoint.ir.network import IntGraph
+from radixpoint.measure.evaluate import outcomes_of
 from radixpoint.measure.metrics import BATCH, Metric
 from radixpoint.measure.outcomes import Outcomes
 
@@ -126,20 +126,6 @@ class Warm:
             self._engines[key] = made, make_engine(made, *self._how)
         return self._engines[key]
 
-    def known(self, key: str) -> tuple[IntGraph, Engine]:
-        """One that was just asked for."""
-        return self._engines[key]
-
-
-def outcomes_of(
-    network: IntGraph, engine: Engine, stored: NDArray[np.int64], targets: Any, metric: Metric
-) -> Outcomes:
-    """What a metric keeps of a network on stored integers (batch first) with these targets."""
-    results = engine.run(stored, network.outputs)
-    formats = [(name, network.tensors[name]) for name in network.outputs]
-    outputs = [dequantize(results[name], t.format.fractions(len(t.shape))) for name, t in formats]
-    return metric.outcomes(outputs, targets)
-
 
 class Here:
     """Units one after the other in this process; the engine's threads share the work in one."""
@@ -147,7 +133,7 @@ class Here:
     speculates = False
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Unit, Future[NDArray[np.int64]]]] = deque()
+        self._waiting: deque[tuple[Unit, tuple[IntGraph, Engine], Future[NDArray[np.int64]]]] = deque()
         self._pool: ThreadPoolExecutor | None = None
 
     def open(self, job: Job) -> None:
@@ -161,27 +147,26 @@ class Here:
     def submit(self, unit: Unit, network: Callable[[], IntGraph]) -> None:
         assert self._pool is not None
         images, start = self._job.images[unit.images], unit.start
-        own, _ = self._warm.get(unit.network, network)
+        own = self._warm.get(unit.network, network)
 
         def prepare() -> NDArray[np.int64]:
-            return quantize_images(own, images.inputs(start, min(start + BATCH, len(images))))
+            return quantize_images(own[0], images.inputs(start, min(start + BATCH, len(images))))
 
-        self._waiting.append((unit, self._pool.submit(prepare)))
+        self._waiting.append((unit, own, self._pool.submit(prepare)))
 
     def result(self) -> tuple[Unit, Outcomes]:
-        unit, prepared = self._waiting.popleft()
+        unit, (network, engine), prepared = self._waiting.popleft()
         images = self._job.images[unit.images]
         stored = prepared.result()
         targets = images.target(unit.start, unit.start + len(stored))
-        network, engine = self._warm.known(unit.network)
         return unit, outcomes_of(network, engine, stored, targets, self._job.metric)
 
     def withdraw(self, wanted: Callable[[Unit], bool]) -> list[Unit]:
         gone = [item for item in self._waiting if not wanted(item[0])]
         for item in gone:
-            item[1].cancel()
+            item[2].cancel()
             self._waiting.remove(item)
-        return [unit for unit, _ in gone]
+        return [unit for unit, _, _ in gone]
 
     def close(self) -> None:
         self._waiting.clear()

@@ -21,9 +21,10 @@ from radixpoint.engines import quantize_images
 from radixpoint.errors import RunError
 from radixpoint.ir.network import IntGraph
 from radixpoint.ir.storage import encoded_network, load_network
+from radixpoint.measure.evaluate import outcomes_of
 from radixpoint.measure.metrics import BATCH, Metric
 from radixpoint.measure.outcomes import Outcomes
-from radixpoint.searching.executors import Job, Unit, Warm, outcomes_of
+from radixpoint.searching.executors import Job, Unit, Warm
 
 EACH = 2
 """Units of an actor at a time: one runs, one waits."""
@@ -85,7 +86,7 @@ class OnRay:
         self._flying: dict[Any, tuple[Unit, str]] = {}  # by reference: the unit, and its node
         self._waiting: deque[Unit] = deque()
         self._networks: dict[str, Any] = {}
-        self._shards: dict[tuple[str, int], Any] = {}
+        self._shards: dict[tuple[str, int], tuple[Any, Any]] = {}
         self._looked = 0.0
         self._started = False
         self.moved = 0
@@ -170,7 +171,7 @@ class OnRay:
             inputs = images.inputs(unit.start, stop)
             self._shards[key] = self._ray.put(inputs), self._ray.put(images.target(unit.start, stop))
             self.moved += inputs.nbytes
-        return self._shards[key]  # type: ignore[no-any-return]  # two references
+        return self._shards[key]
 
     def result(self) -> tuple[Unit, Outcomes]:
         alone = time.monotonic()

@@ -3,9 +3,10 @@
 Below the run folder::
 
     work/job                     what all units have in common (a record)
-    work/images-DIGEST.*         a set of images: pixels, and their targets
+    work/pixels-KEY.*            a set of images, as in a pixel store; targets-KEY.npz, what belongs to them
     work/network-KEY.safetensors
     work/units/*.todo            units that nobody has begun; *.PROCESS is one that a worker has
+    work/clock                   touched to read the folder's own time
     work/over                    the search has ended
 
 A worker takes a unit by renaming it, which only one can do, and touches it while it works. One that is not
@@ -37,9 +38,10 @@ from radixpoint.errors import RunError
 from radixpoint.files import read_record, write_record, write_whole
 from radixpoint.ir.network import IntGraph
 from radixpoint.ir.storage import load_network, save_network
+from radixpoint.measure.evaluate import outcomes_of
 from radixpoint.measure.metrics import BATCH, Metric, find_metric
 from radixpoint.measure.outcomes import Outcomes
-from radixpoint.searching.executors import Job, Unit, Warm, outcomes_of
+from radixpoint.searching.executors import Job, Unit, Warm
 
 LOST = 30.0
 """Seconds without a sign of life after which a unit is somebody else's."""
@@ -122,7 +124,8 @@ class SharedFolder:
         key = digest[:32]
         if store.known(key) is None:
             store.make(key, enumerate(images.pixels), [])
-        own, kind = images.targets, "none"
+        own = images.targets
+        kind: Literal["none", "array", "arrays"] = "none"
         path = self.folder / f"targets-{key}.npz"
         if isinstance(own, np.ndarray):
             kind = "array"
@@ -140,7 +143,7 @@ class SharedFolder:
                 )
         if kind != "none":
             write_whole(path, _packed(arrays))
-        return _Set(key, kind, images.preprocessing)  # type: ignore[arg-type]  # one of the three
+        return _Set(key, kind, images.preprocessing)
 
     @property
     def room(self) -> int:
@@ -166,6 +169,9 @@ class SharedFolder:
                 if found is not None:
                     del self._flying[name]
                     return unit, found
+                with suppress(OSError):  # one that is damaged would never be written again
+                    if (cache / name).exists() and _outcomes(cache / name) is None:
+                        (cache / name).unlink()
             self._put_back()
             if self._busy() or not self._own.work_once():
                 time.sleep(POLL)
