@@ -29,10 +29,11 @@ from radixpoint.cli.options import (
     Threads,
     Weights,
 )
-from radixpoint.cli.terminal import bars, emit, note_the_engine, out, say
+from radixpoint.cli.terminal import bars, emit, measured, note_the_engine, number, out, say
 from radixpoint.errors import ModelError
 from radixpoint.ir.storage import load_network
 from radixpoint.measure import evaluate as measure
+from radixpoint.measure.metrics import find_metric
 
 
 def evaluate(
@@ -109,10 +110,9 @@ def evaluate(
             f"float top-1 {result.float_top1:.2f} %, top-5 {result.float_top5:.2f} %; "
             f"quantized top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %"
         )
-    share = result.agreement is not None
-    points = f"{result.drop:+.2f} points" if share else f"{result.drop:+.4g}"
-    interval = f"[{low:+.2f}, {high:+.2f}]" if share else f"[{low:+.4g}, {high:+.4g}]"
+    unit = find_metric(metric).unit
+    drop, interval = measured(result.drop, unit), f"[{number(low, unit)}, {number(high, unit)}]"
     agree = "" if result.agreement is None else f"; the two agree on {result.agreement:.2f} % of the images"
-    say(f"{result.images} images: {scores}\n{metric} drop {points}, paired 95 % interval {interval}{agree}")
-    if confidence is not None:
-        say(f"with {100 * confidence:g} % confidence the drop is at most {result.drop_bound:+.2f} points")
+    say(f"{result.images} images: {scores}\n{metric} drop {drop}, paired 95 % interval {interval}{agree}")
+    if result.drop_bound is not None and confidence is not None:
+        say(f"with {100 * confidence:g} % confidence the drop is at most {measured(result.drop_bound, unit)}")

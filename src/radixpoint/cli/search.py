@@ -15,10 +15,11 @@ from radixpoint.arithmetic.formats import Rounding as RoundingModes
 from radixpoint.cli import options
 from radixpoint.cli.inputs import criterion, engine_of, read_images, read_model, read_ranges
 from radixpoint.cli.run_file import keep
-from radixpoint.cli.terminal import Bars, bars, emit, errors, note_the_engine, out, say
+from radixpoint.cli.terminal import Bars, bars, emit, errors, note_the_engine, number, out, say
 from radixpoint.data import ImageSet
 from radixpoint.errors import DesignError
 from radixpoint.ir.graph import Graph
+from radixpoint.measure.metrics import find_metric
 from radixpoint.quantization.design import Design
 from radixpoint.searching import task
 from radixpoint.searching.allocate import Constraints, Objective
@@ -237,7 +238,8 @@ def run_search(
         note_the_engine()
     try:
         with bars() as shown:
-            result = task.search(graph, images, calibration, folder, watcher=Bars(shown), **arguments)
+            unit = find_metric(arguments["criterion"].metric).unit
+            result = task.search(graph, images, calibration, folder, watcher=Bars(shown, unit), **arguments)
     except KeyboardInterrupt:
         say(
             f"interrupted; what is known is in {folder}: the same command, with --out {folder}, goes on from "
@@ -256,7 +258,7 @@ def run_search(
     if as_json:
         emit(result)
     else:
-        _report(result, folder)
+        _report(result, folder, unit)
 
 
 def _words(name: str, policy: PolicyResult) -> str:
@@ -268,7 +270,7 @@ def _words(name: str, policy: PolicyResult) -> str:
     return f"conv {policy.conv}, bn {policy.bn}"
 
 
-def _report(result: Result, folder: Path) -> None:
+def _report(result: Result, folder: Path, unit: str) -> None:
     """The table at the end of a search."""
     confidence, metric = result.criterion.confidence, result.criterion.metric
     ranked = result.floating.top1 is not UNSET
@@ -280,7 +282,7 @@ def _report(result: Result, folder: Path) -> None:
         "policy",
         "word lengths, bits",
         "top-1, %" if ranked else metric,
-        f"{metric} drop, points" if ranked else "drop",
+        f"{metric} drop, {unit}".rstrip(", "),
         "95 % interval",
         *([] if confidence is None else [f"at most, {100 * confidence:g} % sure"]),
         "multipliers, relative to joint",
@@ -295,8 +297,8 @@ def _report(result: Result, folder: Path) -> None:
             name,
             _words(name, policy),
             f"{policy.top1:.2f}" if ranked else f"{policy.score:.4g}",
-            f"{policy.drop:+.2f}",
-            f"{low:+.2f} .. {high:+.2f}",
+            number(policy.drop, unit),
+            f"{number(low, unit)} .. {number(high, unit)}",
             *([] if confidence is None else [f"{policy.drop_bound:+.2f}"]),
             f"{relative:.2f}" if isinstance(relative, float) else "",
         )
@@ -306,7 +308,8 @@ def _report(result: Result, folder: Path) -> None:
         if policy.held_out is not None:
             low, high = policy.held_out.drop_interval
             say(
-                f"{name}, held out: {policy.held_out.drop:+.2f} [{low:+.2f}, {high:+.2f}] on "
+                f"{name}, held out: {number(policy.held_out.drop, unit)} "
+                f"[{number(low, unit)}, {number(high, unit)}] on "
                 f"{policy.held_out.images} images"
                 + (" that took no part" if apart else ", some of which took part")
             )

@@ -42,8 +42,8 @@ def emit(document: Any) -> None:
 class Bars(Watcher):
     """Shows a search on the terminal: the current evaluation, and the estimated time left for all."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.bars = progress
+    def __init__(self, progress: Progress, unit: str = "points") -> None:
+        self.bars, self.unit = progress, unit
         self.whole = progress.add_task("all, at most", total=None)
         self.task = progress.add_task("", total=None)
         self.done = self.before = 0
@@ -63,13 +63,24 @@ class Bars(Watcher):
         low, high = evaluation.drop_interval
         known = " (known)" if cached else ""
         say(
-            f"{text}: {evaluation.metric} drop {evaluation.drop:+.2f} points [{low:+.2f}, {high:+.2f}] on "
-            f"{evaluation.images} images: {verdict}{known}",
+            f"{text}: {evaluation.metric} drop {measured(evaluation.drop, self.unit)} "
+            f"[{number(low, self.unit)}, {number(high, self.unit)}] on {evaluation.images} images: "
+            f"{verdict}{known}",
             self.bars.console,
         )
 
     def warned(self, text: str) -> None:
         say(text, self.bars.console)
+
+
+def number(drop: float, unit: str) -> str:
+    """A drop: percentage points by their hundredths, anything else by its first digits."""
+    return f"{drop:+.2f}" if unit == "points" else f"{drop:+.4g}"
+
+
+def measured(drop: float, unit: str) -> str:
+    """A drop with its unit, if it has one."""
+    return f"{number(drop, unit)} {unit}".rstrip()
 
 
 class _Lines(Progress):
