@@ -93,16 +93,26 @@ def read_images(
     labels: str | None = None,
     store: str | None = None,
 ) -> ImageSet:
-    """Images of a path; those that cannot be read are named on standard error."""
-    prepared = _prepared(preprocessing, model)
-    kept: str | bool | None = False if store == "none" else store
+    """Images of a path, by the options' values."""
     names = None if classes is None else read_classes(classes)
+    return read_prepared(path, _prepared(preprocessing, model), names, limit, labels, store)
+
+
+def read_prepared(
+    path: str,
+    prepared: Preprocessing | None,
+    names: tuple[str, ...] | None = None,
+    limit: int | None = None,
+    labels: str | None = None,
+    store: str | None = None,
+) -> ImageSet:
+    """Images of a path; those that cannot be read are named on standard error."""
     with bars() as shown:
         task = shown.add_task(f"reading {path}", total=None)
         result = load_images(
             *(path, prepared, names, lambda done, total: shown.update(task, completed=done, total=total)),
             labels=labels,
-            store=kept,
+            store=False if store == "none" else store,
             most=limit,
         )
     for name, reason in result.unreadable[:20]:

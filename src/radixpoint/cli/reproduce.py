@@ -9,9 +9,9 @@ import msgspec
 import typer
 
 from radixpoint.cli import options
-from radixpoint.cli.inputs import criterion, read_images, read_model
+from radixpoint.cli.inputs import criterion, read_images, read_model, read_prepared
 from radixpoint.cli.terminal import Bars, bars, note_the_engine, say
-from radixpoint.data import caffe_preprocessing, load_images
+from radixpoint.data import caffe_preprocessing
 from radixpoint.errors import DataError
 from radixpoint.searching import reproduce as again
 
@@ -70,25 +70,13 @@ def reproduce(
         if preprocessing is not None:
             raise DataError("--mean with --preprocessing: expected one of them")
         prepared = msgspec.structs.replace(caffe_preprocessing(model, mean), resize_size=resize)
-        with bars() as shown:
-            task = shown.add_task(f"reading {images}", total=None)
-            judged = load_images(
-                *(
-                    images,
-                    prepared,
-                    None,
-                    lambda done, total: shown.update(task, completed=done, total=total),
-                ),
-                labels=labels,
-                store=False if store == "none" else store,
-                most=max_images,
-            )
+        judged = read_prepared(images, prepared, None, max_images, labels, store)
     else:
         judged = read_images(images, None, preprocessing, max_images, model, labels, store)
     if calibration is None:
         calibrating, judged = judged.parted(drawn)
     else:
-        calibrating = load_images(calibration, judged.preprocessing)
+        calibrating = read_prepared(calibration, judged.preprocessing, store=store)
     graph = read_model(model, weights, None, judged)
     note_the_engine()
     with bars() as shown:
