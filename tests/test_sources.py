@@ -489,8 +489,7 @@ PRINTED = {
     interpolation=InterpolationMode.BILINEAR
 )""",
     "torchvision, a call": "ImageClassification(crop_size=[224], resize_size=[232], mean=[0.485, 0.456, "
-    "0.406], "
-    "std=[0.229, 0.224, 0.225], interpolation=<InterpolationMode.BILINEAR: 'bilinear'>)",
+    "0.406], std=[0.229, 0.224, 0.225], interpolation=<InterpolationMode.BILINEAR: 'bilinear'>)",
     "json": '{"crop_size": [224], "resize_size": [232], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, '
     '0.225], "interpolation": "bilinear", "exif_orientation": "ignore"}',
     "timm": "{'input_size': (3, 224, 224), 'interpolation': 'bilinear', 'mean': (0.485, 0.456, 0.406), "

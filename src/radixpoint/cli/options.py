@@ -66,16 +66,14 @@ Labels = Annotated[
     str | None,
     typer.Option(
         help="Targets of --images that lie apart: ImageNet's development kit or ground truth, a list "
-        "(Caffe's "
-        "val.txt), a .csv, a folder of masks (.png) or arrays (.npy), or an .npy."
+        "(Caffe's val.txt), a .csv, a folder of masks (.png) or arrays (.npy), or an .npy."
     ),
 ]
 Store = Annotated[
     str | None,
     typer.Option(
         help="Folder in which decoded pixels are kept for later runs; 'none' keeps nothing. Default: the "
-        "user's "
-        "folder for caches (or RADIXPOINT_STORE), for sets of 256 MiB and more."
+        "user's folder for caches (or RADIXPOINT_STORE), for sets of 256 MiB and more."
     ),
 ]
 MaxImages = Annotated[
@@ -136,8 +134,7 @@ Metric = Annotated[
         "--metric",
         "-m",
         help=f"What must not get worse: {metrics.KNOWN}; or package.module:name of your own (your code, "
-        "which is "
-        "run).",
+        "which is run).",
     ),
 ]
 Limit = Annotated[
@@ -146,8 +143,7 @@ Limit = Annotated[
         "--limit",
         "-l",
         help="Largest drop allowed, in the metric's unit (percentage points of a share); 1% is relative to "
-        "the "
-        "float network's score.",
+        "the float network's score.",
     ),
 ]
 Confidence = Annotated[

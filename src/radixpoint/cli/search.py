@@ -242,8 +242,8 @@ def run_search(
             result = task.search(graph, images, calibration, folder, watcher=Bars(shown, unit), **arguments)
     except KeyboardInterrupt:
         say(
-            f"interrupted; what is known is in {folder}: the same command, with --out {folder}, goes on from "
-            "there",
+            f"interrupted; what is known is in {folder}: the same command, with --out {folder}, goes on "
+            "from there",
             errors,
         )
         raise

@@ -58,8 +58,7 @@ def of_arrays(
     if images.dtype.kind not in "iuf" or images.ndim not in (3, 4) or images.size == 0:
         raise DataError(
             f"{source}: images are {images.dtype} of {images.shape}: expected uint8 (or other whole "
-            "numbers), "
-            "N x H x W [x C], or floats, N x C x H x W"
+            "numbers), N x H x W [x C], or floats, N x C x H x W"
         )
     if targets is not None:
         targets = checked_targets(source, targets, len(images), classes)
@@ -129,8 +128,7 @@ def _wide(source: str, images: Array, preprocessing: Preprocessing) -> Array:
     if preprocessing.channel_order != "stored" or preprocessing.resize_size or preprocessing.crop_size:
         raise DataError(
             f"{source}: images are {images.dtype}: expected uint8, or a preprocessing with channel_order "
-            "stored "
-            "that neither resizes nor crops, whose rescale, mean and std are meant for such numbers"
+            "stored that neither resizes nor crops, whose rescale, mean and std are meant for such numbers"
         )
     if np.abs(images.astype(np.int64)).max() > 1 << 24:
         raise DataError(
@@ -160,8 +158,7 @@ def _npz(path: Path, targets: bool) -> tuple[Array, Array | None]:
                 if item.compress_type != zipfile.ZIP_STORED and item.file_size > MAX_COMPRESSED:
                     raise DataError(
                         f"{path}: {shown(item.filename)} has {item.file_size:,} bytes, compressed: expected "
-                        "at "
-                        f"most {MAX_COMPRESSED:,}; numpy.savez stores arrays of any size as they are"
+                        f"at most {MAX_COMPRESSED:,}; numpy.savez stores arrays of any size as they are"
                     )
                 if item.compress_type == zipfile.ZIP_STORED and item.file_size > path.stat().st_size:
                     raise DataError(f"{path}: {shown(item.filename)} claims more bytes than the file has")
@@ -185,14 +182,12 @@ def _channels_last(images: Array, preprocessing: Preprocessing, source: str) -> 
     if first and last:
         raise DataError(
             f"{source}: images of {images.shape[1:]}: either end could be the channels: expected N x H x W x "
-            "C "
-            "or N x C x H x W that can be told apart"
+            "C or N x C x H x W that can be told apart"
         )
     if not first and not last:
         raise DataError(
             f"{source}: images of {images.shape[1:]}: expected {' or '.join(map(str, sorted(counts)))} "
-            "channels on the first or the last axis; a preprocessing with channel_order stored takes as many "
-            "as it has "
-            "means"
+            "channels on the first or the last axis; a preprocessing with channel_order stored takes as "
+            "many as it has means"
         )
     return images if last else images.transpose(0, 2, 3, 1)

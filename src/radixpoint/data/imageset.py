@@ -57,8 +57,7 @@ class ImageSet:
             wanted = "float32" if self.preprocessing is None else "uint8 or other whole numbers,"
             raise DataError(
                 f"{self.source}: pixels are {self.pixels.dtype} of shape {self.pixels.shape}: expected "
-                f"{wanted} "
-                "(images, channels, height, width)"
+                f"{wanted} (images, channels, height, width)"
             )
         if self.targets is not None and len(self.targets) != len(self.pixels):
             raise DataError(

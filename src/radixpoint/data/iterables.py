@@ -123,8 +123,7 @@ def _array(image: Any, preprocessing: Preprocessing | None, where: str) -> NDArr
     if found.ndim not in (2, 3) or found.dtype.kind not in "iuf":
         raise DataError(
             f"{where}: {type(image).__name__} of {found.shape}, {found.dtype}: expected an image: numbers of "
-            "two "
-            "or three axes, or a picture of Pillow"
+            "two or three axes, or a picture of Pillow"
         )
     return found
 

@@ -182,8 +182,7 @@ def _table(path: Path) -> dict[str, str]:
         if not images or len(classes) != 1 or len(set(header)) != len(header):
             raise DataError(
                 f"{path}: columns {', '.join(rows.fieldnames or ())}: expected one of images (such as image "
-                "or "
-                "filename) and one of classes (such as label)"
+                "or filename) and one of classes (such as label)"
             )
         best = min(images, key=lambda i: _NAMES.index(header[i]))
         columns = list(rows.fieldnames or ())
@@ -294,8 +293,7 @@ def _kit(path: Path) -> tuple[str, bytes]:
         if not beside.is_file():
             raise DataError(
                 f"{path}: the development kit's numbers have an order of their own: expected its {META} "
-                "beside "
-                "it, or the kit's archive"
+                "beside it, or the kit's archive"
             )
         return _text(path), read_regular(beside, MAX_LIST)
     parts: dict[str, bytes] = {}

@@ -136,8 +136,8 @@ def evaluate(
         if graph.shapes[ours] != quantized.tensors[theirs].shape:
             raise ModelError(
                 f"{graph.source}: its {ours!r} has shape {graph.shapes[ours]}, but the quantized network "
-                f"takes "
-                f"{quantized.tensors[theirs].shape} there: expected the float network it was quantized from"
+                f"takes {quantized.tensors[theirs].shape} there: expected the float network it was quantized "
+                "from"
             )
     chosen.check(graph, images)
     runner = make_engine(quantized, engine, threads)

@@ -46,8 +46,8 @@ class Reproduction:
             "# Kang (2018): separate representations for batch normalization",
             "",
             f"Judged on {first.images.count:,} images; float: top-1 {first.floating.top1:.2f} %, top-5 "
-            f"{first.floating.top5:.2f} %. Each cell is the smallest word length that loses at most {limit}, "
-            "with the",
+            f"{first.floating.top5:.2f} %. Each cell is the smallest word length that loses at most "
+            f"{limit}, with the",
             "paired 95 % interval of its drop.",
             "",
             "| scope | form | one for everything, bits | drop | convolutions / bn, bits | drop |",
