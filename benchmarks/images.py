@@ -2,10 +2,9 @@
 
     python benchmarks/images.py [--images 50000] [--folder FOLDER]
 
-Makes an archive of 500 x 375 JPEGs of about 110 KB (kept in FOLDER for the next time), then, each in a
-process of
-its own: decodes 2,000 of them by Pillow alone, on one core and on all (the peer); loads the set for the first
-time; loads it again and reads every pixel. Prints a table of seconds and of the largest resident memory.
+Makes an archive of 500 x 375 JPEGs of about 100 KB (kept in FOLDER for the next time), then, each in a
+process of its own: decodes 2,000 of them by Pillow alone, on one core and on all (the peer); loads the set
+for the first time; loads it again; reads every pixel. Prints seconds and the largest resident memory.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 KINDS = 64
-"""Different pictures; each file is one of them, its noise shifted."""
+"""Different pictures; each file is one of them, with a number of its own behind its end."""
 SOME = 2000
 
 

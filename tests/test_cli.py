@@ -463,17 +463,12 @@ def test_metrics_and_limits_on_the_command_line(
     relative = run("search", *sources(files), "--out", tmp_path / "rel", "--limit", "3%", *small)
     assert json.loads((tmp_path / "rel" / "result.json").read_text())["criterion"]["relative"] is True
     assert "joint" in relative.stdout
-    run(
-        "search",
-        *sources(files),
-        "--out",
-        tmp_path / "ce",
-        "--limit",
-        "5%",
-        "--metric",
-        "cross-entropy",
+    entropy = run(
+        *("search", *sources(files), "--out", tmp_path / "ce", "--limit", "5%", "--metric", "cross-entropy"),
         *small,
     )
+    assert "nats" in entropy.stderr
+    assert "points" not in entropy.stderr + entropy.stdout
     fails("--limit x", "search", *sources(files), "--out", tmp_path / "x", "--limit", "x")
     fails("No module named", "search", *sources(files), "--out", tmp_path / "x", "--metric", "nowhere:x")
     fails("expected here, ray", "search", *sources(files), "--out", tmp_path / "x", "--executor", "slurm")

@@ -26,7 +26,7 @@ from radixpoint.searching.criterion import Criterion, Verdict
 from radixpoint.searching.executor_names import make_executor
 from radixpoint.searching.executors import Here, Unit
 from radixpoint.searching.result import Result
-from radixpoint.searching.shared_folder import Worker
+from radixpoint.searching.shared_folder import SharedFolder, Worker
 from radixpoint.searching.task import search
 from radixpoint.searching.watcher import Watcher
 
@@ -224,6 +224,30 @@ def test_a_search_that_is_killed_goes_on(expected: bytes, tmp_path: Path, impati
     before = len(list((tmp_path / "run" / "cache").glob("design-*")))
     assert before > 0
     assert run(tmp_path / "run", executor="folder") == expected
+
+
+def test_records_that_are_damaged_are_made_again(expected: bytes, tmp_path: Path, impatient: None) -> None:
+    """Cut short behind the search's back, before it has seen them."""
+    folder = tmp_path / "run"
+
+    class Cutting(SharedFolder):
+        cut = 0
+
+        def result(self) -> Any:
+            for record in (folder / "cache").glob("design-*"):
+                if self.cut < 3 and record.name in self._flying:
+                    record.write_bytes(record.read_bytes()[:-1])
+                    self.cut += 1
+            return super().result()
+
+        def submit(self, unit: Unit, network: Callable[[], IntGraph]) -> None:
+            super().submit(unit, network)
+            if self.cut < 3:
+                self._own.work_once()  # there already, when its result is asked for
+
+    executor = Cutting(folder)
+    assert run(folder, executor=executor) == expected
+    assert executor.cut == 3
 
 
 def test_what_workers_cannot_have(tmp_path: Path) -> None:

@@ -60,10 +60,9 @@ def reproduce(
     Kang (2018): one representation for all of ResNet-50 takes 16 bits; with one of its own for batch
     normalization the convolutions take 10.
 
-    Example: radixpoint reproduce kang2018 --model ResNet-50-deploy.prototxt --weights
-    ResNet-50-model.caffemodel
-    --mean ResNet_mean.binaryproto --images ILSVRC2012_img_val.tar --labels ILSVRC2012_devkit_t12.tar.gz -o
-    kang
+    Example: radixpoint reproduce kang2018 --model ResNet-50-deploy.prototxt
+    --weights ResNet-50-model.caffemodel --mean ResNet_mean.binaryproto --images ILSVRC2012_img_val.tar
+    --labels ILSVRC2012_devkit_t12.tar.gz -o kang
     """
     asked = criterion(metric, limit)
     if mean is not None:

@@ -167,8 +167,7 @@ def search(
     design and the quantized network of each policy.
 
     Instead of the model a file may be given, run.toml, with any of the options by name; each search leaves
-    one
-    in its folder.
+    one in its folder.
 
     Example: radixpoint search resnet50.onnx --images val/ --calibration calib/ --limit 1.0 -o run
     """

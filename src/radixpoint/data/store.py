@@ -1,9 +1,8 @@
 """Decoded pixels in a file: made once, mapped into memory by every later run, never trusted blindly.
 
 Two files a set: ``pixels-KEY.bin``, the images one after the other, and ``pixels-KEY.index``, written last,
-with
-the shape and the SHA-256 of every image. The key says what they were made from. An image is compared with its
-hash whenever it is read, so one that was damaged is noticed.
+with the shape and the SHA-256 of every image. The key says what they were made from. An image is compared
+with its hash whenever it is read, so one that was damaged is noticed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """What tells functions apart, so that no cache takes one for another.
 
 A fingerprint follows code, constants, defaults, what a function closes over, arguments that were bound, the
-state of
-objects, and functions and plain values of the same module that are used. What cannot be followed gets a mark
-of
-this process: it is equal to itself, and to nothing of any other run.
+state of objects, and functions and plain values of the same module that are used. What cannot be followed
+gets a mark of this process: it is equal to itself, and to nothing of any other run.
 """
 
 from __future__ import annotations

@@ -109,8 +109,8 @@ class Hits:
 def t_quantile(z: float, freedom: int) -> float:
     """Quantile of Student's t where the normal distribution's is ``z``.
 
-    An expansion in the inverse degrees of freedom (Abramowitz and Stegun 1964, 26.7.5); within 0.1 % from 10
-    degrees and |z| up to 3.3 on.
+    An expansion in the inverse degrees of freedom (Abramowitz and Stegun 1964, 26.7.5); within 0.04 % from 9
+    degrees of freedom on, for |z| up to 3.3.
     """
     x, v = z, float(freedom)
     terms = (
