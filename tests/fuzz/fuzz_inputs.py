@@ -16,15 +16,19 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import onnx
+import typer
 from fuzz_networks import EDGES, damaged_bytes, damaged_json, damaged_network, random_images, random_network
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import networks
 import radixpoint
+from radixpoint.cli.main import app
+from radixpoint.cli.run_file import expanded
 from radixpoint.data import ImageSet, Preprocessing, load_images, read_classes
 from radixpoint.engines import BlasEngine, NativeEngine, ReferenceEngine, instruction_sets
 from radixpoint.errors import RadixpointError
@@ -436,6 +440,88 @@ def try_npz(seed: int, folder: Path) -> bool:
     return _checked(load_images(_put(folder / "n.npz", raw)))
 
 
+@cache
+def _kit() -> dict[str, bytes]:
+    """ImageNet's development kit, in small."""
+    from scipy.io import savemat
+
+    table = np.zeros((3, 1), [(f, "O") for f in ("ILSVRC2012_ID", "WNID", "words", "num_children")])
+    for i, row in enumerate([(1, "n2", "b", 0), (2, "n1", "a", 0), (3, "n0", "all", 2)]):
+        table[i, 0] = row
+    stream = io.BytesIO()
+    savemat(stream, {"synsets": table})
+    return {"meta.mat": stream.getvalue(), "ILSVRC2012_validation_ground_truth.txt": b"1\n2\n"}
+
+
+LABELS = {
+    "l.txt": b"ILSVRC2012_val_00000001.png 3\nILSVRC2012_val_00000002.png cat\n",
+    "val.txt": b"ILSVRC2012_val_00000001.png 0\nILSVRC2012_val_00000002.png 1\n",
+    "l.csv": b"image,label\nILSVRC2012_val_00000001,great owl\nILSVRC2012_val_00000002.png,cat\n",
+    "k.csv": b"ImageId,PredictionString\nILSVRC2012_val_00000001,n1 1 2\nILSVRC2012_val_00000002,n2 3\n",
+}
+
+
+def try_labels(seed: int, folder: Path) -> bool:
+    """Labels that lie apart from two images."""
+    random = Random(seed)
+    images = folder / "apart"
+    if not images.exists():
+        images.mkdir()
+        for number in (1, 2):
+            PICTURE.save(images / f"ILSVRC2012_val_0000000{number}.png")
+    name = random.choice([*LABELS, "kit", "kit", "t.npy"])
+    if name == "kit":
+        broken = random.choice([*_kit(), ""])
+        for own, data in _kit().items():
+            _put(folder / own, damaged_bytes(random, data) if own == broken else data)
+        path = folder / "ILSVRC2012_validation_ground_truth.txt"
+    elif name == "t.npy":
+        stream = io.BytesIO()
+        np.save(
+            stream, np.zeros(random.choice([2, (2, 3), (), 3]), random.choice([np.int64, np.float32, bool]))
+        )
+        path = _put(folder / name, damaged_bytes(random, stream.getvalue()))
+    else:
+        data = LABELS[name]
+        path = _put(folder / name, damaged_bytes(random, data) if random.random() < 0.8 else data)
+    found = load_images(images, labels=path, classes=random.choice([None, None, ["0", "1"], ["cat", "n1"]]))
+    assert len(found) == 2
+    assert len(found.digest) == 64
+    return True
+
+
+PRINTED = (
+    "ImageClassification(\n    crop_size=[8]\n    resize_size=[9]\n    mean=[0.4, 0.4, 0.4]\n    std=[0.2, "
+    "0.2, 0.2]\n"
+    "    interpolation=InterpolationMode.BILINEAR\n)",
+    "ImageClassification(crop_size=[8], resize_size=[9], mean=[0.4, 0.4, 0.4], std=[0.2, 0.2, 0.2])",
+    "{'input_size': (3, 8, 8), 'interpolation': 'bicubic', 'mean': (0.4, 0.4, 0.4), 'std': (0.2, 0.2, 0.2), "
+    "'crop_pct': 0.9, 'crop_mode': 'center'}",
+)
+
+
+def try_preset(seed: int, folder: Path) -> bool:
+    """A preprocessing as torchvision or timm print it."""
+    random = Random(seed)
+    text = random.choice(PRINTED).encode()
+    path = _put(folder / "printed", damaged_bytes(random, text) if random.random() < 0.9 else text)
+    return Preprocessing.load(path).channels > 0
+
+
+def try_run_file(seed: int, folder: Path) -> bool:
+    """A file that describes a search."""
+    random = Random(seed)
+    text = (
+        b'model = "m.onnx"\nimages = "i"\nlimit = 1.5\npolicy = ["joint"]\nunsigned = true\nfix = ["a=3"]\n'
+    )
+    path = _put(folder / "run.toml", damaged_bytes(random, text) if random.random() < 0.9 else text)
+    group: Any = typer.main.get_command(app)
+    options = {one.name: one for one in group.commands["search"].params}
+    arguments = expanded([str(path), "--limit", "2"], options)
+    assert all(isinstance(text, str) for text in arguments)
+    return True
+
+
 # ------------------------------------------------------------------------------------------ what is kept
 
 
@@ -493,6 +579,9 @@ KINDS: Mapping[str, Callable[[int, Path], bool]] = {
     "ranges": try_ranges,
     "record": try_record,
     "manifest": try_manifest,
+    "labels": try_labels,
+    "preset": try_preset,
+    "run file": try_run_file,
 }
 
 

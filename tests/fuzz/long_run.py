@@ -33,6 +33,9 @@ COUNTS = {
     "ranges": 3_000,
     "record": 5_000,
     "manifest": 4_000,
+    "labels": 8_000,
+    "preset": 5_000,
+    "run file": 4_000,
 }
 SECONDS, BYTES = 10.0, 1 << 30
 
