@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
+import subprocess
+import sys
 import tarfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -311,23 +315,42 @@ def _kit(path: Path) -> tuple[str, bytes]:
     return parts[TRUTH].decode("ascii", "replace"), parts[META]
 
 
+_READ_META = """
+import io, json, sys
+from scipy.io import loadmat
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+except ImportError:
+    pass  # not on this system: the time alone is limited
+meta = io.BytesIO(sys.stdin.buffer.read())
+table = loadmat(meta, squeeze_me=True, variable_names=["synsets"])["synsets"]
+columns = (table[name].tolist() for name in ("ILSVRC2012_ID", "WNID", "num_children"))
+json.dump([[int(i), str(name), int(children)] for i, name, children in zip(*columns, strict=True)], sys.stdout)
+"""
+"""SciPy reads MATLAB's files in a process of its own: a damaged one ends it by a signal."""
+_SECONDS = 8
+_MATLAB_5 = (b"\x00\x01IM", b"\x01\x00MI")
+"""Version and byte order at the end of the 128 bytes with which a file of MATLAB 5 and later begins."""
+
+
 def _synsets(meta: bytes, path: Path) -> dict[int, str]:
     """WordNet ids of the classes by the kit's numbers: entries of ``meta.mat`` that have no children."""
+    if find_spec("scipy") is None:
+        raise DataError(f"{path}: {META} is read with SciPy: pip install 'radixpoint[imagenet]'")
+    if meta[124:128] not in _MATLAB_5:
+        raise DataError(f"{path}: {META} cannot be read: expected a file of MATLAB 5 or later")
     try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise DataError(f"{path}: {META} is read with SciPy: pip install 'radixpoint[imagenet]'") from None
-    try:
-        table = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
-        result = {
-            int(number): str(name)
-            for number, name, children in zip(
-                table["ILSVRC2012_ID"], table["WNID"], table["num_children"], strict=True
-            )
-            if int(children) == 0
-        }
-    except Exception as error:  # it may be anything
+        child = subprocess.run(
+            [sys.executable, "-c", _READ_META], input=meta, capture_output=True, timeout=_SECONDS
+        )
+        if child.returncode:
+            lines = child.stderr.decode("utf-8", "replace").strip().splitlines()
+            raise ValueError(lines[-1] if lines and child.returncode > 0 else "damaged")
+        rows = json.loads(child.stdout)
+    except (ValueError, subprocess.TimeoutExpired, OSError) as error:
         raise DataError(f"{path}: {META} cannot be read: {shown(str(error))}") from None
-    if len(set(result.values())) != len(result):
-        raise DataError(f"{path}: {META} names a synset twice: expected the development kit's")
+    result = {number: name for number, name, children in rows if children == 0}
+    if not result or len(set(result.values())) != len([row for row in rows if row[2] == 0]):
+        raise DataError(f"{path}: {META} names no synset, or one twice: expected the development kit's")
     return result
