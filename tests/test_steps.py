@@ -211,3 +211,15 @@ def test_windows_must_meet_the_image() -> None:
     chain = Chain(8, 0, (1, 5, 5))
     with pytest.raises(GraphError, match="empty"):
         chain.step("max_pool", {"kernel": (2, 2), "strides": (1, 1), "pads": (2, 0, 0, 0)})
+
+
+def test_groups_of_different_sizes() -> None:
+    """Sums of one group pass 2**53, those of the other do not: engines may carry them differently."""
+    chain = Chain(32, 0, (2, 1, 3))
+    wide = np.array([(1 << 29) - 1, 3, (1 << 21) + 1, 5]).reshape(4, 1, 1, 1)
+    attributes = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "groups": 2}
+    chain.step("conv", attributes, weight=IntParameter(wide, TensorFormat(True, 32, (0,))))
+    x = np.array([[[[2**31 - 1, -(2**31), 2**31 - 5]], [[2**31 - 3, -(2**31) + 1, 7]]]])
+    sums = chain.check(x)["0.conv"]
+    assert int(np.abs(sums[:, :2]).max()) > 2**53 > int(np.abs(sums[:, 2:]).max())
+    assert (sums % 2).any(), "float64 holds even ones: the test shows nothing"

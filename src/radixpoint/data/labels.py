@@ -326,7 +326,8 @@ except ImportError:
 meta = io.BytesIO(sys.stdin.buffer.read())
 table = loadmat(meta, squeeze_me=True, variable_names=["synsets"])["synsets"]
 columns = (table[name].tolist() for name in ("ILSVRC2012_ID", "WNID", "num_children"))
-json.dump([[int(i), str(name), int(children)] for i, name, children in zip(*columns, strict=True)], sys.stdout)
+rows = [[int(number), str(name), int(children)] for number, name, children in zip(*columns, strict=True)]
+json.dump(rows, sys.stdout)
 """
 """SciPy reads MATLAB's files in a process of its own: a damaged one ends it by a signal."""
 _SECONDS = 8
@@ -342,7 +343,11 @@ def _synsets(meta: bytes, path: Path) -> dict[int, str]:
         raise DataError(f"{path}: {META} cannot be read: expected a file of MATLAB 5 or later")
     try:
         child = subprocess.run(
-            [sys.executable, "-c", _READ_META], input=meta, capture_output=True, timeout=_SECONDS
+            [sys.executable, "-c", _READ_META],
+            input=meta,
+            capture_output=True,
+            check=False,
+            timeout=_SECONDS,
         )
         if child.returncode:
             lines = child.stderr.decode("utf-8", "replace").strip().splitlines()

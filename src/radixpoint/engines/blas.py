@@ -449,6 +449,8 @@ class _Compiler:
         per_group, shape = weight.shape[1], self._result(step).shape[1:]
         pointwise = kernel == (1, 1)
         plain = pointwise and groups == 1 and step.attributes["strides"] == (1, 1)
+        # groups may be in different carriers, and joining int64 with float64 would round the former
+        target = carrier(_magnitude(self._result(step)))
 
         def run(inputs: list[Array]) -> Array:
             x = self._padded(step, inputs[0], 0)
@@ -462,7 +464,7 @@ class _Compiler:
                 for index, (rows, cols) in enumerate(taps):
                     columns[..., index, :] = own[:, rows, cols]
                 results.append(product([columns.reshape(-1, len(taps) * per_group)]))
-            joined = results[0] if groups == 1 else np.concatenate(results, -1)
+            joined = results[0] if groups == 1 else np.concatenate([y.astype(target) for y in results], -1)
             return joined.reshape(n, *shape, outputs * groups)
 
         return run
