@@ -38,6 +38,9 @@ from . import (
     quantization as quantization,
 )
 from . import (
+    report as report,
+)
+from . import (
     searching as searching,
 )
 from .accelerator.cost import Cost, cost
@@ -56,6 +59,7 @@ from .measure.evaluate import Evaluation, evaluate
 from .measure.metrics import MeanIoU, Score, Total, find_metric, torch_metric
 from .quantization.design import Design
 from .quantization.quantize import quantize
+from .report.page import write_report
 from .searching import search
 from .searching.criterion import Criterion
 
@@ -96,4 +100,5 @@ __all__ = [
     "search",
     "torch_metric",
     "verify_export",
+    "write_report",
 ]

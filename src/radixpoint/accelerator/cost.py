@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from radixpoint.errors import DesignError
@@ -185,37 +185,77 @@ def check_fixed_point(network: IntGraph) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """What one layer adds to ``Cost``, an image: the same fields, of its own steps.
+
+    Attributes:
+        macs, scalings, multiplier_cost, bit_operations, energy: as in ``Cost``.
+        weight_bits, parameter_bits: as in ``Cost``; what several layers share counts for the first.
+    """
+
+    macs: int = 0
+    scalings: int = 0
+    multiplier_cost: int = 0
+    bit_operations: int = 0
+    weight_bits: int = 0
+    parameter_bits: int = 0
+    energy: float = 0.0
+
+
+def layer_costs(network: IntGraph) -> dict[str, LayerCost]:
+    """Cost of every layer that multiplies or stores anything, by name.
+
+    Raises:
+        DesignError: what is multiplied is not fixed-point.
+    """
+    check_fixed_point(network)
+    found: dict[str, LayerCost] = {}
+    weights = {s.parameters["weight"] for s in network.steps if s.family == "product"}
+    counted: set[str] = set()
+    for step in network.steps:
+        layer = network.tensors[step.name].layer
+        one = found.get(layer, LayerCost())
+        own = [key for key in dict.fromkeys(step.parameters.values()) if key not in counted]
+        counted.update(own)
+        for key in own:
+            parameter = network.parameters[key]
+            field = "weight_bits" if key in weights else "parameter_bits"
+            bits = parameter.data.size * parameter.format.word_length
+            one = replace(one, **{field: getattr(one, field) + bits})
+        if step.row.factor is not None:
+            products, (x, w) = _products(network, step), operand_widths(network, step)
+            terms = 1 if step.family != "product" else math.prod(network.arrays(step)["weight"].shape[1:])
+            count = "macs" if step.family == "product" else "scalings"
+            one = replace(
+                one,
+                **{count: getattr(one, count) + products},
+                multiplier_cost=one.multiplier_cost + products * x * w,
+                bit_operations=one.bit_operations + round(products * bit_operations(x, w, terms)),
+                energy=one.energy
+                + products * product_energy(x, w, network.tensors[step.name].format.word_length),
+            )
+        if one != LayerCost():
+            found[layer] = one
+    return found
+
+
 def cost(network: IntGraph) -> Cost:
     """Operations, memory and arithmetic energy of one image.
 
     Raises:
         DesignError: what is multiplied is not fixed-point.
     """
-    check_fixed_point(network)
-    macs = scalings = operations = 0
-    energy = 0.0
-    for step in network.steps:
-        if step.row.factor is None:
-            continue
-        products, (x, w) = _products(network, step), operand_widths(network, step)
-        terms = 1 if step.family != "product" else math.prod(network.arrays(step)["weight"].shape[1:])
-        operations += round(products * bit_operations(x, w, terms))
-        energy += products * product_energy(x, w, network.tensors[step.name].format.word_length)
-        if step.family != "product":
-            scalings += products
-        else:
-            macs += products
-    weights = {s.parameters["weight"] for s in network.steps if s.family == "product"}
-    bits = {key: p.data.size * p.format.word_length for key, p in network.parameters.items()}
+    layers = layer_costs(network).values()
     return Cost(
-        macs,
-        scalings,
+        sum(one.macs for one in layers),
+        sum(one.scalings for one in layers),
         _widest(network, "product"),
         _widest(network, "elementwise"),
         multiplier_cost(network),
-        operations,
-        sum(n for key, n in bits.items() if key in weights),
-        sum(n for key, n in bits.items() if key not in weights),
+        sum(one.bit_operations for one in layers),
+        sum(one.weight_bits for one in layers),
+        sum(one.parameter_bits for one in layers),
         _activation_bits(network),
-        energy,
+        sum(one.energy for one in layers),
     )

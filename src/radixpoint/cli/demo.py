@@ -39,6 +39,7 @@ def demo(
         demo_images("calibration"),
         folder,
         as_json,
+        True,
         criterion=asked,
         batch_norm=batch_norm,
         binary_point={"scope": scope} if rule is None else {"scope": scope, "rule": rule},

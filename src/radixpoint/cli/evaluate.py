@@ -29,11 +29,12 @@ from radixpoint.cli.options import (
     Threads,
     Weights,
 )
-from radixpoint.cli.terminal import bars, emit, measured, note_the_engine, number, out, say
+from radixpoint.cli.terminal import bars, emit, note_the_engine, out, say
 from radixpoint.errors import ModelError
 from radixpoint.ir.storage import load_network
 from radixpoint.measure import evaluate as measure
 from radixpoint.measure.metrics import find_metric
+from radixpoint.report import words
 
 
 def evaluate(
@@ -111,8 +112,9 @@ def evaluate(
             f"quantized top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %"
         )
     unit = find_metric(metric).unit
-    drop, interval = measured(result.drop, unit), f"[{number(low, unit)}, {number(high, unit)}]"
+    drop, interval = words.drop(result.drop, unit), f"[{words.number(low, unit)}, {words.number(high, unit)}]"
     agree = "" if result.agreement is None else f"; the two agree on {result.agreement:.2f} % of the images"
     say(f"{result.images} images: {scores}\n{metric} drop {drop}, paired 95 % interval {interval}{agree}")
     if result.drop_bound is not None and confidence is not None:
-        say(f"with {100 * confidence:g} % confidence the drop is at most {measured(result.drop_bound, unit)}")
+        most = words.drop(result.drop_bound, unit)
+        say(f"with {100 * confidence:g} % confidence the drop is at most {most}")

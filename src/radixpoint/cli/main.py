@@ -19,6 +19,7 @@ from radixpoint.cli.evaluate import evaluate
 from radixpoint.cli.export import export
 from radixpoint.cli.inspect import inspect
 from radixpoint.cli.quantize import quantize
+from radixpoint.cli.report import report
 from radixpoint.cli.reproduce import reproduce
 from radixpoint.cli.run_file import expanded
 from radixpoint.cli.search import search
@@ -47,6 +48,7 @@ for command in (
     verify,
     cost,
     demo,
+    report,
     worker,
     reproduce,
 ):

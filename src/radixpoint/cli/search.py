@@ -15,12 +15,14 @@ from radixpoint.arithmetic.formats import Rounding as RoundingModes
 from radixpoint.cli import options
 from radixpoint.cli.inputs import criterion, engine_of, read_images, read_model, read_ranges
 from radixpoint.cli.run_file import keep
-from radixpoint.cli.terminal import Bars, bars, emit, errors, note_the_engine, number, out, say
+from radixpoint.cli.terminal import Bars, bars, emit, errors, note_the_engine, out, say
 from radixpoint.data import ImageSet
 from radixpoint.errors import DesignError
 from radixpoint.ir.graph import Graph
 from radixpoint.measure.metrics import find_metric
 from radixpoint.quantization.design import Design
+from radixpoint.report.page import write_report
+from radixpoint.report.words import number
 from radixpoint.searching import task
 from radixpoint.searching.allocate import Constraints, Objective
 from radixpoint.searching.executor_names import make_executor
@@ -159,6 +161,9 @@ def search(
             "Results are the same."
         ),
     ] = "here",
+    report: Annotated[
+        bool, typer.Option("--report", help="Write a page that shows what was found: OUT/report.html.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Find the smallest word lengths within a limit.
@@ -199,6 +204,7 @@ def search(
         calibration_set,
         out,
         as_json,
+        report,
         criterion=asked,
         policies=policy,
         word_lengths=lengths,
@@ -229,10 +235,16 @@ def run_search(
     calibration: ImageSet,
     folder: Path,
     as_json: bool,
+    reports: bool,
     asked: tuple[dict[str, Any], dict[str, Any]] | None = None,
     **arguments: Any,
 ) -> None:
-    """Search with bars, and report. ``asked``: the command's parameters and their defaults, to be kept."""
+    """Search with bars, and tell what came of it.
+
+    Args:
+        reports: whether the page is written.
+        asked: the command's parameters and their defaults, to be kept.
+    """
     if arguments.get("engine", "auto") == "auto":
         note_the_engine()
     try:
@@ -258,6 +270,8 @@ def run_search(
         emit(result)
     else:
         _report(result, folder, unit)
+    if reports:
+        say(f"{write_report(folder)}: the report; a browser opens it", errors)
 
 
 def _words(name: str, policy: PolicyResult) -> str:

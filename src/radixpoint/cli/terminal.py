@@ -21,6 +21,7 @@ from rich.progress import (
 
 from radixpoint.engines import instruction_sets
 from radixpoint.measure.evaluate import Evaluation
+from radixpoint.report.words import drop, number
 from radixpoint.searching.criterion import Verdict
 from radixpoint.searching.watcher import Watcher
 
@@ -63,7 +64,7 @@ class Bars(Watcher):
         low, high = evaluation.drop_interval
         known = " (known)" if cached else ""
         say(
-            f"{text}: {evaluation.metric} drop {measured(evaluation.drop, self.unit)} "
+            f"{text}: {evaluation.metric} drop {drop(evaluation.drop, self.unit)} "
             f"[{number(low, self.unit)}, {number(high, self.unit)}] on {evaluation.images} images: "
             f"{verdict}{known}",
             self.bars.console,
@@ -71,16 +72,6 @@ class Bars(Watcher):
 
     def warned(self, text: str) -> None:
         say(text, self.bars.console)
-
-
-def number(drop: float, unit: str) -> str:
-    """A drop: percentage points by their hundredths, anything else by its first digits."""
-    return f"{drop:+.2f}" if unit == "points" else f"{drop:+.4g}"
-
-
-def measured(drop: float, unit: str) -> str:
-    """A drop with its unit, if it has one."""
-    return f"{number(drop, unit)} {unit}".rstrip()
 
 
 class _Lines(Progress):

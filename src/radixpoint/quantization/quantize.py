@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from radixpoint.arithmetic.cast import dequantize
 from radixpoint.arithmetic.elementary import exp, log2
-from radixpoint.arithmetic.formats import Overflow, Rounding
+from radixpoint.arithmetic.formats import Overflow, Rounding, TensorFormat
 from radixpoint.data import ImageSet
 from radixpoint.engines import make_engine, quantize_images
 from radixpoint.errors import DesignError
@@ -28,6 +28,7 @@ from radixpoint.quantization.rules.question import Question
 from radixpoint.quantization.sites import (
     Formats,
     Key,
+    Site,
     Stored,
     check_layers,
     real_weights,
@@ -158,6 +159,18 @@ class Quantizer:
                 if width is not None:
                     formats[name, role] = self._chosen_by_loss(at_length(whole, width))[name, role]
         return formats
+
+    def places(self, design: Design) -> list[tuple[Site, TensorFormat]]:
+        """Every quantized place, with the values that it takes in float, and its format.
+
+        Raises:
+            DesignError: the design does not fit the network.
+        """
+        if design.equalize:
+            return self._even.places(replace(design, equalize=False))
+        formats = self.formats(design)
+        found = sites(self.graph, self.ranges, design, self._parameters(design))
+        return [(site, formats[site.key]) for site in found]
 
     def _chosen(self, design: Design) -> Formats:
         """Chosen as if all rounding were to nearest: binary points should not depend on draws."""

@@ -12,7 +12,7 @@ from radixpoint.files import is_partial, read_regular, sweep, write_whole
 from radixpoint.searching.result import FILE, MOST_BYTES, Result, Settings
 
 RANGES = "ranges.npz"
-ANSWER = ("design.json", "network.safetensors")
+ANSWER = ("design.json", "network.safetensors", "facts.json")
 """Files of a policy's answer."""
 _MARKER = b'{"radixpoint_run": 1}\n'
 

@@ -35,6 +35,8 @@ from radixpoint.searching.cache import Cache
 from radixpoint.searching.criterion import Criterion
 from radixpoint.searching.executor_names import make_executor
 from radixpoint.searching.executors import Executor, Job
+from radixpoint.searching.facts import FILE as FACTS
+from radixpoint.searching.facts import facts_of
 from radixpoint.searching.judge import Judge
 from radixpoint.searching.measured import FloatNetwork
 from radixpoint.searching.result import (
@@ -355,6 +357,9 @@ def _reported(
                 (run / name / file).unlink(missing_ok=True)
         else:
             costs[name] = judge.save(answer.design, run / name)
+            outcomes = judge.outcomes(f"{name}, all images", answer.design)
+            facts = facts_of(judge.quantizer, answer.design, judge.images, outcomes, judge.metric)
+            write_whole(run / name / FACTS, facts.encoded())
     base, found = costs.get("joint"), {}
     for name, answer in answers.items():
         entry = answer.found
