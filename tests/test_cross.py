@@ -83,3 +83,19 @@ def test_arm_emulated(tmp_path: Path) -> None:
     program = build(tmp_path, CROSS or "", "RADIXPOINT_ARM", ARM)
     assert ran([EMULATOR or "", "-cpu", "max", str(program), "100"]) == {"i8mm", "neon", "portable"}
     assert ran([EMULATOR or "", "-cpu", "cortex-a72", str(program), "30"]) == {"neon", "portable"}
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler: threads are NOT tried")
+def test_threads_do_every_task_once(tmp_path: Path) -> None:
+    """Under a race detector; and threads that do one task again and again are noticed."""
+    source, header = ROOT / "tests/native/threads.cpp", (NATIVE / "threads.hpp").read_text()
+    planted = header.replace("(*task_)(static_cast<uint32_t>(seen) - 1)", "(*task_)(0)")
+    assert planted != header
+    for name, text, sanitizer in (("right", header, ["-fsanitize=thread"]), ("planted", planted, [])):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "threads.hpp").write_text(text)
+        command = [COMPILER or "c++", "-std=c++20", "-O1", "-g", *sanitizer, f"-I{folder}", source]
+        subprocess.run([*command, "-o", folder / "threads", "-pthread"], check=True)
+        done = subprocess.run([folder / "threads"], capture_output=True, text=True, check=False, timeout=300)
+        assert (done.returncode == 0) == (name == "right"), done.stdout + done.stderr

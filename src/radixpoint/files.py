@@ -9,6 +9,9 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from radixpoint.errors import RunError
 
@@ -40,6 +43,30 @@ def read_regular(path: str | Path, most: int) -> bytes:
         if len(data) <= most:
             return data
     raise OSError(0, f"has more than {most:,} bytes, the most that is read", str(path))
+
+
+MOST_JSON = 1 << 30
+"""Bytes of a JSON file of radixpoint's own."""
+T = TypeVar("T")
+
+
+def read_json(path: str | Path, kind: type[T], what: str) -> T:
+    """What a JSON file of radixpoint's own holds.
+
+    Args:
+        path: of the file.
+        kind: its type.
+        what: it is, for messages.
+
+    Raises:
+        RunError: it cannot be read, or holds something else.
+    """
+    try:
+        return msgspec.json.decode(read_regular(path, MOST_JSON), type=kind)
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RunError(f"{path}: not {what} of this version: {error}") from None
 
 
 def is_partial(path: Path) -> bool:

@@ -35,13 +35,14 @@ class Threads {
       return;
     }
     task_ = &task;
-    count_ = count;
-    next_ = 0;
-    busy_ = static_cast<int>(workers_->size());
-    ++round_;
+    done_ = 0;
+    const uint32_t next = round_ + 1;
+    left_ = uint64_t{next} << 32 | static_cast<uint32_t>(count);  // before the round: who sees that one finds tasks
+    round_ = next;
     round_.notify_all();
     take();
-    while (busy_ != 0) pause();
+    // A thread that has begun a task may have lost its core to another process, and then needs this one.
+    for (int spin = 0; done_ != count; ++spin) spin < SPINS ? pause() : std::this_thread::yield();
   }
 
  private:
@@ -50,7 +51,7 @@ class Threads {
   void start() {
     process_ = getpid();
     workers_ = new std::vector<std::thread>;
-    busy_ = 0;
+    left_ = 0;
     try {
       for (int i = 1; i < count_asked_; ++i) workers_->emplace_back([this, seen = round_.load()] { wait_for_work(seen); });
     } catch (const std::exception&) {
@@ -67,8 +68,16 @@ class Threads {
     std::this_thread::yield();
 #endif
   }
+  // Does tasks until none is left. Whoever comes too late finds none, and nobody has waited for it: only tasks that
+  // were begun are waited for. The round in the upper half keeps a late comer from taking what it has not seen.
   void take() {
-    for (int64_t i = next_++; i < count_; i = next_++) (*task_)(i);
+    uint64_t seen = left_.load(std::memory_order_acquire);
+    while (static_cast<uint32_t>(seen) != 0) {
+      if (!left_.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel)) continue;
+      (*task_)(static_cast<uint32_t>(seen) - 1);
+      ++done_;
+      seen = left_.load(std::memory_order_acquire);
+    }
   }
   void wait_for_work(uint32_t seen) {
     while (true) {
@@ -77,7 +86,6 @@ class Threads {
       seen = round_;
       if (stopping_) return;
       take();
-      --busy_;
     }
   }
 
@@ -85,9 +93,8 @@ class Threads {
   pid_t process_ = 0;
   std::vector<std::thread>* workers_ = nullptr;
   const std::function<void(int64_t)>* task_ = nullptr;
-  int64_t count_ = 0;
-  std::atomic<int64_t> next_{0};
-  std::atomic<int> busy_{0};
+  std::atomic<uint64_t> left_{0};  // round, and how many of its tasks nobody has begun
+  std::atomic<int64_t> done_{0};
   std::atomic<uint32_t> round_{0};
   std::atomic<bool> stopping_{false};
 };

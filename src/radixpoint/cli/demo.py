@@ -9,12 +9,16 @@ from typing import Annotated
 import typer
 
 from radixpoint.cli import options
-from radixpoint.cli.inputs import criterion
+from radixpoint.cli.inputs import DEMO_IMAGES, DEMO_NETWORK, criterion
 from radixpoint.cli.search import run_search
 from radixpoint.demo import demo_images, demo_network
 
+EMBEDDED = {"model": DEMO_NETWORK} | dict(zip(("images", "calibration"), DEMO_IMAGES, strict=True))
+"""What the run file says the search was made of."""
+
 
 def demo(
+    context: typer.Context,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run folder; default: a new one among temporary files.")
     ] = None,
@@ -40,6 +44,7 @@ def demo(
         folder,
         as_json,
         True,
+        ({**context.params, **EMBEDDED}, {one.name or "": one.default for one in context.command.params}),
         criterion=asked,
         batch_norm=batch_norm,
         binary_point={"scope": scope} if rule is None else {"scope": scope, "rule": rule},

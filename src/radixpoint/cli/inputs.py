@@ -7,12 +7,17 @@ from pathlib import Path
 
 from radixpoint.cli.terminal import bars, errors, say
 from radixpoint.data import ImageSet, Preprocessing, caffe_preprocessing, load_images, read_classes
+from radixpoint.demo import demo_images, demo_network
 from radixpoint.engines import check_engine
 from radixpoint.errors import DataError, DesignError, EngineError, ModelError, RunError
 from radixpoint.importers import load
 from radixpoint.ir.graph import Graph
 from radixpoint.measure.calibrate import Ranges
 from radixpoint.searching.criterion import Criterion
+
+DEMO_NETWORK = "demo:network"
+DEMO_IMAGES = {"demo:test": "test", "demo:calibration": "calibration"}
+"""Names of what is inside the package, in place of files."""
 
 
 def criterion(metric: str, limit: str, confidence: float | None = None) -> Criterion:
@@ -59,6 +64,8 @@ def parsed_shape(text: str | None) -> tuple[int, ...] | None:
 
 def read_model(model: str, weights: str | None, input_shape: str | None, images: ImageSet) -> Graph:
     """The network; images settle what neither the model nor the user says."""
+    if model == DEMO_NETWORK:
+        return demo_network()
     asked = parsed_shape(input_shape)
     if asked is None and Path(model).suffix.lower() in (".onnx", ".prototxt", ".pt2"):
         try:
@@ -94,6 +101,9 @@ def read_images(
     store: str | None = None,
 ) -> ImageSet:
     """Images of a path, by the options' values."""
+    if path in DEMO_IMAGES:
+        embedded = demo_images(DEMO_IMAGES[path])
+        return embedded if limit is None else embedded.first(limit)
     names = None if classes is None else read_classes(classes)
     return read_prepared(path, _prepared(preprocessing, model), names, limit, labels, store)
 

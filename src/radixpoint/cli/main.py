@@ -16,6 +16,7 @@ from radixpoint.cli.calibrate import calibrate
 from radixpoint.cli.cost import cost
 from radixpoint.cli.demo import demo
 from radixpoint.cli.evaluate import evaluate
+from radixpoint.cli.explain import explain
 from radixpoint.cli.export import export
 from radixpoint.cli.inspect import inspect
 from radixpoint.cli.quantize import quantize
@@ -49,6 +50,7 @@ for command in (
     cost,
     demo,
     report,
+    explain,
     worker,
     reproduce,
 ):

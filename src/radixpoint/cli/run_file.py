@@ -74,6 +74,20 @@ def expanded(arguments: Sequence[str], options: Mapping[str, Any]) -> list[str]:
     return [*result, *rest, *model]
 
 
+def asked(path: Path) -> dict[str, Any]:
+    """What a run file says, option by option, with paths as seen from here.
+
+    Raises:
+        DesignError: it cannot be read.
+    """
+    return {
+        key.replace("-", "_"): _located(value, path)
+        if key.replace("-", "_") in PATHS and isinstance(value, str)
+        else value
+        for key, value in _read(path).items()
+    }
+
+
 def _is_of(text: str, names: Sequence[str]) -> bool:
     """Whether an argument gives the option of these names: --policy, --policy=x, -p, -px."""
     short = [name for name in names if len(name) == 2]

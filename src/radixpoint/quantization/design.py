@@ -186,6 +186,8 @@ class Design(
             given, it is ``division``, but ``reciprocal`` for rounding STOCHASTIC: an exactly rounded division
             has nothing to draw for.
         binary_point: how binary points are chosen.
+        binary_points: the same for single layers by name, overriding it; scopes ``tensor`` and ``channel``
+            only, since a shared binary point is not one layer's.
         rounding, overflow: of casts between activations.
         parameter_rounding: of weights and parameters.
         accumulator: a narrower accumulator, or None for the proven width.
@@ -204,6 +206,7 @@ class Design(
     # None stands for "not given" and is replaced below; it is no value of the type, so no file can say it
     average_pool: AveragePool = None  # type: ignore[assignment]  # see above
     binary_point: BinaryPoint = BinaryPoint()
+    binary_points: dict[str, BinaryPoint] = {}
     rounding: Rounding = Rounding.RND
     overflow: Overflow = Overflow.SAT
     parameter_rounding: Rounding = Rounding.RND
@@ -226,6 +229,13 @@ class Design(
             raise DesignError(f"unknown layer class {unknown[0]!r}: expected {', '.join(CLASSES)}")
         if missing := {"conv", "bn"} - set(self.classes):
             raise DesignError(f"classes: no widths for {' and '.join(sorted(missing))}")
+        for name, point in self.binary_points.items():
+            shared = next((p for p in (self.binary_point, point) if p.scope in ("network", "class")), None)
+            if shared is not None:
+                raise DesignError(
+                    f"binary_points of {name!r} with scope {shared.scope}: expected tensor or channel for it "
+                    "and for binary_point, since a shared binary point is not one layer's"
+                )
         if self.codes.weights is not None and {"columns", "units"} & set(self.refine):
             raise DesignError("refine: columns and units search fixed-point weights, and these are coded")
         if not 0 <= self.seed < 1 << 64:
@@ -310,7 +320,7 @@ class Design(
             DesignError: a layer that the network does not have, or that has no word length to set.
         """
         sized = {layer.name for layer in graph.layers if LAYERS[layer.op].layer_class} | {graph.input}
-        for name in self.layers:
+        for name in (*self.layers, *self.binary_points):
             if name not in sized:
                 raise DesignError(
                     f"unknown layer {name!r}: the network has no layer of that name that has a word length"

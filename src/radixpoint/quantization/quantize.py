@@ -137,6 +137,8 @@ class Quantizer:
         if design.equalize:
             return self._even.formats(replace(design, equalize=False))
         design.check(self.graph)
+        if design.binary_points:
+            return self._chosen_apart(design)
         if design.layers:
             check_layers(self.graph, design, sites(self.graph, self.ranges, design, self._parameters(design)))
         point = design.binary_point
@@ -158,6 +160,15 @@ class Quantizer:
             for role, width in places.items():
                 if width is not None:
                     formats[name, role] = self._chosen_by_loss(at_length(whole, width))[name, role]
+        return formats
+
+    def _chosen_apart(self, design: Design) -> Formats:
+        """Layers with a rule or scope of their own have what it chooses, the others what they had."""
+        plain = replace(design, binary_points={})
+        formats = dict(self.formats(plain))
+        for name, point in design.binary_points.items():
+            own = self.formats(replace(plain, binary_point=point))
+            formats |= {key: form for key, form in own.items() if key[0] == name}
         return formats
 
     def places(self, design: Design) -> list[tuple[Site, TensorFormat]]:

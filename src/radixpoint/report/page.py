@@ -13,7 +13,12 @@ import jinja2
 import msgspec
 
 from radixpoint.errors import RunError
+from radixpoint.explaining.changes import FILE as ADVICE
+from radixpoint.explaining.changes import Advice
+from radixpoint.explaining.explain import FILE as EXPLANATION
+from radixpoint.explaining.explain import Explanation
 from radixpoint.files import read_regular, write_whole
+from radixpoint.quantization.design import Design
 from radixpoint.report import charts, words
 from radixpoint.report.charts import Chart
 from radixpoint.searching.facts import FILE as FACTS
@@ -56,6 +61,8 @@ class _Answer:
     picture: Chart
     rows: tuple[_Row, ...]
     histograms: str
+    explanation: Explanation | None
+    advice: Advice | None
 
 
 def _read_facts(run: Path, name: str) -> Facts:
@@ -103,11 +110,16 @@ def _rows(facts: Facts, anchor: str, sensitivities: Mapping[str, float]) -> tupl
     return tuple(result)
 
 
-def _answers(run: Path, result: Result, sensitivities: Mapping[str, Mapping[str, float]]) -> list[_Answer]:
+def _answers(run: Path, result: Result) -> list[_Answer]:
     found = []
     for index, (name, policy) in enumerate(words.holding(result).items()):
-        facts, anchor = _read_facts(run, name), f"answer-{index}"
-        own = sensitivities.get(name, {})
+        facts, anchor, folder = _read_facts(run, name), f"answer-{index}", run / name
+        explanation = Explanation.load(folder / EXPLANATION) if (folder / EXPLANATION).is_file() else None
+        advice = Advice.load(folder / ADVICE) if (folder / ADVICE).is_file() else None
+        design = msgspec.json.encode(Design.load(folder / "design.json"), order="sorted")
+        if explanation is not None and msgspec.json.encode(explanation.made_for, order="sorted") != design:
+            explanation = advice = None  # of an earlier answer
+        own = {} if explanation is None else explanation.sensitivities
         rows = _rows(facts, anchor, own)
         data = {row.anchor: charts.histogram_data(row.layer) for row in rows if row.layer.places}
         found.append(
@@ -116,6 +128,7 @@ def _answers(run: Path, result: Result, sensitivities: Mapping[str, Mapping[str,
                 charts.picture(facts, anchor, own),
                 rows,
                 _json(data),
+                *(explanation, advice),
             )
         )
     return found
@@ -172,7 +185,7 @@ def page(run: str | Path) -> str:
         raise RunError(f"{folder}: no {RESULT}: expected the folder of a search that has ended")
     result = Result.load(folder / RESULT)
     holding = words.holding(result)
-    answers = _answers(folder, result, {})
+    answers = _answers(folder, result)
     pictures = [charts.strategies(result, holding)] if holding else []
     frontier = charts.frontier(result, holding)
     cost = charts.costs(result, {answer.name: answer.facts for answer in answers})

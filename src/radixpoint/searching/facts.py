@@ -22,8 +22,7 @@ from radixpoint.accelerator.cost import LayerCost, layer_costs
 from radixpoint.arithmetic.formats import Overflow, TensorFormat
 from radixpoint.data import ImageSet
 from radixpoint.engines import make_engine, quantize_images
-from radixpoint.errors import RunError
-from radixpoint.files import read_regular
+from radixpoint.files import read_json
 from radixpoint.ir.graph import Graph
 from radixpoint.ir.network import IntGraph, Step
 from radixpoint.measure.calibrate import OCTAVES, PER_OCTAVE, Statistics
@@ -35,7 +34,6 @@ from radixpoint.quantization.quantize import Quantizer
 from radixpoint.quantization.sites import Site
 
 FILE = "facts.json"
-MOST_BYTES = 1 << 30
 IMAGES = 8
 """Of the calibration sample, on which integers and errors of layers are measured."""
 BINS_PER_OCTAVE = 2
@@ -140,12 +138,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             RunError: it cannot be read, or is none.
         """
-        try:
-            return msgspec.json.decode(read_regular(path, MOST_BYTES), type=cls)
-        except OSError as error:
-            raise RunError(f"{path}: {error.strerror}") from None
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise RunError(f"{path}: not the facts of a run of this version: {error}") from None
+        return read_json(path, cls, "the facts of a run")
 
     def encoded(self) -> bytes:
         """The file's content."""

@@ -12,14 +12,12 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from radixpoint.data import ImageSet, Preprocessing
-from radixpoint.errors import RunError
-from radixpoint.files import read_regular
+from radixpoint.files import read_json
 from radixpoint.measure.evaluate import Evaluation
 from radixpoint.searching.allocate import Averages, Constraints, Objective
 from radixpoint.searching.criterion import Criterion, Verdict
 
 FILE = "result.json"
-MOST_BYTES = 1 << 30
 
 
 class Trial(Evaluation, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -176,12 +174,7 @@ class Result(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Raises:
             RunError: it cannot be read, or is none.
         """
-        try:
-            return msgspec.json.decode(read_regular(path, MOST_BYTES), type=cls)
-        except OSError as error:
-            raise RunError(f"{path}: {error.strerror}") from None
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise RunError(f"{path}: not a result of this version: {error}") from None
+        return read_json(path, cls, "a result")
 
     def encoded(self) -> bytes:
         """The file's content; the same result gives the same bytes."""

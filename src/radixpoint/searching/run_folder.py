@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from radixpoint.errors import RunError
-from radixpoint.files import is_partial, read_regular, sweep, write_whole
-from radixpoint.searching.result import FILE, MOST_BYTES, Result, Settings
+from radixpoint.files import MOST_JSON, is_partial, read_regular, sweep, write_whole
+from radixpoint.searching.result import FILE, Result, Settings
 
 RANGES = "ranges.npz"
 ANSWER = ("design.json", "network.safetensors", "facts.json")
@@ -60,7 +60,7 @@ def check_earlier(run: Path, asked: Settings, policies: list[str], grid: bool) -
     """
     path = run / FILE
     try:
-        content = read_regular(path, MOST_BYTES)
+        content = read_regular(path, MOST_JSON)
     except FileNotFoundError:
         return
     except OSError as error:

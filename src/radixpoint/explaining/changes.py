@@ -1,0 +1,383 @@
+"""What to do next: changes to a design, each tried, with what it brings and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from radixpoint.accelerator.cost import cost
+from radixpoint.data import ImageSet
+from radixpoint.engines import make_engine, quantize_images
+from radixpoint.errors import DesignError
+from radixpoint.explaining.explain import Explanation
+from radixpoint.explaining.probe import Lost
+from radixpoint.files import read_json
+from radixpoint.ir.graph import Graph
+from radixpoint.measure.calibrate import float_outcomes
+from radixpoint.measure.evaluate import outcomes_of, summarize
+from radixpoint.measure.metrics import Metric, ahead
+from radixpoint.measure.outcomes import NO_OUTCOMES, Outcomes
+from radixpoint.quantization.design import RULE_SCOPES, BinaryPoint, Design, Kind, Widths
+from radixpoint.quantization.quantize import Quantizer
+from radixpoint.searching.criterion import Criterion
+
+FILE = "advice.json"
+WORST = 3
+"""Layers that changes of their own are tried for."""
+TOGETHER = 5
+"""Changes that are tried together, at most, one after the other."""
+Edit = Callable[[Design], Design]
+Progress = Callable[[str, int, int], None]
+
+
+class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A design that was tried.
+
+    Attributes:
+        name: what was changed.
+        drop, drop_interval: of the metric against float, with a paired 95 % interval.
+        gain, gain_interval: how much better it is than the design as it was, on the same images.
+        agreement: share of images with the float network's best class, in percent, or None.
+        multiplier_cost: of all multipliers, relative to the design as it was.
+        memory: of weights and parameters, likewise.
+        design: it, as JSON.
+    """
+
+    name: str
+    drop: float
+    drop_interval: tuple[float, float]
+    gain: float
+    gain_interval: tuple[float, float]
+    agreement: float | None
+    multiplier_cost: float
+    memory: float
+    design: str
+
+    def holds(self, limit: float) -> bool:
+        """Whether the drop on these images is within a limit."""
+        return self.drop <= limit
+
+
+class Advice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was tried.
+
+    Attributes:
+        images: how many.
+        metric: its name.
+        limit: on its drop.
+        now: the design as it was.
+        changes: those tried, the one that brings most first; the same design is there once.
+        best: name of the one to take: the cheapest within the limit, or if none is, the one with the least
+            drop; None if nothing is better than the design as it was.
+    """
+
+    images: int
+    metric: str
+    limit: float
+    now: Change
+    changes: list[Change]
+    best: str | None
+
+    @classmethod
+    def load(cls, path: Path) -> Advice:
+        """Read an ``advice.json``.
+
+        Raises:
+            RunError: it cannot be read, or is none.
+        """
+        return read_json(path, cls, "advice")
+
+    def encoded(self) -> bytes:
+        """The file's content."""
+        return msgspec.json.format(msgspec.json.encode(self)) + b"\n"
+
+    def change(self, name: str) -> Change:
+        """The change of that name."""
+        return next(one for one in self.changes if one.name == name)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Something to try.
+
+    Attributes:
+        name: in words.
+        edit: what it does to a design.
+        about: what it changes: of two that are about the same, one is enough.
+    """
+
+    name: str
+    edit: Edit
+    about: str
+
+
+_KINDS: dict[str, Kind] = {"operand": "activations", "weight": "weights"}
+"""Word lengths that a place of a convolution or fully connected layer takes."""
+
+
+def _longer(layer: str, kind: Kind, layer_class: str, more: int) -> Edit:
+    def edit(design: Design) -> Design:
+        now = design.width(layer, layer_class, kind)
+        own = replace(design.layers.get(layer, Widths()), **{kind: now + more})
+        return replace(design, layers={**design.layers, layer: own})
+
+    return edit
+
+
+def _classes_longer(names: Sequence[str], more: int) -> Edit:
+    """Some classes longer, and every layer among them that has a word length of its own."""
+
+    def longer(widths: Widths) -> Widths:
+        given = {name: getattr(widths, name) for name in widths.__struct_fields__}
+        return Widths(**{name: value if value is None else value + more for name, value in given.items()})
+
+    def edit(design: Design) -> Design:
+        classes = {n: longer(w) if n in names else w for n, w in design.classes.items()}
+        return replace(design, classes=classes)
+
+    return edit
+
+
+def _fields(**fields: Any) -> Edit:
+    return lambda design: replace(design, **fields)
+
+
+def _own_point(layer: str, point: BinaryPoint) -> Edit:
+    return lambda design: replace(design, binary_points={**design.binary_points, layer: point})
+
+
+def _of_layers(graph: Graph, design: Design, explanation: Explanation) -> Iterator[_Candidate]:
+    """For the worst layers: bits for their worst place, another rule, a binary point a channel."""
+    ops = {layer.name: layer.row.layer_class for layer in graph.layers} | {graph.input: "input"}
+    point, worst = design.binary_point, list(dict.fromkeys(part.layer for part in explanation.places))[:WORST]
+    for name in worst:
+        places = [part for part in explanation.places if part.layer == name]
+        first, layer_class = places[0], ops[name] or ""
+        kind = _KINDS.get(first.role, "activations" if first.role == "result" else "parameters")
+        if layer_class in ("conv", "fc") and first.role not in _KINDS:
+            kind = next((_KINDS[p.role] for p in places if p.role in _KINDS), "activations")
+        for more in (1, 2):
+            bits = "bit" if more == 1 else "bits"
+            yield _Candidate(
+                f"{name}: {kind} {more} {bits} longer", _longer(name, kind, layer_class, more), name
+            )
+        if point.scope in ("network", "class"):
+            continue
+        for rule in ("percentile", "mse", "sqnr", "max"):
+            if rule != point.rule and point.scope in RULE_SCOPES[rule]:
+                yield _Candidate(
+                    f"{name}: rule {rule}", _own_point(name, BinaryPoint(point.scope, rule)), name
+                )
+        if any(_helps(part.by_channel, explanation) for part in places):
+            by_channel = BinaryPoint("channel", point.rule, point.percentile)
+            yield _Candidate(f"{name}: scope channel", _own_point(name, by_channel), name)
+
+
+def _helps(lost: Lost | None, explanation: Explanation) -> bool:
+    return lost is not None and lost.loss < explanation.whole.loss
+
+
+def _of_all(design: Design) -> Iterator[_Candidate]:
+    """For the whole network."""
+    products, others = ("conv", "fc", "input"), ("bn", "add", "pool", "table", "mul", "lrn")
+    yield _Candidate("convolutions: 1 bit longer", _classes_longer(products, 1), "conv")
+    yield _Candidate("batch normalization: 1 bit longer", _classes_longer(others, 1), "bn")
+    yield _Candidate("batch normalization: 2 bits longer", _classes_longer(others, 2), "bn")
+    yield _Candidate("batch normalization: 1 bit shorter", _classes_longer(others, -1), "bn")
+    point = design.binary_point
+    for rule in ("max", "percentile", "mse", "sqnr", "loss"):
+        if rule != point.rule and point.scope in RULE_SCOPES[rule]:
+            yield _Candidate(f"rule {rule}", _fields(binary_point=BinaryPoint(point.scope, rule)), "rule")
+    if point.scope != "channel":
+        rule = "max" if point.scope in ("network", "class") else point.rule
+        yield _Candidate(
+            "scope channel", _fields(binary_point=BinaryPoint("channel", rule, point.percentile)), "rule"
+        )
+    if not design.unsigned:
+        yield _Candidate("unsigned operands", _fields(unsigned=True), "unsigned")
+    if not design.equalize and not design.layers:
+        yield _Candidate("equalized", _fields(equalize=True), "equalize")
+    for techniques in (["offsets"], ["offsets", "columns"]):
+        if not set(techniques) <= set(design.refine):
+            merged = list(dict.fromkeys([*design.refine, *techniques]))
+            yield _Candidate(f"refined by {' and '.join(merged)}", _fields(refine=merged), "refine")
+
+
+class _Trials:
+    """Tries designs on the same images."""
+
+    def __init__(self, quantizer: Quantizer, images: ImageSet, metric: Metric, progress: Progress) -> None:
+        self.quantizer, self.images, self.metric, self.progress = quantizer, images, metric, progress
+        self.reference = float_outcomes(quantizer.graph, images, metric)
+        self.first: tuple[Outcomes, int, int] | None = None
+        self.done, self.total = 0, 0
+
+    def tried(self, name: str, design: Design) -> Change:
+        """Measure a design; the first one is what the others are compared with.
+
+        Raises:
+            DesignError: the network cannot have it.
+        """
+        self.progress(name, self.done, self.total)
+        self.done += 1
+        network = self.quantizer.quantize(design)
+        engine, seen = make_engine(network), NO_OUTCOMES
+        for stored, targets in ahead(self.images, lambda inputs: quantize_images(network, inputs)):
+            seen = seen.joined(outcomes_of(network, engine, stored, targets, self.metric))
+        costs = cost(network)
+        memory = costs.weight_bits + costs.parameter_bits
+        if self.first is None:
+            self.first = seen, costs.multiplier_cost, memory
+        before, multipliers, bits = self.first
+        judged, step = summarize(self.reference, seen, self.metric), self.metric.pair(before, seen)
+        low, high = step.interval()
+        return Change(
+            name,
+            judged.drop,
+            judged.drop_interval,
+            -step.drop,
+            (-high, -low),
+            judged.agreement,
+            costs.multiplier_cost / multipliers if multipliers else 1.0,
+            memory / bits if bits else 1.0,
+            design.to_json().decode(),
+        )
+
+
+def _quiet(what: str, done: int, total: int) -> None:
+    """Nobody is told."""
+
+
+def advise(
+    quantizer: Quantizer,
+    design: Design,
+    explanation: Explanation,
+    images: ImageSet,
+    metric: Metric,
+    criterion: Criterion,
+    progress: Progress = _quiet,
+) -> Advice:
+    """Try changes of a design, one by one, then the best of them together.
+
+    Args:
+        quantizer: of the network; with calibration images, or refining is not tried.
+        design: as it is.
+        explanation: of it: whose layers changes are tried for.
+        images: to judge on, all of them.
+        metric: to judge by.
+        criterion: whose limit a change should hold.
+        progress: told what is tried, how many were, and how many there are.
+
+    Raises:
+        DataError: the images do not fit the network, or the metric.
+        DesignError: the design does not fit the network.
+    """
+    trials = _Trials(quantizer, images, metric, progress)
+    candidates = [*_of_layers(quantizer.graph, design, explanation), *_of_all(design)]
+    trials.total = 1 + len(candidates) + TOGETHER
+    limit = criterion.allowed(metric.pair(trials.reference, trials.reference), None)
+    now = trials.tried("as it is", design)
+    found: list[tuple[_Candidate, Change]] = []
+    for candidate in candidates:
+        changed = _edited(candidate, design, quantizer)
+        if changed is None or changed == design:
+            continue
+        try:
+            found.append((candidate, trials.tried(candidate.name, changed)))
+        except DesignError:
+            continue  # this network cannot have it
+    if now.drop <= limit:
+        found += _shorter(trials, design, explanation)
+    changes = [change for _, change in found]
+    changes += _together(trials, design, now, found)
+    changes.sort(key=lambda change: (-change.gain, change.multiplier_cost))
+    return Advice(len(images), metric.name, limit, now, changes, _best(now, changes, limit))
+
+
+def _edited(candidate: _Candidate, design: Design, quantizer: Quantizer) -> Design | None:
+    """The changed design; None where it means nothing for this network."""
+    try:
+        changed = candidate.edit(design)
+    except DesignError:
+        return None
+    return None if changed.refine and quantizer.calibration is None else changed
+
+
+def _shorter(
+    trials: _Trials, design: Design, explanation: Explanation
+) -> Iterator[tuple[_Candidate, Change]]:
+    """Where there is accuracy to spare: all convolutions shorter, but not the layers that lose most."""
+    products = [part for part in explanation.layers if part.op in ("conv", "fc")]
+    for fewer in (1, 2):
+        for count in (1, WORST, 3 * WORST):
+            kept = [part.layer for part in products[:count]]
+            names = kept[0] if count == 1 else f"the {len(kept)} layers that lose most"
+            bits = "bit" if fewer == 1 else "bits"
+
+            def edit(whole: Design, kept: list[str] = kept, fewer: int = fewer) -> Design:
+                ops = {part.layer: part.op for part in products}
+                own = {
+                    name: replace(
+                        whole.layers.get(name, Widths()),
+                        weights=whole.width(name, ops[name], "weights"),
+                        activations=whole.width(name, ops[name], "activations"),
+                    )
+                    for name in kept
+                }
+                shorter = _classes_longer(("conv", "fc"), -fewer)(whole)
+                return replace(shorter, layers={**shorter.layers, **own})
+
+            candidate = _Candidate(f"convolutions {fewer} {bits} shorter, but not {names}", edit, "conv")
+            changed = _edited(candidate, design, trials.quantizer)
+            if changed is not None:
+                try:
+                    yield candidate, trials.tried(candidate.name, changed)
+                except DesignError:
+                    continue
+
+
+def _together(
+    trials: _Trials, design: Design, now: Change, found: Sequence[tuple[_Candidate, Change]]
+) -> Iterator[Change]:
+    """The best changes one upon the other, each kept if it helps once more.
+
+    Those come first that bring most for what they cost more; what helps by chance alone is left out.
+    """
+
+    def worth(pair: tuple[_Candidate, Change]) -> float:
+        change = pair[1]
+        return change.gain / (0.02 + max(change.multiplier_cost - 1, 0.0))
+
+    helpful = [pair for pair in found if pair[1].gain_interval[0] > 0]
+    helpful.sort(key=worth, reverse=True)
+    current, taken, drop, left = design, list[_Candidate](), now.drop, TOGETHER
+    for candidate, change in helpful:
+        changed = _edited(candidate, current, trials.quantizer)
+        if not left or changed is None or candidate.about in [one.about for one in taken]:
+            continue
+        if not taken:  # it was tried already
+            current, taken, drop = changed, [candidate], change.drop
+            continue
+        left -= 1
+        try:
+            tried = trials.tried("; ".join(one.name for one in [*taken, candidate]), changed)
+        except DesignError:
+            continue
+        if tried.drop < drop:
+            current, taken, drop = changed, [*taken, candidate], tried.drop
+            yield tried
+
+
+def _best(now: Change, changes: Sequence[Change], limit: float) -> str | None:
+    holding = [change for change in changes if change.holds(limit)]
+    if holding and (not now.holds(limit) or min(c.multiplier_cost for c in holding) < 1):
+        return min(holding, key=lambda change: (change.multiplier_cost, change.drop)).name
+    better = [change for change in changes if change.gain > 0]
+    if now.holds(limit) or not better:
+        return None
+    return min(better, key=lambda change: change.drop).name

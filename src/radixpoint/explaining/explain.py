@@ -1,0 +1,244 @@
+"""Which layers cost the accuracy, and what in them: each alone quantized, and each alone freed.
+
+Every figure is measured on a network of its own: the same network with other formats in some places, run in
+integers. Nothing is estimated from the figures of another design.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
+
+from radixpoint.arithmetic.formats import MAX_FRACTION, MAX_STORED, TensorFormat
+from radixpoint.data import ImageSet
+from radixpoint.errors import DesignError
+from radixpoint.explaining.probe import Lost, Probe
+from radixpoint.files import read_json
+from radixpoint.measure.metrics import Metric
+from radixpoint.quantization.design import RULE_SCOPES, BinaryPoint, Design
+from radixpoint.quantization.quantize import Quantizer
+from radixpoint.quantization.sites import Key
+
+FILE = "explanation.json"
+IMAGES = 128
+"""Looked at unless others are asked for."""
+DEEPER = 5
+"""Layers whose places are looked at one by one."""
+MORE_BITS = 4
+"""Added to a format to take away its saturation, or its rounding."""
+Progress = Callable[[str, int, int], None]
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A layer, or one place of it.
+
+    Attributes:
+        layer, op: its name and operator.
+        role: of the place; empty for the whole layer.
+        format: of the place, or of the layer's places.
+        alone: what is lost when it alone is quantized, and all others are freed.
+        without: what is still lost when it alone is freed, and all others are quantized.
+        share: of the sum of all layers' ``alone``, in percent; of a place: of its layer's places.
+        unsaturated, unrounded: as ``without``, but only its saturation, or only its rounding, is taken away.
+            None for a whole layer.
+        by_channel: as ``without``, with a binary point a channel in this place; None where it has none.
+    """
+
+    layer: str
+    op: str
+    role: str
+    format: str
+    alone: Lost
+    without: Lost
+    share: float
+    unsaturated: Lost | None = None
+    unrounded: Lost | None = None
+    by_channel: Lost | None = None
+
+
+class Explanation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a design loses.
+
+    Attributes:
+        images: how many were looked at.
+        metric: that drops are measured by.
+        unit: of the losses: ``bits`` of divergence, or ``relative`` squared error.
+        whole: what the design loses, rounded to nearest.
+        free: what is lost when every layer is freed.
+        layers: the one that loses most alone comes first.
+        left_over: what the layers' losses do not add up to, in percent of the whole loss: negative where
+            layers make up for each other.
+        places: of the first layers, the one that loses most alone comes first within its layer.
+        design: as JSON.
+    """
+
+    images: int
+    metric: str
+    unit: str
+    whole: Lost
+    free: Lost
+    layers: list[Part]
+    left_over: float
+    places: list[Part]
+    design: str
+
+    @property
+    def sensitivities(self) -> dict[str, float]:
+        """What each layer loses alone, by name."""
+        return {part.layer: part.alone.loss for part in self.layers}
+
+    @property
+    def made_for(self) -> Design:
+        """The design that is explained."""
+        return msgspec.json.decode(self.design, type=Design)
+
+    @classmethod
+    def load(cls, path: Path) -> Explanation:
+        """Read an ``explanation.json``.
+
+        Raises:
+            RunError: it cannot be read, or is none.
+        """
+        return read_json(path, cls, "an explanation")
+
+    def encoded(self) -> bytes:
+        """The file's content."""
+        return msgspec.json.format(msgspec.json.encode(self)) + b"\n"
+
+
+def _quiet(what: str, done: int, total: int) -> None:
+    """Nobody is told."""
+
+
+def explain(
+    quantizer: Quantizer,
+    design: Design,
+    images: ImageSet,
+    metric: Metric,
+    deeper: int = DEEPER,
+    progress: Progress = _quiet,
+) -> Explanation:
+    """Measure what every layer costs, and within the worst ones every place.
+
+    Args:
+        quantizer: of the network.
+        design: to be explained; ``refine`` and a narrow accumulator are left out.
+        images: to measure on, all of them.
+        metric: for drops.
+        deeper: in how many layers places are looked at one by one.
+        progress: told what is measured, how many networks were run, and how many there are.
+
+    Raises:
+        DataError: the images do not fit the network, or the metric.
+        DesignError: the design does not fit the network, or codes its operands.
+    """
+    metric.check(quantizer.graph, images)
+    return _Explainer(Probe(quantizer, design, images, metric), design, deeper, progress).run()
+
+
+class _Explainer:
+    """Measures one part after the other."""
+
+    def __init__(self, probe: Probe, design: Design, deeper: int, progress: Progress) -> None:
+        self.probe, self.design, self.progress = probe, design, progress
+        self.ops = {layer.name: layer.op for layer in probe.quantizer.graph.layers}
+        self.keys: dict[str, list[Key]] = {}
+        for key in probe.places:
+            self.keys.setdefault(key[0], []).append(key)
+        self.deeper = min(deeper, len(self.keys))
+        self.done, self.total = 0, 2 + 2 * len(self.keys)
+
+    def run(self) -> Explanation:
+        probe = self.probe
+        whole, free = self._lost("the whole", []), self._lost("all freed", list(probe.places))
+        layers = [self._part(name, "", keys) for name, keys in self.keys.items()]
+        layers = _ranked(layers, free)
+        worst = [part.layer for part in layers[: self.deeper]]
+        self.total += sum(5 * len(self.keys[name]) for name in worst)
+        places = []
+        for name in worst:
+            places += _ranked([self._place(key) for key in self.keys[name]], free)
+        added = sum(part.alone.loss - free.loss for part in layers) + free.loss
+        left_over = 100 * (whole.loss - added) / whole.loss if whole.loss else 0.0
+        unit = "bits" if probe.names_classes else "relative"
+        return Explanation(
+            *(len(probe.images), probe.metric.name, unit, whole, free, layers, left_over, places),
+            self.design.to_json().decode(),
+        )
+
+    def _lost(self, what: str, keys: list[Key]) -> Lost:
+        """With these places freed."""
+        self.progress(what, self.done, self.total)
+        self.done += 1
+        probe = self.probe
+        formats = {key: probe.free[key] if key in keys else form for key, form in probe.formats.items()}
+        return probe.lost(formats)
+
+    def _part(self, layer: str, role: str, keys: list[Key]) -> Part:
+        probe = self.probe
+        others = [key for key in probe.places if key not in keys]
+        formats = " ".join(f"{key[1]} {_shown(probe.formats[key])}" for key in keys)
+        return Part(
+            layer,
+            self.ops.get(layer, "input"),
+            role,
+            formats if not role else _shown(probe.formats[keys[0]]),
+            alone=self._lost(f"{layer} alone", others),
+            without=self._lost(f"all but {layer}", keys),
+            share=0.0,
+        )
+
+    def _place(self, key: Key) -> Part:
+        layer, role = key
+        form = self.probe.formats[key]
+        part = self._part(layer, role, [key])
+        more = min(MORE_BITS, MAX_STORED - form.word_length)
+        wider = TensorFormat(form.signed, form.word_length + more, form.fraction_lengths)
+        fractions = tuple(min(f + more, MAX_FRACTION) for f in form.fraction_lengths)
+        finer = TensorFormat(form.signed, form.word_length + more, fractions)
+        channels = self._by_channel(key)
+        return replace(
+            part,
+            unsaturated=self._changed(f"{layer} {role} unsaturated", key, wider),
+            unrounded=self._changed(f"{layer} {role} unrounded", key, finer),
+            by_channel=None
+            if channels is None
+            else self._changed(f"{layer} {role} by channel", key, channels),
+        )
+
+    def _changed(self, what: str, key: Key, form: TensorFormat) -> Lost | None:
+        """With another format in one place; None where sums would not fit."""
+        self.progress(what, self.done, self.total)
+        self.done += 1
+        try:
+            return self.probe.lost({**self.probe.formats, key: form})
+        except DesignError:
+            return None
+
+    def _by_channel(self, key: Key) -> TensorFormat | None:
+        """The format that the place would have with a binary point a channel."""
+        point, (site, form) = self.probe.design.binary_point, self.probe.places[key]
+        if point.scope != "tensor" or "channel" not in RULE_SCOPES[point.rule] or not site.by_channel:
+            return None
+        scoped = BinaryPoint("channel", point.rule, point.percentile)
+        found = self.probe.quantizer.formats(replace(self.probe.design, binary_point=scoped))[key]
+        return found if found != form else None
+
+
+def _shown(form: TensorFormat) -> str:
+    low, high = min(form.fraction_lengths), max(form.fraction_lengths)
+    points = f"{low}" if low == high else f"{low}..{high}"
+    return f"{'s' if form.signed else 'u'}fix{form.word_length}_En{points}"
+
+
+def _ranked(parts: list[Part], free: Lost) -> list[Part]:
+    """The one that loses most alone first, each with its share."""
+    added = sum(max(part.alone.loss - free.loss, 0.0) for part in parts)
+    shared = (
+        replace(part, share=100 * max(part.alone.loss - free.loss, 0.0) / added if added else 0.0)
+        for part in parts
+    )
+    return sorted(shared, key=lambda part: -part.alone.loss)
