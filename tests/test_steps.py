@@ -223,3 +223,18 @@ def test_groups_of_different_sizes() -> None:
     sums = chain.check(x)["0.conv"]
     assert int(np.abs(sums[:, :2]).max()) > 2**53 > int(np.abs(sums[:, 2:]).max())
     assert (sums % 2).any(), "float64 holds even ones: the test shows nothing"
+
+
+@pytest.mark.parametrize("overflow", ["SAT", "SAT_SYM", "WRAP"])
+@pytest.mark.parametrize("word", [2, 7, 8, 9, 12, 16, 17, 31])
+def test_casts_between_signs(word: int, overflow: str) -> None:
+    """Signed to unsigned and back, without a shift and with one: negative values have no place there."""
+    for longer in (-1, 0, 1):
+        for shift in (-1, 0, 1):
+            if not 1 <= word + longer <= 32:
+                continue
+            chain = Chain(word, 3, (2, 3, 2))
+            chain.cast(TensorFormat(False, word + longer, (3 - shift,)), "RND", overflow)
+            chain.cast(TensorFormat(True, word, (3,)), "RND", overflow)
+            found = chain.check(extremes(word, (2, 3, 2), word))
+            assert found["0.cast"].min() == 0

@@ -87,7 +87,7 @@ class Builder:
         base = source.format.fraction_lengths[0] - max(0, source.high.bit_length() - word + r.randint(-2, 3))
         base += r.choice([0, 0, 0, 0, -40, 70])
         form = TensorFormat(True, word, tuple(base + r.randint(-1, 1) for _ in range(channels)))
-        if source.low >= 0 and r.random() < 0.5:
+        if r.random() < (0.5 if source.low >= 0 else 0.25):
             form = TensorFormat(False, word, form.fraction_lengths)
         attributes = {
             "rounding": r.choice(list(Rounding)).value,

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from radixpoint.cli.calibrate import calibrate
+from radixpoint.cli.compare import compare
 from radixpoint.cli.cost import cost
 from radixpoint.cli.demo import demo
 from radixpoint.cli.evaluate import evaluate
@@ -51,6 +52,7 @@ for command in (
     demo,
     report,
     explain,
+    compare,
     worker,
     reproduce,
 ):

@@ -120,6 +120,16 @@ class ImageSet:
         """The first ``count`` of a fixed shuffle: a random choice from all classes."""
         return self._taken(np.array(chosen_places(len(self), count), np.int64))
 
+    def leading(self, count: int) -> ImageSet:
+        """The images 0..count-1.
+
+        Raises:
+            DataError: there are fewer.
+        """
+        if count > len(self):
+            raise DataError(f"{self.source}: {len(self)} images: expected at least {count}")
+        return self._taken(np.arange(count))
+
     def parted(self, count: int) -> tuple[ImageSet, ImageSet]:
         """The ``count`` images of ``first``, and the others; the first part tells what was unreadable.
 

@@ -154,13 +154,13 @@ class _Explainer:
     def run(self) -> Explanation:
         probe = self.probe
         whole, free = self._lost("the whole", []), self._lost("all freed", list(probe.places))
-        layers = [self._part(name, "", keys) for name, keys in self.keys.items()]
-        layers = _ranked(layers, free)
+        layers = _ranked(self._parts([(name, "", keys) for name, keys in self.keys.items()]), free)
         worst = [part.layer for part in layers[: self.deeper]]
         self.total += sum(5 * len(self.keys[name]) for name in worst)
         places = []
         for name in worst:
-            places += _ranked([self._place(key) for key in self.keys[name]], free)
+            parts = self._parts([(*key, [key]) for key in self.keys[name]])
+            places += _ranked([self._deeper(part) for part in parts], free)
         added = sum(part.alone.loss - free.loss for part in layers) + free.loss
         left_over = 100 * (whole.loss - added) / whole.loss if whole.loss else 0.0
         unit = "bits" if probe.names_classes else "relative"
@@ -177,36 +177,42 @@ class _Explainer:
         formats = {key: probe.free[key] if key in keys else form for key, form in probe.formats.items()}
         return probe.lost(formats)
 
-    def _part(self, layer: str, role: str, keys: list[Key]) -> Part:
-        probe = self.probe
-        others = [key for key in probe.places if key not in keys]
-        formats = " ".join(f"{key[1]} {_shown(probe.formats[key])}" for key in keys)
-        return Part(
-            layer,
-            self.ops.get(layer, "input"),
-            role,
-            formats if not role else _shown(probe.formats[keys[0]]),
-            alone=self._lost(f"{layer} alone", others),
-            without=self._lost(f"all but {layer}", keys),
-            share=0.0,
+    def _parts(self, asked: list[tuple[str, str, list[Key]]]) -> list[Part]:
+        """Layers or places: first each alone, then all but each, so that most integers are known."""
+        places = list(self.probe.places)
+        alone = [
+            self._lost(f"{layer} {role} alone", [key for key in places if key not in keys])
+            for layer, role, keys in asked
+        ]
+        without = [self._lost(f"all but {layer} {role}", keys) for layer, role, keys in asked]
+        return [
+            Part(
+                layer, self.ops.get(layer, "input"), role, self._formats(role, keys), before, after, share=0.0
+            )
+            for (layer, role, keys), before, after in zip(asked, alone, without, strict=True)
+        ]
+
+    def _formats(self, role: str, keys: list[Key]) -> str:
+        shown = [_shown(self.probe.formats[key]) for key in keys]
+        return (
+            shown[0] if role else ", ".join(f"{key[1]} {form}" for key, form in zip(keys, shown, strict=True))
         )
 
-    def _place(self, key: Key) -> Part:
-        layer, role = key
+    def _deeper(self, part: Part) -> Part:
+        """What of a place is gone without its saturation, its rounding, and with a binary point a channel."""
+        key = (part.layer, part.role)
         form = self.probe.formats[key]
-        part = self._part(layer, role, [key])
         more = min(MORE_BITS, MAX_STORED - form.word_length)
         wider = TensorFormat(form.signed, form.word_length + more, form.fraction_lengths)
         fractions = tuple(min(f + more, MAX_FRACTION) for f in form.fraction_lengths)
         finer = TensorFormat(form.signed, form.word_length + more, fractions)
         channels = self._by_channel(key)
+        what = " ".join(key)
         return replace(
             part,
-            unsaturated=self._changed(f"{layer} {role} unsaturated", key, wider),
-            unrounded=self._changed(f"{layer} {role} unrounded", key, finer),
-            by_channel=None
-            if channels is None
-            else self._changed(f"{layer} {role} by channel", key, channels),
+            unsaturated=self._changed(f"{what} unsaturated", key, wider),
+            unrounded=self._changed(f"{what} unrounded", key, finer),
+            by_channel=None if channels is None else self._changed(f"{what} by channel", key, channels),
         )
 
     def _changed(self, what: str, key: Key, form: TensorFormat) -> Lost | None:

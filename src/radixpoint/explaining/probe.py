@@ -105,7 +105,8 @@ class Probe:
             formats = {}
             for key, (site, form) in self.places.items():
                 little = form.word_length + ENOUGH > FREE and site.layer_class not in PRODUCTS
-                formats[key] = freed(form, longest if little else FREE)
+                # the engines' fast products take 16 bits with a sign, so 15 without
+                formats[key] = freed(form, longest if little else FREE - (not form.signed))
             try:
                 self.quantizer.lowered(self.design, formats)
             except DesignError as error:

@@ -202,10 +202,9 @@ class Stage:
         if right.max() > 62:
             raise Unsupported(f"a shift by {right.max()} places")
         form = result.format
-        largest = magnitude(current) << int(np.maximum(-places, 0).max())
-        harmless = not right.any() and largest <= form.max - (overflow is Overflow.SAT_SYM)
-        if harmless:
-            return True
+        left, (low, high) = int(np.maximum(-places, 0).max()), form.limits(overflow)
+        if not right.any() and low <= min(current.low, 0) << left and max(current.high, 0) << left <= high:
+            return True  # every value stays what it is
         self.rounded, self.shift, self.rounding = True, right, rounding
         if overflow is Overflow.WRAP:
             self.limit = "WRAP_SIGNED" if form.signed else "WRAP_UNSIGNED"

@@ -1,0 +1,167 @@
+"""``radixpoint compare``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from radixpoint.cli import options
+from radixpoint.cli.inputs import read_images
+from radixpoint.cli.terminal import bars, emit, out, say
+from radixpoint.data import ImageSet
+from radixpoint.engines import quantize_images
+from radixpoint.errors import DataError
+from radixpoint.explaining.compare import Comparison
+from radixpoint.explaining.compare import compare as compared
+from radixpoint.explaining.dump import Dumped, Form, Matched, matched, read_dump
+from radixpoint.ir.network import IntGraph
+from radixpoint.ir.storage import load_network
+
+SHOWN = 10
+"""Tensors, and causes, that are listed."""
+
+
+def compare(
+    network: Annotated[Path, typer.Argument(metavar="NETWORK", help="The quantized network (.safetensors).")],
+    dump: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DUMP",
+            help="Your tensors: .npz, .npy, .bin, .hex, .mem, .txt, .csv, or a folder of such files, named "
+            "by tensors or layers.",
+        ),
+    ],
+    images: Annotated[
+        str | None,
+        typer.Option("--images", "-i", help="What was put in, as images. Default: the input in the dump."),
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option("--input", help="What was put in, as stored integers: a file like DUMP.")
+    ] = None,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, help="The dump is of the first so many images.")
+    ] = 1,
+    tensor: Annotated[
+        str | None, typer.Option("--tensor", "-t", help="What a dump of one tensor is of.")
+    ] = None,
+    form: Annotated[
+        Form, typer.Option(help="Numbers in text: hex words, decimal integers, real values.")
+    ] = "auto",
+    word_bytes: Annotated[
+        int | None, typer.Option(help="Bytes of a word in .bin; little-endian. Default: 1.")
+    ] = None,
+    classes: options.Classes = None,
+    preprocessing: options.PreprocessingFile = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Tell where tensors of a board, a simulator or another tool differ, and why.
+
+    The first value that differs is named, then what people get wrong is tried: rounding, overflow, shifts,
+    order of additions, signs, bytes, layout, padding, kernels, biases, preprocessing. A cause is named if it
+    explains every value. Exit status: 0 if all is equal, 1 if not.
+
+    Example: radixpoint compare network.safetensors dump.npz --images picture/ --count 2
+    """
+    quantized = load_network(network)
+    given = read_dump(dump, form, word_bytes)
+    stored, image_set, given = _put_in(quantized, given, images, inputs, count, classes, preprocessing)
+    found = matched(quantized, given, len(stored), tensor)
+    if not found:
+        raise DataError(f"{dump}: nothing but the input: expected tensors to compare")
+    with bars() as shown:
+        task = shown.add_task("comparing", total=None)
+        result = compared(
+            *(quantized, found, stored, image_set),
+            lambda done, what: shown.update(task, completed=done, description=f"trying: {what}"),
+        )
+    if as_json:
+        emit(asdict(result))
+    else:
+        _show(quantized, found, result)
+    raise typer.Exit(0 if result.equal else 1)
+
+
+def _put_in(
+    network: IntGraph,
+    given: list[Dumped],
+    images: str | None,
+    inputs: Path | None,
+    count: int,
+    classes: str | None,
+    preprocessing: str | None,
+) -> tuple[Any, ImageSet | None, list[Dumped]]:
+    """Stored integers that were put in, the images that they are of, and what of the dump is left.
+
+    Raises:
+        DataError: nothing says what was put in.
+    """
+    own = [one for one in given if one.name == network.input]
+    rest = [one for one in given if one.name != network.input]
+    if images is not None:
+        found = read_images(images, classes, preprocessing)
+        found.check_shape(network.tensors[network.input].shape)
+        first = found.leading(count)
+        return quantize_images(network, first.inputs(0, count)), first, given
+    if inputs is not None:
+        own, rest = read_dump(inputs), given
+    if len(own) != 1:
+        raise DataError(
+            f"what was put in is not known: expected --images, --input, or {network.input!r} in the dump"
+        )
+    size = int(np.prod(network.tensors[network.input].shape))
+    if own[0].values.size % size:
+        raise DataError(f"an input of {own[0].values.size} values: expected a multiple of {size}")
+    (put_in,) = matched(
+        network, [Dumped(network.input, own[0].values, own[0].words)], own[0].values.size // size
+    )
+    form = network.tensors[network.input].format
+    if put_in.values.min() < form.min or put_in.values.max() > form.max:
+        raise DataError(
+            f"an input of {put_in.values.min()}..{put_in.values.max()}: expected stored integers of {form}"
+        )
+    return put_in.values, None, rest
+
+
+def _show(network: IntGraph, found: list[Matched], result: Comparison) -> None:
+    by = ", ".join(sorted({one.by for one in found}))
+    layouts = ", ".join(sorted({one.layout for one in found}))
+    say(f"{len(result.tensors)} tensors, matched by {by}, laid out as {layouts}")
+    if result.equal:
+        say("equal: every value")
+        return
+    table = Table()
+    table.add_column("tensor", no_wrap=True)
+    for column in ("first difference at", "expected", "got", "differ", "of", "by at most"):
+        table.add_column(column)
+    for one in result.differences[:SHOWN]:
+        place = "image " + ", ".join(map(str, one.place))
+        table.add_row(
+            escape(one.tensor), place, *map(str, (one.expected, one.got, one.count, one.values, one.largest))
+        )
+    out.print(table)
+    first = result.differences[0]
+    say(
+        f"the first to differ is {first.tensor} of layer {first.layer} "
+        f"({network.tensors[first.tensor].format}); {len(result.differences)} of {len(result.tensors)} differ"
+    )
+    whole = [cause for cause in result.causes if cause.whole]
+    if whole:
+        say(
+            "this explains every value of the dump:"
+            if len(whole) == 1
+            else "each of these explains every value:"
+        )
+    elif result.causes:
+        say(
+            "nothing explains the whole dump; these explain the first tensor that differs, not all behind it:"
+        )
+    else:
+        say(f"none of {result.tried} faults explains it, alone or in pairs")
+    for cause in (whole or result.causes)[:SHOWN]:
+        say(f"  {' and '.join(cause.texts)} [{', '.join(cause.kinds)}]")

@@ -1,0 +1,396 @@
+"""Comparing dumps: faults are planted in the text of the exported C, and the right kind is named, or none."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+import exports
+import networks
+from radixpoint.data import ImageSet, Preprocessing
+from radixpoint.engines import ReferenceEngine, quantize_images
+from radixpoint.errors import DataError
+from radixpoint.explaining.compare import Comparison, compare
+from radixpoint.explaining.dump import Dumped, matched, read_dump
+from radixpoint.explaining.faults import Planted, copied, faults
+from radixpoint.export import export_network
+from radixpoint.ir.network import IntGraph
+from radixpoint.ir.plan import Plan
+from radixpoint.ir.storage import save_network
+from test_cli import fails
+from test_cli import run as command
+from test_native import COMPILER
+
+pytestmark = pytest.mark.slow("it compiles")
+NETWORK = exports.quantized(
+    networks.residual(), binary_point={"scope": "tensor", "rule": "percentile", "percentile": 97.0}
+)
+"""Saturates, so that overflow shows."""
+STORED = np.concatenate([exports.extreme_image(NETWORK, "conv0"), exports.example_images(NETWORK, 3)])
+ORDER = Plan(NETWORK).order
+RESULTS = [name for name in ORDER if NETWORK.tensors[name].value is not None]
+"""What a layer ends with."""
+needs_c = pytest.mark.skipif(COMPILER is None, reason="no C compiler: faults in C are NOT planted")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change of the exported C: in the function of a layer, or (``layer`` None) in all of them."""
+
+    kind: str
+    layer: str | None
+    pattern: str
+    to: str
+
+
+WINDOW = r"\(c \* 3 \+ ky\) \* 3 \+ kx"
+SUM = r"sum \+= \(int32_t\)w\[k\] \* a\[k\];"
+OFFSET = r"v = v \+ rx_align\((p->\w+\[c\]), (\d+)\);"
+EDITS = {
+    "truncates": Edit("rounding mode", "conv0", r"rx_round_RND", "rx_round_TRN"),
+    "to even": Edit("rounding mode", "batch_norm1", r"rx_round_RND", "rx_round_RND_CONV"),
+    "towards zero everywhere": Edit("rounding mode", None, r"rx_round_RND", "rx_round_TRN_ZERO"),
+    "average truncates": Edit("rounding mode", "average_pool13", r"rx_divide_RND", "rx_divide_TRN"),
+    "wraps": Edit("overflow", "batch_norm1", r"rx_saturate\(v, -1024, 1023\)", "rx_wrap(v, 11, 1)"),
+    "wraps everywhere": Edit("overflow", None, r"rx_saturate\(v, -1024, 1023\)", "rx_wrap(v, 11, 1)"),
+    "symmetric": Edit("overflow", "batch_norm1", r"-1024, 1023", "-1023, 1023"),
+    "one place more": Edit("shift", "conv0", r"rx_round_RND\(v, (\d+)\)", r"rx_round_RND(v, \1 + 1)"),
+    "one place fewer": Edit("shift", "batch_norm5", r"rx_round_RND\(v, (\d+)\)", r"rx_round_RND(v, \1 - 1)"),
+    "truncated first": Edit("truncation before the addition", "batch_norm1", OFFSET,
+                            r"v = rx_align(v >> SHIFT, SHIFT) + rx_align(\1, \2);"),
+    "rounded first": Edit("rounded twice", "batch_norm1", OFFSET,
+                          r"v = rx_align(rx_round_RND(v, SHIFT), SHIFT) + rx_align(\1, \2);"),
+    "no sign": Edit("sign", "conv0", SUM, "sum += (int32_t)w[k] * (a[k] & 127);"),
+    "16 bits": Edit("accumulator", "conv0", r"v = sum;", "v = (int16_t)sum;"),
+    "flipped": Edit("kernel flipped", "conv0", WINDOW, "(c * 3 + 2 - ky) * 3 + 2 - kx"),
+    "transposed": Edit("kernel transposed", "conv7", WINDOW, "(c * 3 + kx) * 3 + ky"),
+    "top and left": Edit("padding side", "conv7", r"(y|x) \* 2 \+ k(y|x) \* 1 - 1", r"\1 * 2 + k\2 * 1 - 2"),
+    "bottom and right": Edit("padding side", "conv0", r"(y|x) \* 1 \+ k(y|x) \* 1 - 1", r"\1 * 1 + k\2 * 1"),
+    "bias not aligned": Edit("bias", "batch_norm1", OFFSET, r"v = v + \1;"),
+    "bias halved": Edit("bias", "batch_norm1", OFFSET, r"v = v + rx_align(\1, \2 - 1);"),
+    "bias missing": Edit("bias", "batch_norm8", OFFSET, r"v = v + 0 * (\1);"),
+    "bias subtracted": Edit("bias", "batch_norm5", OFFSET, r"v = v - rx_align(\1, \2);"),
+    "no ReLU": Edit("ReLU", "relu2", r"rx_saturate\(v, 0, 1023\)", "rx_saturate(v, -1024, 1023)"),
+    "BGR": Edit("image", "conv0", SUM, "sum += (int32_t)w[k] * a[2 - k];"),
+}  # fmt: skip
+"""One thing that is wrong each."""
+TOGETHER = [
+    ("truncates", "no ReLU"),
+    ("flipped", "bias missing"),
+    ("wraps", "one place fewer"),
+    ("one place more", "symmetric"),
+    ("truncated first", "wraps"),
+    ("BGR", "transposed"),
+    ("to even", "wraps"),
+    ("top and left", "average truncates"),
+]
+"""Two at a time: in different layers, and in the same one."""
+
+
+def planted(text: str, edit: Edit) -> str:
+    """The C text with an edit; the places by which the layer's cast shifts are put in for SHIFT."""
+    name = r"\w+" if edit.layer is None else edit.layer
+    functions = list(re.finditer(rf"static void layer_\d+_{name}\(.*?\n}}\n", text, re.S))
+    assert functions, edit
+    for function in reversed(functions):
+        body = function[0]
+        shift = re.search(r"rx_round_\w+\(v, (\d+)", body)
+        to = edit.to.replace("SHIFT", shift[1] if shift else "0")
+        text = text[: function.start()] + re.sub(edit.pattern, to, body) + text[function.end() :]
+    return text
+
+
+@pytest.fixture(scope="module")
+def c_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare") / "c"
+    export_network(NETWORK, "c", folder, STORED)
+    return folder
+
+
+def dumped(folder: Path, to: Path, edits: list[Edit]) -> dict[str, NDArray[np.int64]]:
+    """Every tensor that the C computes, with faults in its text; channels first."""
+    shutil.copytree(folder, to)
+    text = (to / "network.c").read_text()
+    for edit in edits:
+        changed = planted(text, edit)
+        assert changed != text, edit
+        text = changed
+    (to / "network.c").write_text(text)
+    sources = [to / name for name in ("network.c", "parameters.c", "harness.c")]
+    compiler = [shutil.which("cc") or "gcc", "-std=c99", "-O1", "-DRADIXPOINT_TRACE"]
+    subprocess.run([*compiler, *sources, "-o", to / "run"], check=True)
+    put_in = np.moveaxis(STORED, 1, -1).astype("<i8").tobytes()
+    done = subprocess.run([to / "run"], input=put_in, capture_output=True, check=True)
+    found = np.frombuffer(done.stdout, "<i8").reshape(len(STORED), -1)
+    values, begin = {}, 0
+    for name in ORDER:
+        shape = NETWORK.tensors[name].shape
+        size = int(np.prod(shape))
+        part = found[:, begin : begin + size]
+        last = (len(STORED), *shape[1:], shape[0]) if len(shape) == 3 else (len(STORED), *shape)
+        values[name] = np.moveaxis(part.reshape(last), -1, 1) if len(shape) == 3 else part.reshape(last)
+        begin += size
+    return values
+
+
+def compared(values: dict[str, NDArray[np.int64]], names: list[str] = RESULTS) -> Comparison:
+    given = [Dumped(name, values[name]) for name in names]
+    return compare(NETWORK, matched(NETWORK, given, len(STORED)), STORED)
+
+
+@needs_c
+def test_an_equal_dump_has_no_cause(c_folder: Path, tmp_path: Path) -> None:
+    found = compared(dumped(c_folder, tmp_path / "c", []), list(ORDER[1:]))
+    assert found.equal
+    assert not found.causes
+    assert not found.differences
+
+
+@needs_c
+@pytest.mark.parametrize("name", EDITS)
+def test_one_fault_in_c(c_folder: Path, tmp_path: Path, name: str) -> None:
+    """It is found, and every kind that is named explains all; the right one is among them."""
+    edit = EDITS[name]
+    values = dumped(c_folder, tmp_path / "c", [edit])
+    found = compared(values)
+    assert not found.equal
+    expected = ReferenceEngine(NETWORK).run(STORED, RESULTS)
+    first = next(n for n in RESULTS if not np.array_equal(values[n], expected[n]))
+    difference = found.differences[0]
+    assert difference.tensor == first
+    assert (difference.expected, difference.got) == (
+        expected[first][difference.place],
+        values[first][difference.place],
+    )
+    assert difference.count == (values[first] != expected[first]).sum()
+    assert all(cause.whole for cause in found.causes)
+    assert (edit.kind,) in [cause.kinds for cause in found.causes], found.causes
+    assert found.causes[0].kinds == (edit.kind,), found.causes
+
+
+@needs_c
+@pytest.mark.parametrize("names", TOGETHER, ids=" and ".join)
+def test_two_faults_in_c(c_folder: Path, tmp_path: Path, names: tuple[str, str]) -> None:
+    edits = [EDITS[name] for name in names]
+    found = compared(dumped(c_folder, tmp_path / "c", edits))
+    assert not found.equal
+    assert found.causes
+    assert all(cause.whole for cause in found.causes)
+    kinds = sorted(edit.kind for edit in edits)
+    assert kinds in [sorted(cause.kinds) for cause in found.causes], found.causes
+
+
+@needs_c
+def test_an_unknown_fault_has_no_cause(
+    c_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few sums are wrong: nobody's usual mistake, and nothing is named."""
+    monkeypatch.setattr("radixpoint.explaining.compare.PAIRS", 100)
+    strange = Edit("", "conv0", r"v = sum;", "v = sum + 3 * (c == 2) * (x == 1);")
+    found = compared(dumped(c_folder, tmp_path / "c", [strange]))
+    assert not found.equal
+    assert not any(cause.whole for cause in found.causes)
+
+
+def test_every_fault_changes_the_network() -> None:
+    """A copy without faults computes the same; one with a fault that means something does not."""
+    same = copied(NETWORK, [])
+    assert same is not None
+    right = ReferenceEngine(NETWORK).run(STORED, RESULTS)
+    again = ReferenceEngine(same).run(STORED, RESULTS)
+    assert all(np.array_equal(right[name], again[name]) for name in RESULTS)
+    seen = set()
+    for fault in faults():
+        network = copied(NETWORK, [Planted(fault, None, None)])
+        if network is None:
+            continue
+        values = ReferenceEngine(network).run(STORED, RESULTS)
+        if any(not np.array_equal(right[name], values[name]) for name in RESULTS):
+            seen.add(fault.kind)
+    assert len(seen) >= 11, seen
+
+
+# ------------------------------------------------------------------------------- what was read or put in
+
+
+def right() -> dict[str, NDArray[np.int64]]:
+    return ReferenceEngine(NETWORK).run(STORED, RESULTS)
+
+
+def read_as(change: str) -> Comparison:
+    """Dumps without shapes, as a raw file has them, that were written otherwise."""
+    values = right()
+    flat = {}
+    for name, x in values.items():
+        bits = NETWORK.tensors[name].format.word_length
+        changed = x
+        match change:
+            case "NHWC" if x.ndim == 4:
+                changed = np.moveaxis(x, 1, -1)
+            case "rows" if x.ndim == 4:
+                changed = x.swapaxes(2, 3)
+            case "CNHW":
+                changed = x.swapaxes(0, 1)
+            case "bytes" if bits > 8:
+                changed = x.astype("<i2").byteswap().astype(np.int64)
+            case "unsigned":
+                changed = x & ((1 << bits) - 1)
+            case "negated":
+                changed = -x
+        flat[name] = np.ascontiguousarray(changed).ravel()
+    return compared(flat)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ("NHWC", "layout"),
+        ("rows", "layout"),
+        ("CNHW", "layout"),
+        ("bytes", "byte order"),
+        ("unsigned", "sign"),
+        ("negated", "sign"),
+    ],
+)
+def test_dumps_that_were_written_otherwise(change: str, kind: str) -> None:
+    found = read_as(change)
+    assert not found.equal
+    assert found.causes[0].kinds == (kind,)
+    assert found.causes[0].whole
+
+
+PREPARED = Preprocessing(mean=(0.45, 0.5, 0.4), std=(0.25, 0.3, 0.2))
+OTHERS = {
+    "no mean": {"mean": (0.0, 0.0, 0.0)},
+    "no deviation": {"std": (1.0, 1.0, 1.0)},
+    "mean reversed": {"mean": (0.4, 0.5, 0.45)},
+    "256": {"rescale": 1 / 256},
+}
+
+
+@pytest.mark.parametrize("what", [*OTHERS, "mirrored", "BGR", "order"])
+def test_images_that_were_prepared_otherwise(what: str) -> None:
+    plain = networks.images(4)
+    images = ImageSet("pixels", plain.pixels, None, (), PREPARED)
+    stored = quantize_images(NETWORK, images.inputs(0, 4))
+    put_in, kind = stored, "image"
+    if what in OTHERS:
+        other = replace(PREPARED, **OTHERS[what])
+        put_in, kind = quantize_images(NETWORK, other.normalize(plain.pixels)), "preprocessing"
+    elif what == "order":
+        put_in, kind = np.roll(stored, 1, 0), "image order"
+    else:
+        put_in = stored[..., ::-1] if what == "mirrored" else stored[:, ::-1]
+    values = ReferenceEngine(NETWORK).run(np.ascontiguousarray(put_in), RESULTS)
+    given = [Dumped(name, values[name]) for name in RESULTS]
+    found = compare(NETWORK, matched(NETWORK, given, 4), stored, images)
+    assert not found.equal
+    assert found.causes[0].kinds == (kind,)
+    assert found.causes[0].whole
+
+
+# ------------------------------------------------------------------------------------------- reading
+
+
+def written(folder: Path, kind: str) -> Path:
+    """The right values of three tensors, in a form of files."""
+    values, names = right(), [RESULTS[1], RESULTS[5], RESULTS[-1]]
+    folder.mkdir()
+    if kind == "npz":
+        np.savez(folder / "dump.npz", **{name.replace("/", "_"): values[name] for name in names})
+        return folder / "dump.npz"
+    for name in names:
+        tensor, x = NETWORK.tensors[name], values[name]
+        path = folder / f"{tensor.value}.{kind.partition(' ')[0]}"
+        flat = x.ravel().tolist()
+        mask = (1 << tensor.format.word_length) - 1
+        match kind:
+            case "npy":
+                np.save(path, np.moveaxis(x, 1, -1) if x.ndim == 4 else x)
+            case "npy real":
+                np.save(path, np.ldexp(x.astype(float), -tensor.format.fractions(len(tensor.shape))))
+            case "hex":
+                path.write_text("// words\n" + "\n".join(f"{v & mask:03x}" for v in flat))
+            case "mem 32":
+                path.write_text("@0\n" + "\n".join(f"{v & 0xFFFFFFFF:08X}" for v in flat))
+            case "csv":
+                rows = np.array(flat).reshape(len(STORED), -1)
+                path.write_text("\n".join(",".join(map(str, row)) for row in rows.tolist()))
+            case "txt":
+                path.write_text(" ".join(map(str, flat)))
+            case "bin":
+                path.write_bytes(np.array(flat).astype("<i2").tobytes())
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy", "npy real", "hex", "mem 32", "csv", "txt", "bin"])
+def test_every_form_of_file(kind: str, tmp_path: Path) -> None:
+    given = read_dump(written(tmp_path / "dump", kind), word_bytes=2 if kind == "bin" else None)
+    found = matched(NETWORK, given, len(STORED))
+    assert [one.tensor for one in found] == [RESULTS[1], RESULTS[5], RESULTS[-1]]
+    values = right()
+    for one in found:
+        assert np.array_equal(one.values, values[one.tensor])
+
+
+def test_tensors_without_names() -> None:
+    values = right()
+    last = matched(NETWORK, [Dumped("out", values[RESULTS[-1]])], len(STORED))
+    assert (last[0].tensor, last[0].by) == (RESULTS[-1], "shape")
+    rest = [Dumped("", values[name]) for name in RESULTS[1:]]
+    everything = matched(NETWORK, [Dumped("", STORED), *rest], len(STORED))
+    assert [one.tensor for one in everything] == RESULTS
+    assert {one.by for one in everything} == {"order"}
+    with pytest.raises(DataError, match="expected names such as"):
+        matched(NETWORK, [Dumped("x", values["batch_norm1/3.cast"])], len(STORED))
+    with pytest.raises(DataError, match="twice"):
+        matched(NETWORK, [Dumped("fc15", values[RESULTS[-1]])] * 2, len(STORED))
+    with pytest.raises(DataError, match="expected 4 images"):
+        matched(NETWORK, [Dumped("fc15", values[RESULTS[-1]][:2])], len(STORED))
+    with pytest.raises(DataError, match="no multiples"):
+        matched(NETWORK, [Dumped("fc15", values[RESULTS[-1]] + 0.3)], len(STORED))
+
+
+# -------------------------------------------------------------------------------------- command line
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, IntGraph]:
+    path = tmp_path_factory.mktemp("saved") / "network.safetensors"
+    save_network(NETWORK, path)
+    return path, NETWORK
+
+
+def test_on_the_command_line(saved: tuple[Path, IntGraph], tmp_path: Path) -> None:
+    network, _ = saved
+    values = right()
+    np.savez(tmp_path / "good.npz", **{NETWORK.input: STORED, "fc15": values[RESULTS[-1]]})
+    assert "equal: every value" in command("compare", network, tmp_path / "good.npz").stdout
+    fault = next(f for f in faults() if f.text == "rounding is TRN")
+    wrong = copied(NETWORK, [Planted(fault, None, None)])
+    assert wrong is not None
+    other = ReferenceEngine(wrong).run(STORED, RESULTS)
+    np.savez(tmp_path / "bad.npz", **{NETWORK.input: STORED, **{n: other[n] for n in RESULTS[1:]}})
+    said = command("compare", network, tmp_path / "bad.npz", status=1).stdout
+    assert "rounding is TRN, everywhere [rounding mode]" in " ".join(said.split())
+    as_json = json.loads(command("compare", network, tmp_path / "bad.npz", "--json", status=1).stdout)
+    assert as_json["causes"][0]["kinds"] == ["rounding mode"]
+    np.save(tmp_path / "fc15.npy", values[RESULTS[-1]])
+    np.save(tmp_path / "input.npy", STORED)
+    only = ("compare", network, tmp_path / "fc15.npy")
+    command(*only, "--input", tmp_path / "input.npy")
+    fails("what was put in is not known", *only)
+    fails("no tensor or layer", *only, "--input", tmp_path / "input.npy", "--tensor", "nothing")
+    fails("expected a folder, or a file", "compare", network, network)
+    fails("No such file", "compare", network, tmp_path / "none.npz", "--input", tmp_path / "input.npy")
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 nothing")
+    fails("cannot be read", "compare", network, tmp_path / "broken.npz", "--input", tmp_path / "input.npy")
