@@ -289,7 +289,7 @@ def test_in_a_browser(run: Path, tmp_path: Path) -> None:
         shown.locator("#path-1 .zoom button").last.press("Enter")
         shown.wait_for_function(f"{axis} == {json.dumps(before)}")
 
-        assert shown.locator("[data-chart] [role=graphics-document][aria-label]").count() == count
+        assert shown.locator("[data-chart][role=graphics-document][aria-label]").count() == count
         assert shown.locator("img:not([alt]), button:empty").count() == 0
         assert not said
 

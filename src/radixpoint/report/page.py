@@ -27,7 +27,7 @@ from radixpoint.searching.result import FILE as RESULT
 from radixpoint.searching.result import PolicyResult, Result
 
 FILE = "report.html"
-_LIBRARIES = ("vega", "vega-lite", "vega-embed")
+_LIBRARIES = ("vega", "vega-lite")
 _RUN_FILE = "run.toml"
 _MOST = 1 << 20
 

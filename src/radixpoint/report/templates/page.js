@@ -1,12 +1,16 @@
 "use strict";
 const specs = JSON.parse(document.getElementById("specs").textContent);
 const histogram = JSON.parse(document.getElementById("histogram").textContent);
-const options = { actions: { export: true, source: false, compiled: false, editor: false }, renderer: "svg", tooltip: { theme: "light" } };
 const views = {};
+
+function draw(place, spec) {
+  const view = new vega.View(vega.parse(vegaLite.compile(spec).spec), { container: place, renderer: "svg", hover: true });
+  return view.runAsync();
+}
 
 for (const place of document.querySelectorAll("[data-chart]")) {
   const name = place.dataset.chart;
-  vegaEmbed(place, specs[name], options).then(({ view }) => { views[name] = view; });
+  draw(place, specs[name]).then((view) => { views[name] = view; });
 }
 
 // Zooming by keyboard: the scales that a drag or the wheel moves are moved by buttons as well.
@@ -56,7 +60,7 @@ function toggle(button) {
   ]);
   spec.facet.sort = data.map((one) => one.place);
   spec.columns = Math.max(1, Math.min(4, Math.floor(document.documentElement.clientWidth / 340)));
-  vegaEmbed(chart, spec, options);
+  draw(chart, spec);
 }
 
 for (const button of document.querySelectorAll("[data-more]")) button.addEventListener("click", () => toggle(button));
