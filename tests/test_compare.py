@@ -327,14 +327,18 @@ def written(folder: Path, kind: str) -> Path:
                 path.write_text("\n".join(",".join(map(str, row)) for row in rows.tolist()))
             case "txt":
                 path.write_text(" ".join(map(str, flat)))
-            case "bin":
-                path.write_bytes(np.array(flat).astype("<i2").tobytes())
+            case "hex 64":
+                path.write_text("\n".join(f"{v & (2**64 - 1):016x}" for v in flat))
+            case "bin" | "bin 64":
+                path.write_bytes(np.array(flat).astype("<i2" if kind == "bin" else "<i8").tobytes())
     return folder
 
 
-@pytest.mark.parametrize("kind", ["npz", "npy", "npy real", "hex", "mem 32", "csv", "txt", "bin"])
+@pytest.mark.parametrize(
+    "kind", ["npz", "npy", "npy real", "hex", "mem 32", "csv", "txt", "bin", "bin 64", "hex 64"]
+)
 def test_every_form_of_file(kind: str, tmp_path: Path) -> None:
-    given = read_dump(written(tmp_path / "dump", kind), word_bytes=2 if kind == "bin" else None)
+    given = read_dump(written(tmp_path / "dump", kind), word_bytes={"bin": 2, "bin 64": 8}.get(kind))
     found = matched(NETWORK, given, len(STORED))
     assert [one.tensor for one in found] == [RESULTS[1], RESULTS[5], RESULTS[-1]]
     values = right()
@@ -356,8 +360,40 @@ def test_tensors_without_names() -> None:
         matched(NETWORK, [Dumped("fc15", values[RESULTS[-1]])] * 2, len(STORED))
     with pytest.raises(DataError, match="expected 4 images"):
         matched(NETWORK, [Dumped("fc15", values[RESULTS[-1]][:2])], len(STORED))
-    with pytest.raises(DataError, match="no multiples"):
+    with pytest.raises(DataError, match="expected multiples of"):
         matched(NETWORK, [Dumped("fc15", values[RESULTS[-1]] + 0.3)], len(STORED))
+
+
+def test_what_may_be_two_things_is_refused(tmp_path: Path) -> None:
+    """Whole numbers of a floating-point type, digits with zeros before them, addresses that skip words."""
+    values = right()[RESULTS[-1]]
+    floats = Dumped("fc15", values.astype(float))
+    with pytest.raises(DataError, match="expected --form decimal or real"):
+        matched(NETWORK, [floats], len(STORED))
+    np.save(tmp_path / "fc15.npy", values.astype(float))
+    (one,) = matched(NETWORK, read_dump(tmp_path / "fc15.npy", "decimal"), len(STORED))
+    assert np.array_equal(one.values, values)
+    (one,) = matched(NETWORK, read_dump(tmp_path / "fc15.npy", "real"), len(STORED))
+    assert np.array_equal(one.values, values << NETWORK.logit_fraction_length())
+    path = tmp_path / "x.txt"
+    path.write_text("010 020 030")
+    with pytest.raises(DataError, match="expected --form"):
+        read_dump(path)
+    assert read_dump(path, "hex")[0].values.tolist() == [16, 32, 48]
+    assert read_dump(path, "decimal")[0].values.tolist() == [10, 20, 30]
+    path.write_text("@0 ff\n01\n@2 02")
+    assert read_dump(path)[0].values.tolist() == [255, 1, 2]
+    path.write_text("@0 ff\n@10 01")
+    with pytest.raises(DataError, match="address @10 behind 1 words"):
+        read_dump(path)
+
+
+def test_another_input_explains_only_what_it_explains() -> None:
+    """The dump's own input differs from what was put in, as no other way to prepare it does."""
+    values = {**right(), NETWORK.input: STORED[::-1] // 2}
+    found = compared(values)
+    assert found.differences[0].tensor == NETWORK.input
+    assert not found.causes
 
 
 # -------------------------------------------------------------------------------------- command line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 
 import networks
 from radixpoint.arithmetic.formats import TensorFormat
+from radixpoint.cli.inputs import without_held_out
 from radixpoint.data import ImageSet
 from radixpoint.engines import quantize_images
 from radixpoint.errors import DesignError
@@ -29,6 +31,7 @@ from radixpoint.quantization.design import BinaryPoint, Code, Codes, Design, Wid
 from radixpoint.quantization.quantize import Quantizer
 from radixpoint.report.page import page
 from radixpoint.searching.criterion import Criterion
+from radixpoint.searching.result import Result
 from test_cli import fails
 from test_cli import run as command
 
@@ -182,6 +185,14 @@ def test_a_planted_cause_is_cured() -> None:
 # ------------------------------------------------------------------------------------------ from a run
 
 
+def folder_with_another_network(run: Path, to: Path) -> Path:
+    """A run folder whose result is of another network than its run file names."""
+    shutil.copytree(run, to, ignore=shutil.ignore_patterns("cache"))
+    result = Result.load(to / "result.json")
+    (to / "result.json").write_bytes(replace(result, network="0" * 64).encoded())
+    return to
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("explain") / "run"
@@ -232,6 +243,25 @@ def test_an_explanation_of_an_earlier_answer_is_not_shown(run: Path) -> None:
             path.write_bytes(kept)
 
 
+def test_a_class_longer_is_longer_in_every_layer() -> None:
+    """Layers with a word length of their own, too: else one bit more for all would be less than it says."""
+    design = Design.separate(5, 10, layers={CONVS[1]: Widths(weights=4, activations=6)})
+    found = advise(QUANTIZER, design, explained(design, 1), IMAGES, TopK(1), Criterion(limit=1.0))
+    longer = msgspec.json.decode(found.change("convolutions: 1 bit longer").design, type=Design)
+    assert longer.layers[CONVS[1]] == Widths(weights=5, activations=7)
+    assert longer.classes["conv"].weights == 6
+
+
+def test_images_that_were_held_out_take_no_part() -> None:
+    """What a search set aside, ``explain`` sets aside, too."""
+    apart = without_held_out(IMAGES, "100")
+    kept, held = IMAGES.parted(len(IMAGES) - 100)
+    assert apart.digest == kept.digest
+    assert not apart.shared_with(held)
+    assert without_held_out(IMAGES, None) is IMAGES
+    assert without_held_out(IMAGES, "folder/") is IMAGES
+
+
 def test_what_cannot_be_explained(run: Path, tmp_path: Path) -> None:
     fails("expected the folder of a search", "explain", tmp_path)
     fails("no such file", "explain", tmp_path / "none.safetensors")
@@ -242,3 +272,5 @@ def test_what_cannot_be_explained(run: Path, tmp_path: Path) -> None:
     alone.parent.mkdir(parents=True)
     alone.write_bytes(network.read_bytes())
     fails("expected --model, --images, --calibration", "explain", alone)
+    other = folder_with_another_network(run, tmp_path / "other")
+    fails("their digests differ", "explain", other, "--no-changes", "--look-at", 16)

@@ -9,7 +9,7 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, Self, TypeVar
 
 import msgspec
 
@@ -67,6 +67,25 @@ def read_json(path: str | Path, kind: type[T], what: str) -> T:
         raise RunError(f"{path}: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RunError(f"{path}: not {what} of this version: {error}") from None
+
+
+class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Something that is kept as a JSON file of its own; ``what`` names it in messages."""
+
+    what: ClassVar[str]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file.
+
+        Raises:
+            RunError: it cannot be read, or holds something else.
+        """
+        return read_json(path, cls, cls.what)
+
+    def encoded(self) -> bytes:
+        """The file's content; the same document gives the same bytes."""
+        return msgspec.json.format(msgspec.json.encode(self)) + b"\n"
 
 
 def is_partial(path: Path) -> bool:

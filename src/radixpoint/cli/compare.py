@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,7 +51,10 @@ def compare(
         str | None, typer.Option("--tensor", "-t", help="What a dump of one tensor is of.")
     ] = None,
     form: Annotated[
-        Form, typer.Option(help="Numbers in text: hex words, decimal integers, real values.")
+        Form,
+        typer.Option(
+            help="What numbers are: hex words, decimal integers, real values; where it cannot be seen."
+        ),
     ] = "auto",
     word_bytes: Annotated[
         int | None, typer.Option(help="Bytes of a word in .bin; little-endian. Default: 1.")
@@ -70,7 +73,9 @@ def compare(
     """
     quantized = load_network(network)
     given = read_dump(dump, form, word_bytes)
-    stored, image_set, given = _put_in(quantized, given, images, inputs, count, classes, preprocessing)
+    stored, image_set, given = _put_in(
+        *(quantized, given, images, inputs, count, form, word_bytes, classes, preprocessing)
+    )
     found = matched(quantized, given, len(stored), tensor)
     if not found:
         raise DataError(f"{dump}: nothing but the input: expected tensors to compare")
@@ -93,6 +98,8 @@ def _put_in(
     images: str | None,
     inputs: Path | None,
     count: int,
+    form: Form,
+    word_bytes: int | None,
     classes: str | None,
     preprocessing: str | None,
 ) -> tuple[Any, ImageSet | None, list[Dumped]]:
@@ -109,21 +116,19 @@ def _put_in(
         first = found.leading(count)
         return quantize_images(network, first.inputs(0, count)), first, given
     if inputs is not None:
-        own, rest = read_dump(inputs), given
+        own, rest = read_dump(inputs, form, word_bytes), given
     if len(own) != 1:
         raise DataError(
             f"what was put in is not known: expected --images, --input, or {network.input!r} in the dump"
         )
     size = int(np.prod(network.tensors[network.input].shape))
-    if own[0].values.size % size:
+    if not own[0].values.size or own[0].values.size % size:
         raise DataError(f"an input of {own[0].values.size} values: expected a multiple of {size}")
-    (put_in,) = matched(
-        network, [Dumped(network.input, own[0].values, own[0].words)], own[0].values.size // size
-    )
-    form = network.tensors[network.input].format
-    if put_in.values.min() < form.min or put_in.values.max() > form.max:
+    (put_in,) = matched(network, [replace(own[0], name=network.input)], own[0].values.size // size)
+    stored = network.tensors[network.input].format
+    if put_in.values.min() < stored.min or put_in.values.max() > stored.max:
         raise DataError(
-            f"an input of {put_in.values.min()}..{put_in.values.max()}: expected stored integers of {form}"
+            f"an input of {put_in.values.min()}..{put_in.values.max()}: expected stored integers of {stored}"
         )
     return put_in.values, None, rest
 

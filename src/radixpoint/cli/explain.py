@@ -13,7 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from radixpoint.cli import options, run_file
-from radixpoint.cli.inputs import criterion, read_images, read_model, read_ranges
+from radixpoint.cli.inputs import criterion, ranges_of, read_images, read_model, without_held_out
 from radixpoint.cli.terminal import bars, emit, errors, out, say
 from radixpoint.data import ImageSet
 from radixpoint.errors import DesignError, RunError
@@ -23,9 +23,8 @@ from radixpoint.explaining.explain import FILE as EXPLANATION
 from radixpoint.explaining.explain import IMAGES, Explanation, Part
 from radixpoint.explaining.explain import explain as explained
 from radixpoint.files import write_whole
-from radixpoint.ir.graph import Graph
 from radixpoint.ir.storage import load_network, save_network
-from radixpoint.measure.calibrate import Ranges, calibrate
+from radixpoint.measure.evaluate import check_origin
 from radixpoint.measure.metrics import find_metric
 from radixpoint.quantization.design import Design
 from radixpoint.quantization.quantize import Quantizer
@@ -39,9 +38,10 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is explained: a design, where it lies, and what it was made of."""
+    """What is explained: a design, of which network, where it lies, and what it was made of."""
 
     design: Design
+    network: str | None
     folder: Path
     asked: dict[str, Any]
 
@@ -63,15 +63,16 @@ def _subject(path: Path, policy: str | None) -> _Subject:
         if name is None or name not in holding:
             known = ", ".join(holding) or "none"
             raise RunError(f"{path}: no answer of policy {name}: those with one are: {known}")
-        return _Subject(Design.load(path / name / "design.json"), path / name, _asked(path))
+        return _Subject(Design.load(path / name / "design.json"), result.network, path / name, _asked(path))
     if policy is not None:
         raise RunError(f"--policy {policy} with {path}: expected it with a run folder")
-    design = Design.recorded(load_network(path))
+    network = load_network(path)
+    design = Design.recorded(network)
     if design is None:
         raise DesignError(f"{path}: the network does not say which design it was made by")
     run = path.absolute().parent.parent
     folder = path.parent if (run / run_file.FILE).is_file() else path.with_suffix(".explained")
-    return _Subject(design, folder, _asked(run))
+    return _Subject(design, network.metadata.get("network"), folder, _asked(run))
 
 
 def _asked(run: Path) -> dict[str, Any]:
@@ -143,6 +144,8 @@ def explain(
     judged = criterion(asked.get("metric", "top1"), str(asked.get("limit", "1.0")))
     by = find_metric(judged.metric)
     quantizer, judged_on = _read(asked, max_images)
+    if chosen.network is not None:
+        check_origin(quantizer.graph, chosen.network)
     with bars() as shown:
         found = explained(
             quantizer, chosen.design, judged_on.first(looked_at), by, progress=_told(shown, "each layer")
@@ -166,21 +169,15 @@ def explain(
 def _read(asked: dict[str, Any], max_images: int) -> tuple[Quantizer, ImageSet]:
     """The network with what was measured of it, and the images to judge on."""
     how = (asked.get("classes"), asked.get("preprocessing"))
-    most = min(max_images, asked.get("max_images", max_images))
     model, store = asked["model"], asked.get("store")
-    judged_on = read_images(asked["images"], *how, most, model, asked.get("labels"), store)
+    everything = read_images(
+        asked["images"], *how, asked.get("max_images"), model, asked.get("labels"), store
+    )
+    judged_on = without_held_out(everything, asked.get("held_out"))
+    judged_on = judged_on.first(max_images) if len(judged_on) > max_images else judged_on
     sample = read_images(asked["calibration"], *how, model=model, store=store)
     graph = read_model(model, asked.get("weights"), asked.get("input_shape"), judged_on)
-    return Quantizer(graph, _ranges(asked.get("ranges"), graph, sample), sample), judged_on
-
-
-def _ranges(path: str | None, graph: Graph, sample: ImageSet) -> Ranges:
-    known = read_ranges(path, graph, sample)
-    if known is not None:
-        return known
-    with bars() as shown:
-        task = shown.add_task("calibration", total=len(sample))
-        return calibrate(graph, sample, lambda done, _: shown.update(task, completed=done))
+    return Quantizer(graph, ranges_of(asked.get("ranges"), graph, sample), sample), judged_on
 
 
 def _told(shown: Progress, what: str) -> Any:
@@ -226,7 +223,7 @@ def _percent(value: float) -> str:
     return f"{value:.1f}"
 
 
-def _lost(unit: str, part: Part, explanation: Explanation) -> tuple[str, ...]:
+def _lost(unit: str, part: Part) -> tuple[str, ...]:
     """Cells of a part: its share, what is lost when it alone is quantized, and when it alone is freed."""
     return (
         _percent(part.share),
@@ -255,7 +252,7 @@ def _show(found: Explanation, unit: str) -> None:
     )
     table = _named("layer", "share, %", "drop, alone quantized", "same class, %", "drop, alone freed")
     for part in found.layers[:SHOWN]:
-        table.add_row(escape(part.layer), *_lost(unit, part, found))
+        table.add_row(escape(part.layer), *_lost(unit, part))
     out.print(table)
     rest = sum(part.share for part in found.layers[SHOWN:])
     say(

@@ -12,7 +12,7 @@ from radixpoint.engines import check_engine
 from radixpoint.errors import DataError, DesignError, EngineError, ModelError, RunError
 from radixpoint.importers import load
 from radixpoint.ir.graph import Graph
-from radixpoint.measure.calibrate import Ranges
+from radixpoint.measure.calibrate import Ranges, calibrate
 from radixpoint.searching.criterion import Criterion
 
 DEMO_NETWORK = "demo:network"
@@ -143,6 +143,27 @@ def read_ranges(path: str | None, graph: Graph, calibration: ImageSet) -> Ranges
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     return found
+
+
+def ranges_of(path: str | None, graph: Graph, calibration: ImageSet) -> Ranges:
+    """Ranges of a file, or measured with a bar."""
+    known = read_ranges(path, graph, calibration)
+    if known is not None:
+        return known
+    with bars() as shown:
+        task = shown.add_task("calibration", total=len(calibration))
+        return calibrate(graph, calibration, lambda done, _: shown.update(task, completed=done))
+
+
+def held_out_count(held_out: str | None) -> int | None:
+    """So many of the images that ``--held-out`` takes away, if it is a number."""
+    return int(held_out) if held_out is not None and held_out.isdecimal() and len(held_out) < 10 else None
+
+
+def without_held_out(images: ImageSet, held_out: str | None) -> ImageSet:
+    """The images that take part in a search."""
+    count = held_out_count(held_out)
+    return images if count is None else images.parted(len(images) - count)[0]
 
 
 def check_writable(path: Path) -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from radixpoint.cli.inputs import check_writable, make_parents, read_images, read_model, read_ranges
+from radixpoint.cli.inputs import check_writable, make_parents, ranges_of, read_images, read_model
 from radixpoint.cli.options import (
     AsJson,
     Calibration,
@@ -23,7 +23,6 @@ from radixpoint.cli.options import (
 from radixpoint.cli.terminal import bars, emit, say
 from radixpoint.cli.terminal import out as terminal
 from radixpoint.ir.storage import save_network
-from radixpoint.measure.calibrate import calibrate
 from radixpoint.quantization import quantize as quantization
 from radixpoint.quantization.design import Design
 
@@ -51,12 +50,9 @@ def quantize(
     images = read_images(calibration, classes, preprocessing, model=model)
     graph = read_model(model, weights, input_shape, images)
     chosen.check(graph)
+    measured = ranges_of(ranges, graph, images)
     with bars() as shown:
-        task = shown.add_task("calibration", total=len(images))
-        measured = read_ranges(ranges, graph, images) or calibrate(
-            graph, images, lambda done, _: shown.update(task, completed=done)
-        )
-        shown.update(task, description="choosing formats and rounding", total=None)
+        shown.add_task("choosing formats and rounding", total=None)
         network = quantization.quantize(graph, measured, chosen, images)
     make_parents(out)
     save_network(network, out)

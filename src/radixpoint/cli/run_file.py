@@ -20,6 +20,7 @@ PATHS = ("model", "images", "calibration", "out", "held_out", "weights", "classe
          "cache", "ranges", "store")  # fmt: skip
 """Options that may name files."""
 _MOST = 1 << 20
+_TEXTS = ("metric", "input_shape")
 _LISTS = ("policy", "fix")
 _OF_ONE_RUN = ("replace", "as_json", "out")
 """Not kept: what was said about one run."""
@@ -80,12 +81,15 @@ def asked(path: Path) -> dict[str, Any]:
     Raises:
         DesignError: it cannot be read.
     """
-    return {
-        key.replace("-", "_"): _located(value, path)
-        if key.replace("-", "_") in PATHS and isinstance(value, str)
-        else value
-        for key, value in _read(path).items()
-    }
+    found: dict[str, Any] = {}
+    for key, value in _read(path).items():
+        name = key.replace("-", "_")
+        if name == "max_images" and not isinstance(value, int):
+            raise DesignError(f"{path}: {key} = {value!r}: expected a number")
+        if name in (*PATHS, *_TEXTS) and not isinstance(value, str):
+            raise DesignError(f"{path}: {key} = {value!r}: expected text")
+        found[name] = _located(value, path) if name in PATHS else value
+    return found
 
 
 def _is_of(text: str, names: Sequence[str]) -> bool:

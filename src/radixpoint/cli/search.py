@@ -13,7 +13,7 @@ from radixpoint.arithmetic.formats import MAX_STORED
 from radixpoint.arithmetic.formats import Overflow as OverflowModes
 from radixpoint.arithmetic.formats import Rounding as RoundingModes
 from radixpoint.cli import options
-from radixpoint.cli.inputs import criterion, engine_of, read_images, read_model, read_ranges
+from radixpoint.cli.inputs import criterion, engine_of, held_out_count, read_images, read_model, read_ranges
 from radixpoint.cli.run_file import keep
 from radixpoint.cli.terminal import Bars, bars, emit, errors, note_the_engine, out, say
 from radixpoint.data import ImageSet
@@ -193,8 +193,9 @@ def search(
     image_set = read_images(images, classes, preprocessing, max_images, model, labels, store)
     calibration_set = read_images(calibration, classes, preprocessing, model=model, store=store)
     reported = None
-    if held_out is not None and held_out.isdecimal() and len(held_out) < 10:
-        image_set, reported = image_set.parted(len(image_set) - int(held_out))
+    count = held_out_count(held_out)
+    if count is not None:
+        image_set, reported = image_set.parted(len(image_set) - count)
     elif held_out is not None:
         reported = read_images(held_out, classes, preprocessing, model=model, labels=labels, store=store)
     graph = read_model(model, weights, input_shape, image_set)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,16 +11,16 @@ from msgspec.structs import replace
 
 from radixpoint.accelerator.cost import cost
 from radixpoint.data import ImageSet
-from radixpoint.engines import make_engine, quantize_images
+from radixpoint.engines import make_engine
 from radixpoint.errors import DesignError
 from radixpoint.explaining.explain import Explanation
-from radixpoint.explaining.probe import Lost
-from radixpoint.files import read_json
+from radixpoint.explaining.probe import Lost, Progress, quiet
+from radixpoint.files import Document
 from radixpoint.ir.graph import Graph
 from radixpoint.measure.calibrate import float_outcomes
-from radixpoint.measure.evaluate import outcomes_of, summarize
-from radixpoint.measure.metrics import Metric, ahead
-from radixpoint.measure.outcomes import NO_OUTCOMES, Outcomes
+from radixpoint.measure.evaluate import network_outcomes, summarize
+from radixpoint.measure.metrics import Metric
+from radixpoint.measure.outcomes import Outcomes
 from radixpoint.quantization.design import RULE_SCOPES, BinaryPoint, Design, Kind, Widths
 from radixpoint.quantization.quantize import Quantizer
 from radixpoint.searching.criterion import Criterion
@@ -32,7 +31,6 @@ WORST = 3
 TOGETHER = 5
 """Changes that are tried together, at most, one after the other."""
 Edit = Callable[[Design], Design]
-Progress = Callable[[str, int, int], None]
 
 
 class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,7 +61,7 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.drop <= limit
 
 
-class Advice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Advice(Document, frozen=True, forbid_unknown_fields=True):
     """What was tried.
 
     Attributes:
@@ -71,10 +69,12 @@ class Advice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         metric: its name.
         limit: on its drop.
         now: the design as it was.
-        changes: those tried, the one that brings most first; the same design is there once.
+        changes: those tried, the one that brings most first.
         best: name of the one to take: the cheapest within the limit, or if none is, the one with the least
             drop; None if nothing is better than the design as it was.
     """
+
+    what = "advice"
 
     images: int
     metric: str
@@ -82,19 +82,6 @@ class Advice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     now: Change
     changes: list[Change]
     best: str | None
-
-    @classmethod
-    def load(cls, path: Path) -> Advice:
-        """Read an ``advice.json``.
-
-        Raises:
-            RunError: it cannot be read, or is none.
-        """
-        return read_json(path, cls, "advice")
-
-    def encoded(self) -> bytes:
-        """The file's content."""
-        return msgspec.json.format(msgspec.json.encode(self)) + b"\n"
 
     def change(self, name: str) -> Change:
         """The change of that name."""
@@ -129,16 +116,24 @@ def _longer(layer: str, kind: Kind, layer_class: str, more: int) -> Edit:
     return edit
 
 
-def _classes_longer(names: Sequence[str], more: int) -> Edit:
+def _layer_classes(graph: Graph) -> dict[str, str]:
+    """Class of every layer that has word lengths, and of the input."""
+    found = {layer.name: layer.row.layer_class or "" for layer in graph.layers}
+    return found | {graph.input: "input"}
+
+
+def _classes_longer(graph: Graph, names: Sequence[str], more: int) -> Edit:
     """Some classes longer, and every layer among them that has a word length of its own."""
+    classes = _layer_classes(graph)
 
     def longer(widths: Widths) -> Widths:
         given = {name: getattr(widths, name) for name in widths.__struct_fields__}
         return Widths(**{name: value if value is None else value + more for name, value in given.items()})
 
     def edit(design: Design) -> Design:
-        classes = {n: longer(w) if n in names else w for n, w in design.classes.items()}
-        return replace(design, classes=classes)
+        wider = {n: longer(w) if n in names else w for n, w in design.classes.items()}
+        own = {n: longer(w) if classes[n] in names else w for n, w in design.layers.items()}
+        return replace(design, classes=wider, layers=own)
 
     return edit
 
@@ -153,11 +148,11 @@ def _own_point(layer: str, point: BinaryPoint) -> Edit:
 
 def _of_layers(graph: Graph, design: Design, explanation: Explanation) -> Iterator[_Candidate]:
     """For the worst layers: bits for their worst place, another rule, a binary point a channel."""
-    ops = {layer.name: layer.row.layer_class for layer in graph.layers} | {graph.input: "input"}
+    classes = _layer_classes(graph)
     point, worst = design.binary_point, list(dict.fromkeys(part.layer for part in explanation.places))[:WORST]
     for name in worst:
         places = [part for part in explanation.places if part.layer == name]
-        first, layer_class = places[0], ops[name] or ""
+        first, layer_class = places[0], classes[name]
         kind = _KINDS.get(first.role, "activations" if first.role == "result" else "parameters")
         if layer_class in ("conv", "fc") and first.role not in _KINDS:
             kind = next((_KINDS[p.role] for p in places if p.role in _KINDS), "activations")
@@ -182,13 +177,13 @@ def _helps(lost: Lost | None, explanation: Explanation) -> bool:
     return lost is not None and lost.loss < explanation.whole.loss
 
 
-def _of_all(design: Design) -> Iterator[_Candidate]:
+def _of_all(graph: Graph, design: Design) -> Iterator[_Candidate]:
     """For the whole network."""
     products, others = ("conv", "fc", "input"), ("bn", "add", "pool", "table", "mul", "lrn")
-    yield _Candidate("convolutions: 1 bit longer", _classes_longer(products, 1), "conv")
-    yield _Candidate("batch normalization: 1 bit longer", _classes_longer(others, 1), "bn")
-    yield _Candidate("batch normalization: 2 bits longer", _classes_longer(others, 2), "bn")
-    yield _Candidate("batch normalization: 1 bit shorter", _classes_longer(others, -1), "bn")
+    yield _Candidate("convolutions: 1 bit longer", _classes_longer(graph, products, 1), "conv")
+    yield _Candidate("batch normalization: 1 bit longer", _classes_longer(graph, others, 1), "bn")
+    yield _Candidate("batch normalization: 2 bits longer", _classes_longer(graph, others, 2), "bn")
+    yield _Candidate("batch normalization: 1 bit shorter", _classes_longer(graph, others, -1), "bn")
     point = design.binary_point
     for rule in ("max", "percentile", "mse", "sqnr", "loss"):
         if rule != point.rule and point.scope in RULE_SCOPES[rule]:
@@ -217,6 +212,16 @@ class _Trials:
         self.first: tuple[Outcomes, int, int] | None = None
         self.done, self.total = 0, 0
 
+    def attempt(self, name: str, edit: Edit, design: Design) -> Change | None:
+        """Measure an edited design; None where it is the same, or this network cannot have it."""
+        try:
+            changed = edit(design)
+            if changed == design or (changed.refine and self.quantizer.calibration is None):
+                return None
+            return self.tried(name, changed)
+        except DesignError:
+            return None
+
     def tried(self, name: str, design: Design) -> Change:
         """Measure a design; the first one is what the others are compared with.
 
@@ -226,9 +231,7 @@ class _Trials:
         self.progress(name, self.done, self.total)
         self.done += 1
         network = self.quantizer.quantize(design)
-        engine, seen = make_engine(network), NO_OUTCOMES
-        for stored, targets in ahead(self.images, lambda inputs: quantize_images(network, inputs)):
-            seen = seen.joined(outcomes_of(network, engine, stored, targets, self.metric))
+        seen = network_outcomes(network, make_engine(network), self.images, self.metric)
         costs = cost(network)
         memory = costs.weight_bits + costs.parameter_bits
         if self.first is None:
@@ -249,10 +252,6 @@ class _Trials:
         )
 
 
-def _quiet(what: str, done: int, total: int) -> None:
-    """Nobody is told."""
-
-
 def advise(
     quantizer: Quantizer,
     design: Design,
@@ -260,7 +259,7 @@ def advise(
     images: ImageSet,
     metric: Metric,
     criterion: Criterion,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> Advice:
     """Try changes of a design, one by one, then the best of them together.
 
@@ -271,78 +270,62 @@ def advise(
         images: to judge on, all of them.
         metric: to judge by.
         criterion: whose limit a change should hold.
-        progress: told what is tried, how many were, and how many there are.
+        progress: told how it goes.
 
     Raises:
         DataError: the images do not fit the network, or the metric.
         DesignError: the design does not fit the network.
     """
     trials = _Trials(quantizer, images, metric, progress)
-    candidates = [*_of_layers(quantizer.graph, design, explanation), *_of_all(design)]
-    trials.total = 1 + len(candidates) + TOGETHER
+    candidates = [*_of_layers(quantizer.graph, design, explanation), *_of_all(quantizer.graph, design)]
     limit = criterion.allowed(metric.pair(trials.reference, trials.reference), None)
     now = trials.tried("as it is", design)
     found: list[tuple[_Candidate, Change]] = []
+    if now.holds(limit):
+        candidates += _shorter(quantizer.graph, explanation)
+    trials.total = 1 + len(candidates) + TOGETHER
     for candidate in candidates:
-        changed = _edited(candidate, design, quantizer)
-        if changed is None or changed == design:
-            continue
-        try:
-            found.append((candidate, trials.tried(candidate.name, changed)))
-        except DesignError:
-            continue  # this network cannot have it
-    if now.drop <= limit:
-        found += _shorter(trials, design, explanation)
+        change = trials.attempt(candidate.name, candidate.edit, design)
+        if change is not None:
+            found.append((candidate, change))
     changes = [change for _, change in found]
-    changes += _together(trials, design, now, found)
+    changes += _together(trials, design, found)
     changes.sort(key=lambda change: (-change.gain, change.multiplier_cost))
     return Advice(len(images), metric.name, limit, now, changes, _best(now, changes, limit))
 
 
-def _edited(candidate: _Candidate, design: Design, quantizer: Quantizer) -> Design | None:
-    """The changed design; None where it means nothing for this network."""
-    try:
-        changed = candidate.edit(design)
-    except DesignError:
-        return None
-    return None if changed.refine and quantizer.calibration is None else changed
-
-
-def _shorter(
-    trials: _Trials, design: Design, explanation: Explanation
-) -> Iterator[tuple[_Candidate, Change]]:
+def _shorter(graph: Graph, explanation: Explanation) -> Iterator[_Candidate]:
     """Where there is accuracy to spare: all convolutions shorter, but not the layers that lose most."""
-    products = [part for part in explanation.layers if part.op in ("conv", "fc")]
-    for fewer in (1, 2):
+    products = [part.layer for part in explanation.layers if part.op in ("conv", "fc")]
+    for fewer in (1, 2) if products else ():
         for count in (1, WORST, 3 * WORST):
-            kept = [part.layer for part in products[:count]]
+            kept = products[:count]
             names = kept[0] if count == 1 else f"the {len(kept)} layers that lose most"
             bits = "bit" if fewer == 1 else "bits"
+            name = f"convolutions {fewer} {bits} shorter, but not {names}"
+            yield _Candidate(name, _shorter_but(graph, kept, fewer), "conv")
 
-            def edit(whole: Design, kept: list[str] = kept, fewer: int = fewer) -> Design:
-                ops = {part.layer: part.op for part in products}
-                own = {
-                    name: replace(
-                        whole.layers.get(name, Widths()),
-                        weights=whole.width(name, ops[name], "weights"),
-                        activations=whole.width(name, ops[name], "activations"),
-                    )
-                    for name in kept
-                }
-                shorter = _classes_longer(("conv", "fc"), -fewer)(whole)
-                return replace(shorter, layers={**shorter.layers, **own})
 
-            candidate = _Candidate(f"convolutions {fewer} {bits} shorter, but not {names}", edit, "conv")
-            changed = _edited(candidate, design, trials.quantizer)
-            if changed is not None:
-                try:
-                    yield candidate, trials.tried(candidate.name, changed)
-                except DesignError:
-                    continue
+def _shorter_but(graph: Graph, kept: Sequence[str], fewer: int) -> Edit:
+    classes = _layer_classes(graph)
+
+    def edit(design: Design) -> Design:
+        own = {
+            name: replace(
+                design.layers.get(name, Widths()),
+                weights=design.width(name, classes[name], "weights"),
+                activations=design.width(name, classes[name], "activations"),
+            )
+            for name in kept
+        }
+        shorter = _classes_longer(graph, ("conv", "fc"), -fewer)(design)
+        return replace(shorter, layers={**shorter.layers, **own})
+
+    return edit
 
 
 def _together(
-    trials: _Trials, design: Design, now: Change, found: Sequence[tuple[_Candidate, Change]]
+    trials: _Trials, design: Design, found: Sequence[tuple[_Candidate, Change]]
 ) -> Iterator[Change]:
     """The best changes one upon the other, each kept if it helps once more.
 
@@ -355,21 +338,18 @@ def _together(
 
     helpful = [pair for pair in found if pair[1].gain_interval[0] > 0]
     helpful.sort(key=worth, reverse=True)
-    current, taken, drop, left = design, list[_Candidate](), now.drop, TOGETHER
-    for candidate, change in helpful:
-        changed = _edited(candidate, current, trials.quantizer)
-        if not left or changed is None or candidate.about in [one.about for one in taken]:
-            continue
-        if not taken:  # it was tried already
-            current, taken, drop = changed, [candidate], change.drop
+    if not helpful:
+        return
+    taken, left = [helpful[0][0]], TOGETHER
+    current, drop = helpful[0][0].edit(design), helpful[0][1].drop
+    for candidate, _ in helpful[1:]:
+        if not left or candidate.about in [one.about for one in taken]:
             continue
         left -= 1
-        try:
-            tried = trials.tried("; ".join(one.name for one in [*taken, candidate]), changed)
-        except DesignError:
-            continue
-        if tried.drop < drop:
-            current, taken, drop = changed, [*taken, candidate], tried.drop
+        name = "; ".join(one.name for one in [*taken, candidate])
+        tried = trials.attempt(name, candidate.edit, current)
+        if tried is not None and tried.drop < drop:
+            current, taken, drop = candidate.edit(current), [*taken, candidate], tried.drop
             yield tried
 
 

@@ -152,7 +152,9 @@ class _Comparer:
             if not any(cause.whole for cause in causes):
                 causes += self._computed_otherwise()
                 for cause, stored in others:
-                    causes += self._with_input(stored)._computed_otherwise(cause)
+                    other = self._with_input(stored)
+                    causes += other._computed_otherwise(cause)
+                    self.tried = other.tried
             complete = [cause for cause in causes if cause.whole]
             causes = sorted(complete or causes, key=lambda cause: len(cause.kinds))
         return Comparison(tuple(self.names), not differences, differences, tuple(causes), self.tried)
@@ -180,7 +182,9 @@ class _Comparer:
     def _with_input(self, stored: Ints) -> _Comparer:
         """The same comparison of what else was put in; the input in the dump says nothing then."""
         dump = [one for one in self.dump if one.tensor != self.network.input]
-        return _Comparer(self.network, dump, stored, None, self.progress)
+        other = _Comparer(self.network, dump, stored, None, self.progress)
+        other.tried = self.tried
+        return other
 
     def _put_in_otherwise(self, expected: Mapping[str, Ints]) -> Iterator[tuple[Cause, Ints]]:
         """Other inputs that explain the first tensor that differs, with the cause that they would be."""
@@ -189,14 +193,16 @@ class _Comparer:
             self._tell(text)
             if np.array_equal(stored, self.stored):
                 continue
-            values = {**self._run(self.network, stored), self.network.input: self._dumped_input()}
+            values = {**self._run(self.network, stored), **self._right_input()}
             explained = self._explained(values)
             if explained[first]:
                 yield Cause((kind,), (text,), all(explained)), np.ascontiguousarray(stored)
 
-    def _dumped_input(self) -> Ints:
-        """The input in the dump, if it is there: it may have been right, and then was read otherwise."""
-        return next((one.values for one in self.dump if one.tensor == self.network.input), self.stored)
+    def _right_input(self) -> dict[str, Ints]:
+        """The input, if the dump has it as it should be: it was right, and then was read otherwise."""
+        name = self.network.input
+        own = [one.values for one in self.dump if one.tensor == name]
+        return {name: self.stored} if own and np.array_equal(own[0], self.stored) else {}
 
     def _inputs(self) -> Iterator[tuple[str, str, Ints]]:
         stored, form = self.stored, self.network.tensors[self.network.input].format
@@ -338,7 +344,11 @@ def _swapped(size: int) -> _Reading:
     def read(values: Ints, tensor: IntTensor) -> Ints | None:
         if tensor.format.word_length <= 8:
             return values
-        if tensor.format.word_length > 8 * size:
+        bits = 8 * size
+        low, high = (
+            (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if tensor.format.signed else (0, (1 << bits) - 1)
+        )
+        if values.min() < low or values.max() > high:
             return None
         words = values.astype(f"<i{size}" if tensor.format.signed else f"<u{size}")
         return words.byteswap().astype(np.int64)

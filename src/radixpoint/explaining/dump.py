@@ -5,6 +5,7 @@ It may be one file or a folder of them, in any of the usual forms, and hold any 
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -32,13 +33,16 @@ class Dumped:
 
     Attributes:
         name: that the dump gives them; empty where it gives none.
-        values: int64 or float64 of any shape; words that are two's complement are not negative yet.
+        values: int64 or float64 of any shape; words that are two's complement are not negative yet, unless
+            they have all 64 bits.
         words: bits of a word where values are unsigned words; None where they are numbers.
+        real: whether float64 values are those that stored integers stand for; None if nobody says.
     """
 
     name: str
     values: NDArray[np.generic]
     words: int | None = None
+    real: bool | None = None
 
 
 def read_dump(path: Path, form: Form = "auto", word_bytes: int | None = None) -> list[Dumped]:
@@ -46,7 +50,8 @@ def read_dump(path: Path, form: Form = "auto", word_bytes: int | None = None) ->
 
     Args:
         path: of a file, or a folder with a file for each tensor.
-        form: of numbers in text: hexadecimal words, decimal integers or real values; ``auto`` looks.
+        form: of numbers: hexadecimal words (of text), decimal integers or real values; ``auto`` looks, and
+            refuses what may be either.
         word_bytes: of a word in a raw file; little-endian.
 
     Raises:
@@ -63,25 +68,26 @@ def read_dump(path: Path, form: Form = "auto", word_bytes: int | None = None) ->
 
 
 def _read(path: Path, form: Form, word_bytes: int | None) -> list[Dumped]:
+    real = {"real": True, "decimal": False}.get(form)
     try:
+        data = read_regular(path, MOST)
         match path.suffix.lower():
             case ".npz":
-                with np.load(path, allow_pickle=False) as archive:
-                    return [
-                        Dumped(name, _numbers(archive[name], f"{path}, {name}")) for name in archive.files
-                    ]
+                with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+                    arrays = {name: _numbers(archive[name], f"{path}, {name}") for name in archive.files}
+                return [Dumped(name, values, real=real) for name, values in arrays.items()]
             case ".npy":
-                return [Dumped(path.stem, _numbers(np.load(path, allow_pickle=False), str(path)))]
+                values = _numbers(np.load(io.BytesIO(data), allow_pickle=False), str(path))
+                return [Dumped(path.stem, values, real=real)]
             case ".bin" | ".raw":
                 size = word_bytes or 1
                 if size not in (1, 2, 4, 8):
                     raise DataError(f"{path}: words of {size} bytes: expected 1, 2, 4 or 8")
-                data = read_regular(path, MOST)
                 if len(data) % size:
                     raise DataError(f"{path}: {len(data)} bytes: expected a multiple of {size}")
-                words = np.frombuffer(data, f"<u{size}").astype(np.uint64).astype(np.int64)
+                words = np.frombuffer(data, f"<u{size}").astype(np.uint64).view(np.int64)
                 return [Dumped(path.stem, words, 8 * size)]
-        return [_text(path, read_regular(path, MOST).decode("utf-8-sig"), form)]
+        return [_text(path, data.decode("utf-8-sig"), form)]
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -104,33 +110,51 @@ _SEPARATORS = re.compile(r"[\s,;]+")
 
 
 def _text(path: Path, text: str, form: Form) -> Dumped:
-    """Numbers in text; ``//`` and ``#`` begin remarks, ``@`` an address, as $readmemh has them."""
-    lines = (re.split(r"//|#|@", line)[0] for line in text.splitlines())
-    tokens = [token for line in lines for token in _SEPARATORS.split(line) if token]
+    """Numbers in text; ``//`` and ``#`` begin remarks, ``@`` an address, as $readmemh has them.
+
+    Raises:
+        DataError: no numbers, or an address that leaves places out.
+    """
+    tokens: list[str] = []
+    for line in text.splitlines():
+        for token in _SEPARATORS.split(re.split("//|#", line)[0]):
+            if token.startswith("@"):
+                if token[1:].lower().lstrip("0") != f"{len(tokens):x}".lstrip("0"):
+                    raise DataError(
+                        f"{path}: address {token} behind {len(tokens)} words: expected every word"
+                    )
+            elif token:
+                tokens.append(token)
     if not tokens:
         raise DataError(f"{path}: no numbers")
     chosen = form if form != "auto" else _looks_like(tokens, path)
     try:
         if chosen == "hex":
             digits = [token.lower().removeprefix("0x") for token in tokens]
-            values = np.array([int(token, 16) for token in digits], np.int64)
-            return Dumped(path.stem, values, 4 * max(map(len, digits)))
+            words = np.array([int(token, 16) for token in digits], np.uint64)
+            return Dumped(path.stem, words.view(np.int64), min(4 * max(map(len, digits)), 64))
         if chosen == "decimal":
             return Dumped(path.stem, np.array([int(token) for token in tokens], np.int64))
         real = np.array([float(token) for token in tokens])
     except (ValueError, OverflowError) as error:
         raise DataError(f"{path}: not {chosen} numbers: {shown(str(error))}") from None
-    return Dumped(path.stem, _numbers(real, str(path)))
+    return Dumped(path.stem, _numbers(real, str(path)), real=True)
 
 
 def _looks_like(tokens: list[str], path: Path) -> Form:
-    """What the numbers must be, if only one form fits."""
+    """What the numbers must be.
+
+    Raises:
+        DataError: digits alone, all as many, some with zeros before them: they may be either.
+    """
     if any("." in t or "e-" in t.lower() or "e+" in t.lower() for t in tokens):
         return "real"
     if path.suffix.lower() in (".hex", ".mem") or any(re.search("[a-fxA-FX]", t) for t in tokens):
         return "hex"
     padded = len({len(t) for t in tokens}) == 1 and any(len(t) > 1 and t.startswith("0") for t in tokens)
-    return "hex" if padded else "decimal"
+    if padded:
+        raise DataError(f"{path}: {tokens[0]} and so on may be hexadecimal or decimal: expected --form")
+    return "decimal"
 
 
 # ------------------------------------------------------------------------------------------- matching
@@ -245,7 +269,7 @@ def _fitted(network: IntGraph, name: str, dumped: Dumped, images: int, by: str) 
         )
     shaped, layout = _laid_out(values, tensor, images)
     if shaped.dtype == np.float64:
-        shaped = _stored(shaped.astype(np.float64), tensor, dumped.name or name)
+        shaped = _stored(shaped.astype(np.float64), dumped.real, tensor, dumped.name or name)
     integers = shaped.astype(np.int64)
     if dumped.words is not None and tensor.format.signed:
         integers = _signed(integers, dumped.words, tensor.format.word_length)
@@ -254,7 +278,10 @@ def _fitted(network: IntGraph, name: str, dumped: Dumped, images: int, by: str) 
 
 def _signed(words: Ints, bits: int, word_length: int) -> Ints:
     """Two's complement words as signed integers, of the word's size, or of the tensor's if cut to it."""
-    width = word_length if not (words >> word_length).any() else min(bits, 63)
+    cut = not (words >> word_length).any()
+    if bits == 64 and not cut:
+        return words  # int64 holds their sign already
+    width = word_length if cut else bits
     sign = np.int64(1) << (width - 1)
     return (words ^ sign) - sign
 
@@ -268,17 +295,24 @@ def _laid_out(values: NDArray[np.generic], tensor: IntTensor, images: int) -> tu
     return values.reshape(shape), "NCHW" if rank == 3 else "N" + "C" * (rank > 0)
 
 
-def _stored(values: NDArray[np.float64], tensor: IntTensor, name: str) -> NDArray[np.float64]:
-    """Stored integers of real values; what are whole numbers within the range already are those."""
+def _stored(
+    values: NDArray[np.float64], real: bool | None, tensor: IntTensor, name: str
+) -> NDArray[np.float64]:
+    """Stored integers that are given as floating-point numbers, or as the real values that they stand for.
+
+    Raises:
+        DataError: they are neither, or may be either.
+    """
     fractions = tensor.format.fractions(len(tensor.shape))
     scaled = np.ldexp(values, fractions)
-    if (scaled == np.floor(scaled)).all() and np.abs(scaled).max(initial=0) <= max(
-        -tensor.format.min, tensor.format.max
-    ):
-        return scaled
-    if (values == np.floor(values)).all():
-        return values
-    raise DataError(
-        f"{name}: real values that are no multiples of 2**-{fractions.max()}, the unit of {tensor.format}: "
-        "expected stored integers, or the values that they stand for"
-    )
+    whole = bool((values == np.floor(values)).all())
+    if real is None and whole and not np.array_equal(scaled, values):
+        raise DataError(
+            f"{name}: whole numbers of a floating-point type, which may be stored integers of "
+            f"{tensor.format} or the values that they stand for: expected --form decimal or real"
+        )
+    found = values if real is False else scaled
+    if not (found == np.floor(found)).all():
+        expected = "stored integers" if real is False else f"multiples of 2**-{fractions.max()}"
+        raise DataError(f"{name}: real values: expected {expected}, as {tensor.format} has them")
+    return found

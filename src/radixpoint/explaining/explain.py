@@ -6,17 +6,14 @@ integers. Nothing is estimated from the figures of another design.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import msgspec
 from msgspec.structs import replace
 
 from radixpoint.arithmetic.formats import MAX_FRACTION, MAX_STORED, TensorFormat
 from radixpoint.data import ImageSet
 from radixpoint.errors import DesignError
-from radixpoint.explaining.probe import Lost, Probe
-from radixpoint.files import read_json
+from radixpoint.explaining.probe import Lost, Probe, Progress, quiet
+from radixpoint.files import Document
 from radixpoint.measure.metrics import Metric
 from radixpoint.quantization.design import RULE_SCOPES, BinaryPoint, Design
 from radixpoint.quantization.quantize import Quantizer
@@ -29,7 +26,6 @@ DEEPER = 5
 """Layers whose places are looked at one by one."""
 MORE_BITS = 4
 """Added to a format to take away its saturation, or its rounding."""
-Progress = Callable[[str, int, int], None]
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,7 +55,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     by_channel: Lost | None = None
 
 
-class Explanation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Explanation(Document, frozen=True, forbid_unknown_fields=True):
     """Where a design loses.
 
     Attributes:
@@ -74,6 +70,8 @@ class Explanation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         places: of the first layers, the one that loses most alone comes first within its layer.
         design: as JSON.
     """
+
+    what = "an explanation"
 
     images: int
     metric: str
@@ -90,28 +88,6 @@ class Explanation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What each layer loses alone, by name."""
         return {part.layer: part.alone.loss for part in self.layers}
 
-    @property
-    def made_for(self) -> Design:
-        """The design that is explained."""
-        return msgspec.json.decode(self.design, type=Design)
-
-    @classmethod
-    def load(cls, path: Path) -> Explanation:
-        """Read an ``explanation.json``.
-
-        Raises:
-            RunError: it cannot be read, or is none.
-        """
-        return read_json(path, cls, "an explanation")
-
-    def encoded(self) -> bytes:
-        """The file's content."""
-        return msgspec.json.format(msgspec.json.encode(self)) + b"\n"
-
-
-def _quiet(what: str, done: int, total: int) -> None:
-    """Nobody is told."""
-
 
 def explain(
     quantizer: Quantizer,
@@ -119,7 +95,7 @@ def explain(
     images: ImageSet,
     metric: Metric,
     deeper: int = DEEPER,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> Explanation:
     """Measure what every layer costs, and within the worst ones every place.
 
@@ -129,7 +105,7 @@ def explain(
         images: to measure on, all of them.
         metric: for drops.
         deeper: in how many layers places are looked at one by one.
-        progress: told what is measured, how many networks were run, and how many there are.
+        progress: told how it goes.
 
     Raises:
         DataError: the images do not fit the network, or the metric.
@@ -163,7 +139,7 @@ class _Explainer:
             places += _ranked([self._deeper(part) for part in parts], free)
         added = sum(part.alone.loss - free.loss for part in layers) + free.loss
         left_over = 100 * (whole.loss - added) / whole.loss if whole.loss else 0.0
-        unit = "bits" if probe.names_classes else "relative"
+        unit = "bits" if probe.quantizer.graph.names_classes else "relative"
         return Explanation(
             *(len(probe.images), probe.metric.name, unit, whole, free, layers, left_over, places),
             self.design.to_json().decode(),
@@ -193,7 +169,7 @@ class _Explainer:
         ]
 
     def _formats(self, role: str, keys: list[Key]) -> str:
-        shown = [_shown(self.probe.formats[key]) for key in keys]
+        shown = [str(self.probe.formats[key]) for key in keys]
         return (
             shown[0] if role else ", ".join(f"{key[1]} {form}" for key, form in zip(keys, shown, strict=True))
         )
@@ -232,12 +208,6 @@ class _Explainer:
         scoped = BinaryPoint("channel", point.rule, point.percentile)
         found = self.probe.quantizer.formats(replace(self.probe.design, binary_point=scoped))[key]
         return found if found != form else None
-
-
-def _shown(form: TensorFormat) -> str:
-    low, high = min(form.fraction_lengths), max(form.fraction_lengths)
-    points = f"{low}" if low == high else f"{low}..{high}"
-    return f"{'s' if form.signed else 'u'}fix{form.word_length}_En{points}"
 
 
 def _ranked(parts: list[Part], free: Lost) -> list[Part]:

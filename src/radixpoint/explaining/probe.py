@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import msgspec
 import numpy as np
 from msgspec.structs import replace
-from numpy.typing import NDArray
 
-from radixpoint.arithmetic.cast import dequantize
 from radixpoint.arithmetic.formats import MAX_FRACTION, TensorFormat
 from radixpoint.data import ImageSet
 from radixpoint.engines import make_engine, quantize_images
 from radixpoint.errors import DesignError
 from radixpoint.ir.network import IntGraph
+from radixpoint.measure.evaluate import real_results
 from radixpoint.measure.floating import FloatingEngine
 from radixpoint.measure.metrics import Metric
 from radixpoint.quantization.design import Codes, Design
-from radixpoint.quantization.quantize import Quantizer, divergence
+from radixpoint.quantization.quantize import Quantizer, answers_apart
 from radixpoint.quantization.sites import Formats, Key, Site
 
 PRODUCTS = frozenset({"conv", "fc", "input", "table", "lrn", "mul"})
@@ -27,6 +27,14 @@ FREE, FREER = 16, 24
 """Word lengths of freed places: what engines are fast at, and where that would be too little more."""
 ENOUGH = 3
 """Bits more that leave an eighth of the error, and a sixty-fourth of its power."""
+
+
+Progress = Callable[[str, int, int], None]
+"""Told what is measured, how many networks were run, and how many there are."""
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """Nobody is told."""
 
 
 class Lost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,12 +91,6 @@ class Probe:
         self._real = [results[name].astype(np.float64) for name in graph.outputs]
         self._before = metric.outcomes(self._real, images.target(0, len(images)))
 
-    @property
-    def names_classes(self) -> bool:
-        """Whether the network's result is one vector of class scores."""
-        graph = self.quantizer.graph
-        return len(graph.shapes[graph.output]) == 1 and not graph.other_outputs
-
     @cached_property
     def formats(self) -> Formats:
         """Of the design."""
@@ -125,22 +127,11 @@ class Probe:
 
     def lost_by(self, network: IntGraph) -> Lost:
         """What a network loses."""
-        outputs = self.outputs(network)
-        after = self.metric.outcomes(outputs, self.images.target(0, len(self.images)))
+        graph, stored = self.quantizer.graph, quantize_images(network, self._inputs)
+        results = real_results(network, make_engine(network), stored)
+        after = self.metric.outcomes(results, self.images.target(0, len(self.images)))
         agreement = None
-        if self.names_classes:
-            loss = divergence(outputs[0], self._real[0])
-            agreement = 100 * float((outputs[0].argmax(1) == self._real[0].argmax(1)).mean())
-        else:
-            power = max(float((self._real[0] ** 2).sum()), np.finfo(np.float64).tiny)
-            loss = float(((outputs[0] - self._real[0]) ** 2).sum() / power)
+        if graph.names_classes:
+            agreement = 100 * float((results[0].argmax(1) == self._real[0].argmax(1)).mean())
+        loss = answers_apart(graph, results[0], self._real[0])
         return Lost(loss, agreement, self.metric.pair(self._before, after).drop)
-
-    def outputs(self, network: IntGraph) -> list[NDArray[np.float64]]:
-        """Real-valued results of a network on the images, in the order of its outputs."""
-        stored = make_engine(network).run(quantize_images(network, self._inputs), network.outputs)
-        found = []
-        for name in network.outputs:
-            tensor = network.tensors[name]
-            found.append(dequantize(stored[name], tensor.format.fractions(len(tensor.shape))))
-        return found

@@ -103,14 +103,18 @@ class Graph:
         Raises:
             ModelError: its result is no vector of class scores.
         """
-        shape = self.shapes[self.output]
-        if len(shape) != 1 or self.other_outputs:
+        if not self.names_classes:
             results = ", ".join(f"{name!r} {self.shapes[name]}" for name in self.outputs)
             raise ModelError(
                 f"{self.source}: its results are {results}: expected one vector of class scores, which top-1 "
                 "and top-5 are judged by"
             )
-        return shape[0]
+        return self.shapes[self.output][0]
+
+    @property
+    def names_classes(self) -> bool:
+        """Whether its result is one vector, of class scores."""
+        return len(self.shapes[self.output]) == 1 and not self.other_outputs
 
     def parameter(self, layer: Layer, role: str) -> NDArray[np.float32]:
         """The layer's parameter of that role."""

@@ -93,14 +93,44 @@ def summarize(
     )
 
 
+def real_results(network: IntGraph, engine: Engine, stored: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+    """The values that a network's results stand for, on stored integers (batch first)."""
+    results = engine.run(stored, network.outputs)
+    formats = [(name, network.tensors[name]) for name in network.outputs]
+    return [dequantize(results[name], t.format.fractions(len(t.shape))) for name, t in formats]
+
+
+def check_origin(graph: Graph, digest: str) -> None:
+    """See that what was quantized from the network with this digest was quantized from this one.
+
+    Raises:
+        ModelError: it was not.
+    """
+    if digest != graph.digest:
+        raise ModelError(f"the quantized network was not quantized from {graph.source}: their digests differ")
+
+
 def outcomes_of(
     network: IntGraph, engine: Engine, stored: NDArray[np.int64], targets: Any, metric: Metric
 ) -> Outcomes:
     """What a metric keeps of a network on stored integers (batch first) with these targets."""
-    results = engine.run(stored, network.outputs)
-    formats = [(name, network.tensors[name]) for name in network.outputs]
-    outputs = [dequantize(results[name], t.format.fractions(len(t.shape))) for name, t in formats]
-    return metric.outcomes(outputs, targets)
+    return metric.outcomes(real_results(network, engine, stored), targets)
+
+
+def network_outcomes(
+    network: IntGraph,
+    engine: Engine,
+    images: ImageSet,
+    metric: Metric,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outcomes:
+    """What a metric keeps of a network on all images."""
+    result = NO_OUTCOMES
+    for stored, targets in ahead(images, lambda inputs: quantize_images(network, inputs)):
+        result = result.joined(outcomes_of(network, engine, stored, targets, metric))
+        if progress is not None:
+            progress(len(result), len(images))
+    return result
 
 
 def evaluate(
@@ -129,8 +159,7 @@ def evaluate(
     error = None if confidence is None else 1 - check_confidence(confidence)
     if error is not None and getattr(chosen, "total", False):
         check_resamples(error)
-    if quantized.metadata.get("network", graph.digest) != graph.digest:
-        raise ModelError(f"the quantized network was not quantized from {graph.source}: their digests differ")
+    check_origin(graph, quantized.metadata.get("network", graph.digest))
     pairs = [(graph.input, quantized.input), *zip(graph.outputs, quantized.outputs, strict=False)]
     for ours, theirs in pairs:
         if graph.shapes[ours] != quantized.tensors[theirs].shape:
@@ -141,11 +170,7 @@ def evaluate(
             )
     chosen.check(graph, images)
     runner = make_engine(quantized, engine, threads)
-    result = NO_OUTCOMES
-    for stored, targets in ahead(images, lambda inputs: quantize_images(quantized, inputs)):
-        result = result.joined(outcomes_of(quantized, runner, stored, targets, chosen))
-        if progress is not None:
-            progress(len(result), len(images))
+    result = network_outcomes(quantized, runner, images, chosen, progress)
     return summarize(float_outcomes(graph, images, chosen), result, chosen, error)
 
 

@@ -66,6 +66,18 @@ def divergence(logits: NDArray[np.floating], reference: NDArray[np.floating]) ->
     return max(total / 2, 0.0)
 
 
+def answers_apart(graph: Graph, results: NDArray[np.floating], reference: NDArray[np.floating]) -> float:
+    """How far results are from those of float.
+
+    Of a classifier the divergence of its class probabilities, in bits; else the squared error of its first
+    result, relative to that result's power.
+    """
+    if graph.names_classes:
+        return divergence(results, reference)
+    real = reference.astype(np.float64)
+    return float(((results - real) ** 2).sum() / max((real**2).sum(), np.finfo(np.float64).tiny))
+
+
 class Quantizer:
     """Quantizes one calibrated network by many designs, sharing what they have in common.
 
@@ -113,16 +125,12 @@ class Quantizer:
     def loss(self, design: Design, formats: Formats) -> float:
         """How far the answers are from those of float on the calibration sample.
 
-        Of a classifier the divergence of its class probabilities, in bits; else the squared error of its
-        first result, relative to that result's power.
+        As ``answers_apart`` has it.
         """
         graph = self.lowered(design, formats)
         stored = make_engine(graph).run(quantize_images(graph, self.ranges.sample))[graph.output]
         logits = dequantize(stored, graph.logit_fraction_length())
-        if len(self.graph.shapes[self.graph.output]) == 1 and not self.graph.other_outputs:
-            return divergence(logits, self.ranges.logits)
-        real = self.ranges.logits.astype(np.float64)
-        return float(((logits - real) ** 2).sum() / max((real**2).sum(), np.finfo(np.float64).tiny))
+        return answers_apart(self.graph, logits, self.ranges.logits)
 
     def formats(self, design: Design) -> Formats:
         """The format of every quantized place.

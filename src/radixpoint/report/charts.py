@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from msgspec import UNSET
@@ -41,7 +41,7 @@ class Chart:
     spec: Spec
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    zooms: bool = field(default=False)
+    zooms: bool = False
 
 
 def _spec(values: Rows, description: str, **more: Any) -> Spec:
@@ -113,6 +113,20 @@ def _limit_rule(result: Result, channel: str) -> list[Spec]:
     ]
 
 
+def _intervals(x: Spec, y: Spec, looks: Spec) -> list[Spec]:
+    """Points with their intervals, whose axes can be zoomed."""
+    point = {"type": "point", "filled": True, "size": 80, "opacity": 1, "tooltip": {"content": "data"}}
+    bar = {"x": x, "y": {"field": "low", **y}, "y2": {"field": "high"}, "color": looks["color"]}
+    return [
+        {
+            "params": [{"name": "zoom", "select": "interval", "bind": "scales"}],
+            "mark": {"type": "rule", "strokeWidth": 2},
+            "encoding": bar,
+        },
+        {"mark": point, "encoding": {"x": x, "y": {"field": "drop", **y}, **looks}},
+    ]
+
+
 def stages(policy: PolicyResult) -> list[tuple[str, list[Trial]]]:
     """What a policy tried, stage by stage."""
     found = []
@@ -136,7 +150,7 @@ def paths(result: Result) -> Iterator[Chart]:
                 | {"bits": t.word_length, "verdict": t.verdict, "images looked at": t.images}
                 for t in ordered
             ]
-            text = f"Strategy {name}: {len(values)} designs were tried. " + _stopped(ordered, what)
+            text = f"Strategy {name}: {len(values)} designs were tried. " + _stopped(ordered)
             x = {
                 "field": "bits",
                 "type": "quantitative",
@@ -156,29 +170,7 @@ def paths(result: Result) -> Iterator[Chart]:
                 "legend": {"title": None, "orient": "top"},
             }
             y = {"type": "quantitative", "title": drop, "scale": {"type": "symlog"}}
-            layers: list[Spec] = [
-                {
-                    "params": [{"name": "zoom", "select": "interval", "bind": "scales"}],
-                    "mark": {"type": "rule", "strokeWidth": 2},
-                    "encoding": {
-                        "x": x,
-                        "y": {"field": "low", **y},
-                        "y2": {"field": "high"},
-                        "color": colour,
-                    },
-                },
-                {
-                    "mark": {
-                        "type": "point",
-                        "filled": True,
-                        "size": 80,
-                        "opacity": 1,
-                        "tooltip": {"content": "data"},
-                    },
-                    "encoding": {"x": x, "y": {"field": "drop", **y}, "color": colour, "shape": shape},
-                },
-                *_limit_rule(result, "y"),
-            ]
+            layers = [*_intervals(x, y, {"color": colour, "shape": shape}), *_limit_rule(result, "y")]
             rows = [
                 [
                     str(v["bits"]),
@@ -196,7 +188,7 @@ def paths(result: Result) -> Iterator[Chart]:
             yield Chart(f"path-{count}", f"{name}: {what}", text, spec, header, rows, True)
 
 
-def _stopped(trials: Sequence[Trial], what: str) -> str:
+def _stopped(trials: Sequence[Trial]) -> str:
     held = [t.word_length for t in trials if t.verdict == "holds"]
     failed = [t.word_length for t in trials if t.verdict == "fails"]
     if not held:
@@ -238,6 +230,7 @@ def frontier(result: Result, found: Mapping[str, PolicyResult]) -> Chart | None:
     of = "joint" if joint is not None and joint.multiplier_cost == base else next(iter(found))
     text = f"Left is cheaper, down is better. The cost is that of all multipliers, relative to {of}."
     x = {
+        "field": "cost",
         "type": "quantitative",
         "title": f"cost of the multipliers, relative to {of}",
         "scale": {"zero": False, "padding": 20},
@@ -248,38 +241,12 @@ def frontier(result: Result, found: Mapping[str, PolicyResult]) -> Chart | None:
         "scale": {"domain": ["answer", "frontier"], "range": [HOLDS, "#999999"]},
         "legend": {"title": None, "orient": "top"},
     }
-    layers: list[Spec] = [
-        {
-            "params": [{"name": "zoom", "select": "interval", "bind": "scales"}],
-            "mark": {"type": "rule", "strokeWidth": 2},
-            "encoding": {
-                "x": {"field": "cost", **x},
-                "y": {"field": "low", **y},
-                "y2": {"field": "high"},
-                "color": colour,
-            },
-        },
-        {
-            "mark": {
-                "type": "point",
-                "filled": True,
-                "size": 90,
-                "opacity": 1,
-                "tooltip": {"content": "data"},
-            },
-            "encoding": {"x": {"field": "cost", **x}, "y": {"field": "drop", **y}, "color": colour},
-        },
-        {
-            "transform": [{"filter": "datum.what == 'answer'"}],
-            "mark": {"type": "text", "align": "left", "dx": 9, "dy": -9},
-            "encoding": {
-                "x": {"field": "cost", **x},
-                "y": {"field": "drop", **y},
-                "text": {"field": "design"},
-            },
-        },
-        *_limit_rule(result, "y"),
-    ]
+    named: Spec = {
+        "transform": [{"filter": "datum.what == 'answer'"}],
+        "mark": {"type": "text", "align": "left", "dx": 9, "dy": -9},
+        "encoding": {"x": x, "y": {"field": "drop", **y}, "text": {"field": "design"}},
+    }
+    layers = [*_intervals(x, y, {"color": colour}), named, *_limit_rule(result, "y")]
     rows = [
         [
             v["design"],
@@ -303,16 +270,17 @@ def frontier(result: Result, found: Mapping[str, PolicyResult]) -> Chart | None:
 
 # ---------------------------------------------------------------------------------------- the network
 
-MEASURES = {
-    "operand bits": "word length of what the layer multiplies or adds",
-    "weight bits": "word length of its weights or parameters",
-    "SQNR, dB": "signal to quantization noise of its result",
-    "saturated, %": "largest share of values beyond the range",
-    "rounded to zero, %": "largest share of values too small for the format",
-    "share of the multipliers, %": "of the cost of all multipliers",
-    "share of the energy, %": "of the arithmetic",
-    "sensitivity": "what is lost when this layer alone is quantized",
-}
+MEASURES = (
+    "operand bits",
+    "weight bits",
+    "SQNR, dB",
+    "saturated, %",
+    "rounded to zero, %",
+    "share of the multipliers, %",
+    "share of the energy, %",
+    "sensitivity",
+)
+"""What the picture can be coloured by; the sensitivity is what is lost when the layer alone is quantized."""
 
 
 def measures(
@@ -346,7 +314,7 @@ def totals(facts: Facts) -> dict[str, float]:
     costs = [layer.cost for layer in facts.layers if layer.cost is not None]
     return {
         name: float(sum(getattr(c, name) for c in costs))
-        for name in ("multiplier_cost", "energy", "weight_bits", "macs")
+        for name in ("multiplier_cost", "energy", "weight_bits")
     }
 
 

@@ -75,13 +75,8 @@ def _read_facts(run: Path, name: str) -> Facts:
     return Facts.load(path)
 
 
-def _format(place: Place | None) -> str | None:
-    """As ``sfix10_En7``; with a range of binary points where channels differ."""
-    if place is None:
-        return None
-    low, high = place.fractions
-    points = f"{low}" if low == high else f"{low}..{high}"
-    return f"{'s' if place.signed else 'u'}fix{place.word_length}_En{points}"
+def _shown(place: Place | None) -> str | None:
+    return None if place is None else place.format
 
 
 def _rows(facts: Facts, anchor: str, sensitivities: Mapping[str, float]) -> tuple[_Row, ...]:
@@ -93,9 +88,9 @@ def _rows(facts: Facts, anchor: str, sensitivities: Mapping[str, float]) -> tupl
         found = charts.measures(layer, sums, sensitivities.get(layer.name))
         weight = layer.place("weight") or layer.place("scale") or layer.place("gamma")
         cells_of: dict[str, float | str | None] = {
-            "operand": _format(layer.place("operand")),
-            "weights": _format(weight),
-            "result": _format(layer.place("result")),
+            "operand": _shown(layer.place("operand")),
+            "weights": _shown(weight),
+            "result": _shown(layer.place("result")),
             "saturated, %": found["saturated, %"],
             "to zero, %": found["rounded to zero, %"],
             "SQNR, dB": layer.sqnr,
@@ -116,15 +111,17 @@ def _answers(run: Path, result: Result) -> list[_Answer]:
         facts, anchor, folder = _read_facts(run, name), f"answer-{index}", run / name
         explanation = Explanation.load(folder / EXPLANATION) if (folder / EXPLANATION).is_file() else None
         advice = Advice.load(folder / ADVICE) if (folder / ADVICE).is_file() else None
-        design = msgspec.json.encode(Design.load(folder / "design.json"), order="sorted")
-        if explanation is not None and msgspec.json.encode(explanation.made_for, order="sorted") != design:
-            explanation = advice = None  # of an earlier answer
+        design = Design.load(folder / "design.json").to_json().decode()
+        if explanation is not None and explanation.design != design:
+            explanation = None  # of an earlier answer
+        if advice is not None and advice.now.design != design:
+            advice = None
         own = {} if explanation is None else explanation.sensitivities
         rows = _rows(facts, anchor, own)
         data = {row.anchor: charts.histogram_data(row.layer) for row in rows if row.layer.places}
         found.append(
             _Answer(
-                *(anchor, name, policy, words.lengths(name, policy), facts),
+                *(anchor, name, policy, words.lengths(policy), facts),
                 charts.picture(facts, anchor, own),
                 rows,
                 _json(data),
@@ -196,14 +193,9 @@ def page(run: str | Path) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"json": _json, "drop": words.number, "interval": words.interval}
-    everything = [
-        *pictures,
-        *charts.paths(result),
-        *([frontier] if frontier else []),
-        *([cost] if cost else []),
-    ]
-    everything += [answer.picture for answer in answers]
+    environment.filters |= {"drop": words.number, "interval": words.interval}
+    paths = list(charts.paths(result))
+    everything = [*pictures, *paths, frontier, cost, *(answer.picture for answer in answers)]
     return environment.get_template("page.html").render(
         result=result,
         unit=words.unit_of(result),
@@ -212,14 +204,13 @@ def page(run: str | Path) -> str:
         limit=words.limit(result),
         metric=words.metric(result),
         strategies=pictures[0] if pictures else None,
-        paths=list(charts.paths(result)),
+        paths=paths,
         frontier=frontier,
         cost=cost,
         answers=answers,
-        specs=_json({chart.name: chart.spec for chart in everything}),
+        specs=_json({chart.name: chart.spec for chart in everything if chart is not None}),
         histogram=_json(charts.HISTOGRAM),
         libraries=_libraries(),
         asked=_asked(folder),
-        settings=msgspec.to_builtins(result),
-        measures=charts.MEASURES,
+        settings=msgspec.to_builtins({"options": result.options, "preprocessing": result.preprocessing}),
     )

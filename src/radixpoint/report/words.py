@@ -32,7 +32,7 @@ def interval(bounds: tuple[float, float], unit: str) -> str:
     return f"{number(bounds[0], unit)} to {number(bounds[1], unit)}"
 
 
-def lengths(name: str, policy: PolicyResult) -> str:
+def lengths(policy: PolicyResult) -> str:
     """The word lengths of an answer, in words."""
     if policy.word_length is not UNSET:
         return f"{policy.word_length} bits everywhere"
@@ -86,8 +86,8 @@ def answer(result: Result) -> str:
     assert best.drop is not None
     assert best.drop_interval is not None
     text = (
-        f"{lengths(name, best)[0].upper()}{lengths(name, best)[1:]} are enough: the drop is "
-        f"{drop(best.drop, unit)} ({interval(best.drop_interval, unit)} with 95 % confidence) on "
+        f"{lengths(best)} are enough: the drop is {drop(best.drop, unit)} (95 % interval: "
+        f"{interval(best.drop_interval, unit)}) on "
         f"{result.images.count:,} images, within the limit of {limit(result)}."
     )
     if name != "joint" and isinstance(best.relative_cost, float):

@@ -11,7 +11,6 @@ import base64
 import io
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -22,7 +21,7 @@ from radixpoint.accelerator.cost import LayerCost, layer_costs
 from radixpoint.arithmetic.formats import Overflow, TensorFormat
 from radixpoint.data import ImageSet
 from radixpoint.engines import make_engine, quantize_images
-from radixpoint.files import read_json
+from radixpoint.files import Document
 from radixpoint.ir.graph import Graph
 from radixpoint.ir.network import IntGraph, Step
 from radixpoint.measure.calibrate import OCTAVES, PER_OCTAVE, Statistics
@@ -48,6 +47,7 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         role: what is stored there: ``operand``, ``weight``, ``bias``, ``scale``, ``offset``, ``result`` ...
+        format: as it is printed.
         word_length: in bits.
         signed: whether it has a sign bit.
         fractions: smallest and largest fraction length of its channels.
@@ -58,6 +58,7 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     role: str
+    format: str
     word_length: int
     signed: bool
     fractions: tuple[int, int]
@@ -114,7 +115,7 @@ class Changed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     picture: str | None
 
 
-class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Facts(Document, frozen=True, forbid_unknown_fields=True):
     """Of one answer.
 
     Attributes:
@@ -125,24 +126,13 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         changed_count: of those, all of them.
     """
 
+    what = "the facts of a run"
+
     layers: list[LayerFacts]
     input: str
     input_place: Place
     changed: list[Changed] | None
     changed_count: int
-
-    @classmethod
-    def load(cls, path: Path) -> Facts:
-        """Read a ``facts.json``.
-
-        Raises:
-            RunError: it cannot be read, or is none.
-        """
-        return read_json(path, cls, "the facts of a run")
-
-    def encoded(self) -> bytes:
-        """The file's content."""
-        return msgspec.json.encode(self) + b"\n"
 
 
 def facts_of(
@@ -205,7 +195,9 @@ def _place(site: Site, form: TensorFormat, saturated: Mapping[tuple[str, str], f
         if beyond is None and site.kind != "activations":
             beyond = _beyond(site.statistics, form)
     fractions = (min(form.fraction_lengths), max(form.fraction_lengths))
-    return Place(site.key[1], form.word_length, form.signed, fractions, octave, shares, zeros, beyond)
+    return Place(
+        site.key[1], str(form), form.word_length, form.signed, fractions, octave, shares, zeros, beyond
+    )
 
 
 def _magnitudes(statistics: Statistics) -> NDArray[np.int64]:
