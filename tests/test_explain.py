@@ -172,6 +172,26 @@ def test_the_best_is_the_cheapest_that_holds(advice: Advice) -> None:
         assert best.drop == min(change.drop for change in advice.changes)
 
 
+def test_what_a_part_of_the_images_chose_is_judged_on_all() -> None:
+    """Ninety images choose, and are wrong again and again: the first that holds on all is the best."""
+    design = Design.separate(5, 10)
+    limit = Criterion(limit=1.0)
+    found = advise(QUANTIZER, design, explained(design, 3), IMAGES, TopK(1), limit, first=90)
+    assert found.images == 90
+    assert found.confirmed
+    for one in found.confirmed:
+        tried = msgspec.json.decode(found.change(one.name).design, type=Design)
+        own = evaluate(GRAPH, QUANTIZER.quantize(tried), IMAGES)
+        assert (one.images, one.drop, one.drop_interval) == (len(IMAGES), own.drop, own.drop_interval)
+    *failed, last = found.confirmed
+    assert all(one.drop > 1.0 for one in failed)
+    assert any(one.drop != found.change(one.name).drop for one in found.confirmed), "the test shows nothing"
+    if last.drop <= 1.0:
+        assert found.best == last.name
+    else:
+        assert found.best == min(found.confirmed, key=lambda one: one.drop).name
+
+
 def test_a_planted_cause_is_cured() -> None:
     """One operand has two bits: more bits for it are advised, at next to no cost."""
     layer = CONVS[1]

@@ -141,14 +141,13 @@ def _show(network: IntGraph, found: list[Matched], result: Comparison) -> None:
         say("equal: every value")
         return
     table = Table()
-    table.add_column("tensor", no_wrap=True)
-    for column in ("first difference at", "expected", "got", "differ", "of", "by at most"):
-        table.add_column(column)
+    for column in ("tensor", "image: place", "expected", "got", "differ", "off by"):
+        table.add_column(column, no_wrap=column == "tensor")
     for one in result.differences[:SHOWN]:
-        place = "image " + ", ".join(map(str, one.place))
-        table.add_row(
-            escape(one.tensor), place, *map(str, (one.expected, one.got, one.count, one.values, one.largest))
-        )
+        image, *place = map(str, one.place)
+        differ = f"{one.count}/{one.values}"
+        cells = (f"{image}: {', '.join(place)}", str(one.expected), str(one.got), differ, str(one.largest))
+        table.add_row(escape(one.tensor), *cells)
     out.print(table)
     first = result.differences[0]
     say(

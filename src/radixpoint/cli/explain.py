@@ -115,7 +115,9 @@ def explain(
     looked_at: Annotated[
         int, typer.Option("--look-at", min=16, help="Images on which every layer is tried alone.")
     ] = IMAGES,
-    max_images: Annotated[int, typer.Option(min=50, help="Images on which changes are judged.")] = 2000,
+    max_images: Annotated[
+        int, typer.Option(min=50, help="Images on which changes are judged; the best, on all.")
+    ] = 2000,
     changes: Annotated[bool, typer.Option(help="Try changes, and tell what to do next.")] = True,
     apply: Annotated[
         Path | None, typer.Option("--apply", help="Folder for the design and the network of the best change.")
@@ -143,7 +145,7 @@ def explain(
         )
     judged = criterion(asked.get("metric", "top1"), str(asked.get("limit", "1.0")))
     by = find_metric(judged.metric)
-    quantizer, judged_on = _read(asked, max_images)
+    quantizer, judged_on = _read(asked)
     if chosen.network is not None:
         check_origin(quantizer.graph, chosen.network)
     with bars() as shown:
@@ -154,7 +156,7 @@ def explain(
         advice = None
         if changes:
             told = _told(shown, "changes")
-            advice = advise(quantizer, chosen.design, found, judged_on, by, judged, told)
+            advice = advise(quantizer, chosen.design, found, judged_on, by, judged, told, max_images)
             _keep(chosen.folder, advice)
     if apply is not None and advice is not None and advice.best is not None:
         _apply(apply, quantizer, advice.change(advice.best))
@@ -166,7 +168,7 @@ def explain(
         _advise(advice, by.unit, chosen.folder, apply)
 
 
-def _read(asked: dict[str, Any], max_images: int) -> tuple[Quantizer, ImageSet]:
+def _read(asked: dict[str, Any]) -> tuple[Quantizer, ImageSet]:
     """The network with what was measured of it, and the images to judge on."""
     how = (asked.get("classes"), asked.get("preprocessing"))
     model, store = asked["model"], asked.get("store")
@@ -174,7 +176,6 @@ def _read(asked: dict[str, Any], max_images: int) -> tuple[Quantizer, ImageSet]:
         asked["images"], *how, asked.get("max_images"), model, asked.get("labels"), store
     )
     judged_on = without_held_out(everything, asked.get("held_out"))
-    judged_on = judged_on.first(max_images) if len(judged_on) > max_images else judged_on
     sample = read_images(asked["calibration"], *how, model=model, store=store)
     graph = read_model(model, asked.get("weights"), asked.get("input_shape"), judged_on)
     return Quantizer(graph, ranges_of(asked.get("ranges"), graph, sample), sample), judged_on
@@ -295,6 +296,9 @@ def _advise(advice: Advice, unit: str, folder: Path, applied: Path | None) -> No
     best = advice.changes[number - 1]
     limit = words.amount(f"{advice.limit:g}", unit)
     say(f"best: {best.name}: drop {words.drop(best.drop, unit)}, limit {limit}")
+    for one in advice.confirmed:
+        interval = words.interval(one.drop_interval, unit)
+        say(f"on all {one.images} images: {words.drop(one.drop, unit)} {interval}: {one.name}")
     place = folder / "changes" / _file(number, best)
     if applied is None:
         say(
@@ -303,7 +307,6 @@ def _advise(advice: Advice, unit: str, folder: Path, applied: Path | None) -> No
         )
     else:
         say(f"{applied}: its design.json and network.safetensors")
-    say(
-        "the images that choose a change flatter it: judge it once more on others ('radixpoint evaluate')",
-        errors,
-    )
+    if not advice.confirmed:
+        flattered = "the images that choose a change flatter it: judge it on others ('radixpoint evaluate')"
+        say(flattered, errors)

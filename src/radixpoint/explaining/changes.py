@@ -17,6 +17,7 @@ from radixpoint.explaining.explain import Explanation
 from radixpoint.explaining.probe import Lost, Progress, quiet
 from radixpoint.files import Document
 from radixpoint.ir.graph import Graph
+from radixpoint.ir.network import IntGraph
 from radixpoint.measure.calibrate import float_outcomes
 from radixpoint.measure.evaluate import network_outcomes, summarize
 from radixpoint.measure.metrics import Metric
@@ -30,6 +31,8 @@ WORST = 3
 """Layers that changes of their own are tried for."""
 TOGETHER = 5
 """Changes that are tried together, at most, one after the other."""
+AGAIN = 5
+"""Changes that are judged on all images, at most."""
 Edit = Callable[[Design], Design]
 
 
@@ -61,6 +64,21 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.drop <= limit
 
 
+class Confirmed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A change judged once more, on all images: those that chose it flatter it.
+
+    Attributes:
+        name: of the change.
+        images: how many.
+        drop, drop_interval: of the metric against float, with a paired 95 % interval.
+    """
+
+    name: str
+    images: int
+    drop: float
+    drop_interval: tuple[float, float]
+
+
 class Advice(Document, frozen=True, forbid_unknown_fields=True):
     """What was tried.
 
@@ -70,8 +88,10 @@ class Advice(Document, frozen=True, forbid_unknown_fields=True):
         limit: on its drop.
         now: the design as it was.
         changes: those tried, the one that brings most first.
-        best: name of the one to take: the cheapest within the limit, or if none is, the one with the least
-            drop; None if nothing is better than the design as it was.
+        confirmed: the cheapest within the limit, judged on all images, one after the other until one is
+            within it there, too; none where all images were looked at anyway.
+        best: name of the one to take: the cheapest within the limit on all images that judged it, or if none
+            is, the one with the least drop; None if nothing is better than the design as it was.
     """
 
     what = "advice"
@@ -81,6 +101,7 @@ class Advice(Document, frozen=True, forbid_unknown_fields=True):
     limit: float
     now: Change
     changes: list[Change]
+    confirmed: list[Confirmed]
     best: str | None
 
     def change(self, name: str) -> Change:
@@ -212,6 +233,10 @@ class _Trials:
         self.first: tuple[Outcomes, int, int] | None = None
         self.done, self.total = 0, 0
 
+    def outcomes(self, network: IntGraph) -> Outcomes:
+        """Image by image."""
+        return network_outcomes(network, make_engine(network), self.images, self.metric)
+
     def attempt(self, name: str, edit: Edit, design: Design) -> Change | None:
         """Measure an edited design; None where it is the same, or this network cannot have it."""
         try:
@@ -231,7 +256,7 @@ class _Trials:
         self.progress(name, self.done, self.total)
         self.done += 1
         network = self.quantizer.quantize(design)
-        seen = network_outcomes(network, make_engine(network), self.images, self.metric)
+        seen = self.outcomes(network)
         costs = cost(network)
         memory = costs.weight_bits + costs.parameter_bits
         if self.first is None:
@@ -260,23 +285,26 @@ def advise(
     metric: Metric,
     criterion: Criterion,
     progress: Progress = quiet,
+    first: int | None = None,
 ) -> Advice:
-    """Try changes of a design, one by one, then the best of them together.
+    """Try changes of a design, one by one, then the best of them together; judge the cheapest once more.
 
     Args:
         quantizer: of the network; with calibration images, or refining is not tried.
         design: as it is.
         explanation: of it: whose layers changes are tried for.
-        images: to judge on, all of them.
+        images: to judge on.
         metric: to judge by.
         criterion: whose limit a change should hold.
         progress: told how it goes.
+        first: how many of the images all changes are judged on; None: all. The one to take is judged on all.
 
     Raises:
         DataError: the images do not fit the network, or the metric.
         DesignError: the design does not fit the network.
     """
-    trials = _Trials(quantizer, images, metric, progress)
+    chosen_on = images if first is None or first >= len(images) else images.first(first)
+    trials = _Trials(quantizer, chosen_on, metric, progress)
     candidates = [*_of_layers(quantizer.graph, design, explanation), *_of_all(quantizer.graph, design)]
     limit = criterion.allowed(metric.pair(trials.reference, trials.reference), None)
     now = trials.tried("as it is", design)
@@ -291,7 +319,14 @@ def advise(
     changes = [change for _, change in found]
     changes += _together(trials, design, found)
     changes.sort(key=lambda change: (-change.gain, change.multiplier_cost))
-    return Advice(len(images), metric.name, limit, now, changes, _best(now, changes, limit))
+    ranked = _ranked(now, changes, limit)
+    best = ranked[0].name if ranked else None
+    confirmed: list[Confirmed] = []
+    if ranked and len(chosen_on) < len(images):
+        confirmed = _confirmed(_Trials(quantizer, images, metric, progress), ranked[:AGAIN], limit)
+        least = min(confirmed, key=lambda one: (one.drop > limit, one.drop))
+        best = None if now.holds(limit) and least.drop > limit else least.name
+    return Advice(len(chosen_on), metric.name, limit, now, changes, confirmed, best)
 
 
 def _shorter(graph: Graph, explanation: Explanation) -> Iterator[_Candidate]:
@@ -353,11 +388,25 @@ def _together(
             yield tried
 
 
-def _best(now: Change, changes: Sequence[Change], limit: float) -> str | None:
+def _ranked(now: Change, changes: Sequence[Change], limit: float) -> list[Change]:
+    """Those to take, the best first: the cheapest within the limit; if none is, that of the least drop."""
     holding = [change for change in changes if change.holds(limit)]
-    if holding and (not now.holds(limit) or min(c.multiplier_cost for c in holding) < 1):
-        return min(holding, key=lambda change: (change.multiplier_cost, change.drop)).name
-    better = [change for change in changes if change.gain > 0]
-    if now.holds(limit) or not better:
-        return None
-    return min(better, key=lambda change: change.drop).name
+    if now.holds(limit):
+        holding = [change for change in holding if change.multiplier_cost < 1]
+    if holding or now.holds(limit):
+        return sorted(holding, key=lambda change: (change.multiplier_cost, change.drop))
+    return sorted((change for change in changes if change.gain > 0), key=lambda change: change.drop)
+
+
+def _confirmed(trials: _Trials, ranked: Sequence[Change], limit: float) -> list[Confirmed]:
+    """Changes on all images, until one is within the limit."""
+    found: list[Confirmed] = []
+    for change in ranked:
+        trials.progress(f"on all images: {change.name}", len(found), len(ranked))
+        design = msgspec.json.decode(change.design, type=Design)
+        seen = trials.outcomes(trials.quantizer.quantize(design))
+        judged = summarize(trials.reference, seen, trials.metric)
+        found.append(Confirmed(change.name, len(trials.images), judged.drop, judged.drop_interval))
+        if judged.drop <= limit:
+            break
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as with_fields
 from itertools import combinations
 
 import numpy as np
@@ -237,6 +238,9 @@ class _Comparer:
             ("pixels are divided by 256, not by 255", {"rescale": prepared.rescale * 255 / 256}),
             ("pixels are not scaled", {"rescale": 1.0}),
         )
+        exact = np.ldexp(self.images.inputs(0, len(self.images)).astype(float), form.fraction_lengths[0])
+        cut = np.clip(np.floor(exact), form.min, form.max).astype(np.int64)
+        yield "preprocessing", "the image is truncated, not rounded", cut
         for text, fields in others:
             changed = replace(prepared, **fields)
             inputs = changed.normalize(np.asarray(self.images.pixels[0 : len(self.images)]))
@@ -289,9 +293,11 @@ class _Comparer:
             for step in segment
             if fault.edit(self.network, step) is not None
         ]
-        found = [(*planted, one) for one in (*everywhere, *local) if self._explains((*planted, one), first)]
-        if found:
-            return found
+        exact = [*everywhere, *local]
+        for single in (exact, [with_fields(one, wraps=True) for one in exact]):
+            found = [(*planted, one) for one in single if self._explains((*planted, one), first)]
+            if found:
+                return found
         pairs = [
             (a, b) for a, b in combinations(local, 2) if a.step != b.step or a.fault.kind != b.fault.kind
         ]

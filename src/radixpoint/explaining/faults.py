@@ -6,6 +6,7 @@ decided by ==, on every value.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as with_fields
@@ -54,16 +55,22 @@ class Fault:
 
 @dataclass(frozen=True)
 class Planted:
-    """A fault where it is: in one step, or (``step`` None) wherever it means anything."""
+    """A fault where it is: in one step, or (``step`` None) wherever it means anything.
+
+    ``wraps``: exact results that it makes larger wrap in the bits that the right ones need, as in hardware
+    that was built with so many. Such a copy is None where no result grows.
+    """
 
     fault: Fault
     step: str | None
     layer: str | None
+    wraps: bool = False
 
     @property
     def text(self) -> str:
         place = "everywhere" if self.layer is None else f"in layer {self.layer}"
-        return f"{self.fault.text}, {place}"
+        after = ", and what grows by that wraps" if self.wraps else ""
+        return f"{self.fault.text}, {place}{after}"
 
 
 def copied(network: IntGraph, planted: Sequence[Planted]) -> IntGraph | None:
@@ -84,26 +91,37 @@ def _with(network: IntGraph, planted: Planted) -> IntGraph | None:
     tensors: dict[str, IntTensor] = {network.input: network.tensors[network.input]}
     parameters: dict[str, IntParameter] = {}
     steps: list[Step] = []
-    used = False
+    used = wrapped = False
     for step in network.steps:
         made: Sequence[Made] = [_as_it_is(network, step)]
         if planted.step in (None, step.name):
             edited = planted.fault.edit(network, step)
             used, made = used or edited is not None, made if edited is None else edited
         recorded = network.tensors[step.name]
-        for one in made:
+        left = deque(made)
+        while left:
+            one = left.popleft()
             sources = [tensors[name] for name in one.inputs]
             value = recorded.value if one.name == step.name else None
             try:
-                tensors[one.name] = derived_tensor(
+                tensor = derived_tensor(
                     *(one.op, one.attributes, sources, one.parameters, recorded.layer, value, one.to)
                 )
             except (GraphError, FormatError, ValueError):
                 return None
+            form, most = tensor.format, recorded.format.word_length
+            same = (one.name, one.op) == (step.name, step.op)
+            if planted.wraps and same and one.to is None and form.word_length > most:
+                whole = with_fields(one, name=f"{one.name}!whole")
+                to = TensorFormat(form.signed, most, form.fraction_lengths)
+                left.extend((whole, _cast(one.name, whole.name, to, overflow="WRAP")))
+                wrapped = True
+                continue
+            tensors[one.name] = tensor
             keys = {role: f"{one.name}/{role}" for role in one.parameters}
             parameters |= {keys[role]: parameter for role, parameter in one.parameters.items()}
             steps.append(Step(one.name, one.op, one.inputs, one.attributes, keys))
-    if not used:
+    if not used or wrapped != planted.wraps:
         return None
     more = network.other_outputs
     result = IntGraph(network.input, tensors, tuple(steps), network.output, parameters, {}, more)
@@ -189,12 +207,16 @@ def _value(change: Callable[[IntGraph, Step, IntParameter], IntParameter | None]
     return _computed(("offset",), planted)
 
 
-def _moved_value(places: int) -> Edit:
-    def change(network: IntGraph, step: Step, own: IntParameter) -> IntParameter:
-        fractions = tuple(f + places for f in own.format.fraction_lengths)
-        return IntParameter(own.data, TensorFormat(own.format.signed, own.format.word_length, fractions))
+def _moved(op: str, role: str, places: int) -> Edit:
+    """A parameter whose binary point is elsewhere."""
 
-    return _value(change)
+    def planted(network: IntGraph, step: Step, made: Made) -> Sequence[Made]:
+        own = made.parameters[role]
+        fractions = tuple(f + places for f in own.format.fraction_lengths)
+        form = TensorFormat(own.format.signed, own.format.word_length, fractions)
+        return [with_fields(made, parameters={**made.parameters, role: IntParameter(own.data, form)})]
+
+    return _computed((op,), planted)
 
 
 def _unaligned(network: IntGraph, step: Step, own: IntParameter) -> IntParameter | None:
@@ -255,6 +277,15 @@ def _reread(signed: bool) -> Edit:
     return _computed(("conv", "dense"), planted)
 
 
+def _unsigned_weights(network: IntGraph, step: Step, made: Made) -> Sequence[Made] | None:
+    own = made.parameters["weight"]
+    if not own.format.signed or own.data.min() >= 0:
+        return None
+    bits, fractions = own.format.word_length, own.format.fraction_lengths
+    changed = IntParameter(freeze(own.data & ((1 << bits) - 1)), TensorFormat(False, bits, fractions))
+    return [with_fields(made, parameters={**made.parameters, "weight": changed})]
+
+
 def _narrow(bits: int, overflow: str) -> Edit:
     """The sum of products is kept in too few bits."""
 
@@ -283,6 +314,49 @@ def _no_limit(side: str) -> Edit:
     return _computed(("clamp",), planted)
 
 
+def _operand(op: str, index: int, factor: int, aligned: bool) -> Edit:
+    """An operand of a sum times 0 or 1, or its integers taken for those of the sum's binary point."""
+
+    def planted(network: IntGraph, step: Step, made: Made) -> Sequence[Made] | None:
+        own = network.tensors[step.inputs[index]]
+        channels = own.shape[0]
+        have, want = own.format.fractions(1), network.tensors[step.name].format.fractions(1)
+        places = tuple(int(f) for f in np.broadcast_to(want, channels) - np.broadcast_to(have, channels))
+        if aligned:
+            places = (0,) * channels
+        elif not any(places):
+            return None
+        form = TensorFormat(True, 2, places)
+        filled = freeze(np.full((channels,) + (1,) * (len(own.shape) - 1), factor, np.int64))
+        name = f"{step.name}!operand"
+        before = Made(name, "scale", (step.inputs[index],), {}, {"factor": IntParameter(filled, form)}, None)
+        inputs = (*step.inputs[:index], name, *step.inputs[index + 1 :])
+        return [before, with_fields(made, inputs=inputs)]
+
+    return _computed((op,), planted)
+
+
+def _channels_last(network: IntGraph, step: Step, made: Made) -> Sequence[Made] | None:
+    """What was flattened has its channels last, and the weights are those of channels first."""
+    makers = {other.name: other for other in network.steps}
+    maker = makers.get(step.inputs[0])
+    while maker is not None and maker.op == "cast":
+        maker = makers.get(maker.inputs[0])
+    if maker is None or maker.op != "flatten":
+        return None
+    shape = network.tensors[maker.inputs[0]].shape
+    own = made.parameters["weight"]
+    if len(shape) != 3 or 1 in (shape[0], shape[1] * shape[2]):
+        return None
+    moved = own.data.reshape(-1, shape[1], shape[2], shape[0]).transpose(0, 3, 1, 2).reshape(own.data.shape)
+    weight = IntParameter(freeze(np.ascontiguousarray(moved)), own.format)
+    return [with_fields(made, parameters={**made.parameters, "weight": weight})]
+
+
+def _parts_reversed(network: IntGraph, step: Step, made: Made) -> Sequence[Made]:
+    return [with_fields(made, inputs=step.inputs[::-1])]
+
+
 def _one_point(network: IntGraph, step: Step, made: Made) -> Sequence[Made] | None:
     """A factor or value with a binary point a channel is used with that of its first channel."""
     role = "factor" if step.op == "scale" else "value"
@@ -291,6 +365,28 @@ def _one_point(network: IntGraph, step: Step, made: Made) -> Sequence[Made] | No
         return None
     form = TensorFormat(own.format.signed, own.format.word_length, own.format.fraction_lengths[:1])
     return [with_fields(made, parameters={role: IntParameter(own.data, form)})]
+
+
+def _one_shift(network: IntGraph, step: Step, made: Made) -> Sequence[Made] | None:
+    """Every channel is shifted as the first one has to be: before a cast, or to the binary point of a sum."""
+    if step.op == "cast":
+        shifts = network.shift(step)
+        if len(set(shifts.tolist())) == 1:
+            return None
+        rank = len(network.tensors[step.name].shape)
+        ones = freeze(np.ones((len(shifts),) + (1,) * (rank - 1), np.int64))
+        form = TensorFormat(True, 2, tuple(int(shifts[0] - s) for s in shifts))
+        before = Made(
+            f"{step.name}!shift", "scale", step.inputs, {}, {"factor": IntParameter(ones, form)}, None
+        )
+        return [before, with_fields(made, inputs=(before.name,))]
+    own, to = made.parameters["value"], network.tensors[step.name]
+    have, want = (np.broadcast_to(f, to.shape[0]) for f in (own.format.fractions(1), to.format.fractions(1)))
+    left = want - have
+    if len(set(left.tolist())) == 1:
+        return None
+    form = TensorFormat(own.format.signed, own.format.word_length, tuple(int(w - left[0]) for w in want))
+    return [with_fields(made, parameters={"value": IntParameter(own.data, form)})]
 
 
 def _all_counted(network: IntGraph, step: Step, made: Made) -> Sequence[Made] | None:
@@ -348,6 +444,9 @@ def faults() -> Iterator[Fault]:
     )
     yield Fault("sign", "a signed operand is read without its sign", _reread(False))
     yield Fault("sign", "an operand without a sign is read with one", _reread(True))
+    yield Fault(
+        "sign", "weights are read without their sign", _computed(("conv", "dense"), _unsigned_weights)
+    )
     for bits in (8, 16, 18, 20, 24, 32, 48):
         yield Fault("accumulator", f"a sum of products wraps in {bits} bits", _narrow(bits, "WRAP"))
         yield Fault("accumulator", f"a sum of products saturates at {bits} bits", _narrow(bits, "SAT"))
@@ -374,15 +473,34 @@ def faults() -> Iterator[Fault]:
     )
     yield Fault("bias", "a bias or offset is added without its shift", _value(_unaligned))
     for places in (1, -1, 2, -2):
-        yield Fault("bias", f"a bias or offset is {2.0**-places:g} times as large", _moved_value(places))
+        size = f"{2.0**-places:g} times as large"
+        yield Fault("bias", f"a bias or offset is {size}", _moved("offset", "value", places))
+        yield Fault("factor", f"a factor is {size}", _moved("scale", "factor", places))
+    unshifted = "a sum is not shifted to the binary point of its bias or offset"
+    yield Fault("bias", unshifted, _operand("offset", 0, 1, False))
     yield Fault("bias", "a bias or offset is missing", _value(_no_value))
     yield Fault("bias", "a bias or offset is subtracted", _value(_negated))
+    for index, which in enumerate(("first", "second")):
+        text = f"the {which} operand of an addition"
+        yield Fault(
+            "addition", f"{text} is not shifted to the other's binary point", _operand("add", index, 1, False)
+        )
+        yield Fault("addition", f"{text} is missing", _operand("add", index, 0, True))
+    yield Fault(
+        "channels last", "what is flattened has its channels last", _computed(("dense",), _channels_last)
+    )
+    yield Fault("concatenation", "parts are in reverse order", _computed(("concat",), _parts_reversed))
     yield Fault("ReLU", "a ReLU is missing", _no_limit("low"))
     yield Fault("ReLU", "an upper limit is missing", _no_limit("high"))
     yield Fault(
         "one binary point",
         "channels share the binary point of the first one",
         _computed(("scale", "offset"), _one_point),
+    )
+    yield Fault(
+        "one binary point",
+        "channels are shifted as the first one is",
+        _computed(("cast", "offset"), _one_shift),
     )
     yield Fault("average", "an average counts the padding", _computed(("divide",), _all_counted))
 

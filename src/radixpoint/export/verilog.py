@@ -71,6 +71,8 @@ def verilate(
         "fast",
         "-CFLAGS",
         "-std=c++20",
+        # One file for each model: its headers take longer than the model, whatever is optimized.
+        *(("--output-split", "0") if brief else ()),
     ]
     where = ["--top-module", "testbench", f"-I{sources[0].parent}", "--Mdir", str(out)]
     sizes = [f"-G{name}={value}" for name, value in (parameters or {}).items()]
