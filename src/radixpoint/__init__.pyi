@@ -60,12 +60,14 @@ from .measure.metrics import MeanIoU, Score, Total, find_metric, torch_metric
 from .quantization.design import Design
 from .quantization.quantize import quantize
 from .report.page import write_report
+from .report.progress import Bars
 from .searching import search
 from .searching.criterion import Criterion
 
 __version__: str
 
 __all__ = [
+    "Bars",
     "Cost",
     "Criterion",
     "Design",

@@ -12,6 +12,7 @@ from radixpoint.ir.arena import arena_layout
 from radixpoint.ir.network import IntGraph, Step
 from radixpoint.ir.ops import Family
 from radixpoint.quantization.design import Design
+from radixpoint.tables import Chart, Row, Tabular
 
 
 def _products(network: IntGraph, step: Step) -> int:
@@ -22,14 +23,6 @@ def _products(network: IntGraph, step: Step) -> int:
     return math.prod(result) * math.prod(weight.shape[1:])
 
 
-def operand_widths(network: IntGraph, step: Step) -> tuple[int, int]:
-    """Word lengths of what a multiplying step multiplies: activation, and parameter or another activation."""
-    factor, source = step.row.factor, network.tensors[step.inputs[0]].format.word_length
-    if isinstance(factor, int):
-        return source, network.tensors[step.inputs[factor]].format.word_length
-    return source, network.parameters[step.parameters[factor or ""]].format.word_length
-
-
 def multiplier_cost(network: IntGraph) -> int:
     """Partial-product bits an image: over all multiplications, the product of both operands' word lengths.
 
@@ -37,7 +30,7 @@ def multiplier_cost(network: IntGraph) -> int:
     the literature (Baskin et al., UNIQ, 2018) is the same without its additions.
     """
     return sum(
-        _products(network, step) * math.prod(operand_widths(network, step))
+        _products(network, step) * math.prod(network.operand_widths(step))
         for step in network.steps
         if step.row.factor is not None
     )
@@ -110,7 +103,7 @@ def products_per_dsp(x: int, w: int, symmetric: bool = False) -> Fraction:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Tabular):
     """Of one image.
 
     Attributes:
@@ -135,10 +128,46 @@ class Cost:
     activation_bits: int
     energy: float
 
+    def summary(self) -> str:
+        """It in a line."""
+        (x, w), memory = self.conv_bits, self.weight_bits + self.parameter_bits
+        return f"Cost of one image: {self.macs:,} products of up to {x} x {w} bits, {memory / 8192:,.1f} KiB"
+
+    def rows(self) -> list[Row]:
+        """A row for each figure."""
+        widths = {name: "{} x {}".format(*getattr(self, name)) for name in ("conv_bits", "scale_bits")}
+        return [
+            {"figure": name, "value": widths.get(name, getattr(self, name)), "unit": unit}
+            for name, unit in _UNITS.items()
+        ]
+
+    def chart(self) -> Chart:
+        """Memory, part by part."""
+        parts = {
+            "weights": self.weight_bits,
+            "other parameters": self.parameter_bits,
+            "activations": self.activation_bits,
+        }
+        return Chart(list(parts), {"memory": [bits / 8192 for bits in parts.values()]}, ("", "KiB"))
+
+
+_UNITS = {
+    "macs": "products",
+    "scalings": "products",
+    "conv_bits": "bits",
+    "scale_bits": "bits",
+    "multiplier_cost": "partial-product bits",
+    "bit_operations": "bit operations",
+    "weight_bits": "bits",
+    "parameter_bits": "bits",
+    "activation_bits": "bits",
+    "energy": "pJ",
+}
+
 
 def _widest(network: IntGraph, family: Family) -> tuple[int, int]:
     steps = (step for step in network.steps if step.row.factor is not None and step.family == family)
-    widths = [operand_widths(network, step) for step in steps]
+    widths = [network.operand_widths(step) for step in steps]
     return max((x for x, _ in widths), default=0), max((w for _, w in widths), default=0)
 
 
@@ -224,7 +253,7 @@ def layer_costs(network: IntGraph) -> dict[str, LayerCost]:
             bits = parameter.data.size * parameter.format.word_length
             one = replace(one, **{field: getattr(one, field) + bits})
         if step.row.factor is not None:
-            products, (x, w) = _products(network, step), operand_widths(network, step)
+            products, (x, w) = _products(network, step), network.operand_widths(step)
             terms = 1 if step.family != "product" else math.prod(network.arrays(step)["weight"].shape[1:])
             count = "macs" if step.family == "product" else "scalings"
             one = replace(

@@ -82,7 +82,7 @@ def reproduce(
         found = again.kang2018(
             *(graph, judged, calibrating, out, asked),
             *(scope or again.SCOPES, form or again.FORMS),
-            watcher=Bars(shown),
+            watcher=Bars(progress=shown),
             executor=executor,
             threads=threads,
         )

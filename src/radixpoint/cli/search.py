@@ -251,7 +251,7 @@ def run_search(
     try:
         with bars() as shown:
             unit = find_metric(arguments["criterion"].metric).unit
-            result = task.search(graph, images, calibration, folder, watcher=Bars(shown, unit), **arguments)
+            result = task.search(graph, images, calibration, folder, watcher=Bars(unit, shown), **arguments)
     except KeyboardInterrupt:
         say(
             f"interrupted; what is known is in {folder}: the same command, with --out {folder}, goes on "

@@ -25,6 +25,7 @@ from radixpoint.measure.outcomes import Outcomes
 from radixpoint.quantization.design import RULE_SCOPES, BinaryPoint, Design, Kind, Widths
 from radixpoint.quantization.quantize import Quantizer
 from radixpoint.searching.criterion import Criterion
+from radixpoint.tables import Chart, Row, Tabular
 
 FILE = "advice.json"
 WORST = 3
@@ -79,7 +80,7 @@ class Confirmed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drop_interval: tuple[float, float]
 
 
-class Advice(Document, frozen=True, forbid_unknown_fields=True):
+class Advice(Tabular, Document, frozen=True, forbid_unknown_fields=True):
     """What was tried.
 
     Attributes:
@@ -103,6 +104,31 @@ class Advice(Document, frozen=True, forbid_unknown_fields=True):
     changes: list[Change]
     confirmed: list[Confirmed]
     best: str | None
+
+    def summary(self) -> str:
+        """It in a line."""
+        found = "nothing better" if self.best is None else f"best: {self.best}"
+        return f"Advice: {len(self.changes)} changes tried on {self.images:,} images; {found}"
+
+    def rows(self) -> list[Row]:
+        """A row for each design, the one as it was first."""
+        return [
+            {
+                "change": change.name,
+                "drop": change.drop,
+                "drop_low": change.drop_interval[0],
+                "drop_high": change.drop_interval[1],
+                "gain": change.gain,
+                "multiplier_cost": change.multiplier_cost,
+                "memory": change.memory,
+            }
+            for change in (self.now, *self.changes)
+        ]
+
+    def chart(self) -> Chart:
+        """What each change brings."""
+        gains = {"better by": [change.gain for change in self.changes]}
+        return Chart([change.name for change in self.changes], gains, ("change", f"{self.metric}, better by"))
 
     def change(self, name: str) -> Change:
         """The change of that name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from dataclasses import replace as with_fields
 from itertools import combinations
 
@@ -16,6 +16,7 @@ from radixpoint.engines import make_engine, quantize_images
 from radixpoint.explaining.dump import Matched
 from radixpoint.explaining.faults import Planted, copied, faults
 from radixpoint.ir.network import IntGraph, IntTensor, Step
+from radixpoint.tables import Chart, Row, Tabular
 
 Ints = NDArray[np.int64]
 MOST_FAULTS = 3
@@ -68,7 +69,7 @@ class Cause:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Tabular):
     """A dump against the network.
 
     Attributes:
@@ -85,6 +86,25 @@ class Comparison:
     differences: tuple[Difference, ...]
     causes: tuple[Cause, ...]
     tried: int
+
+    def summary(self) -> str:
+        """It in a line."""
+        if self.equal:
+            return f"Comparison: all of {len(self.tensors)} tensors are equal"
+        causes = (
+            "; ".join(" and ".join(cause.texts) for cause in self.causes if cause.whole) or "no cause known"
+        )
+        return f"Comparison: {len(self.differences)} of {len(self.tensors)} tensors differ: {causes}"
+
+    def rows(self) -> list[Row]:
+        """A row for each tensor that differs."""
+        return [asdict(one) for one in self.differences]
+
+    def chart(self) -> Chart:
+        """Shares of values that differ."""
+        names = [one.tensor for one in self.differences]
+        shares = [100 * one.count / one.values for one in self.differences]
+        return Chart(names, {"differ": shares}, ("tensor", "values that differ, %"))
 
 
 def difference(network: IntGraph, matched: Matched, expected: Ints) -> Difference | None:

@@ -18,6 +18,7 @@ from radixpoint.measure.metrics import Metric
 from radixpoint.quantization.design import RULE_SCOPES, BinaryPoint, Design
 from radixpoint.quantization.quantize import Quantizer
 from radixpoint.quantization.sites import Key
+from radixpoint.tables import Chart, Row, Tabular
 
 FILE = "explanation.json"
 IMAGES = 128
@@ -55,7 +56,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     by_channel: Lost | None = None
 
 
-class Explanation(Document, frozen=True, forbid_unknown_fields=True):
+class Explanation(Tabular, Document, frozen=True, forbid_unknown_fields=True):
     """Where a design loses.
 
     Attributes:
@@ -82,6 +83,31 @@ class Explanation(Document, frozen=True, forbid_unknown_fields=True):
     left_over: float
     places: list[Part]
     design: str
+
+    def summary(self) -> str:
+        """It in a line."""
+        worst = ", ".join(f"{part.layer} {part.share:.1f} %" for part in self.layers[:3])
+        return f"Explanation on {self.images:,} images: drop {self.whole.drop:+.4g}; most is lost in {worst}"
+
+    def rows(self) -> list[Row]:
+        """A row for each layer."""
+        return [
+            {
+                "layer": part.layer,
+                "operator": part.op,
+                "share": part.share,
+                "drop_alone_quantized": part.alone.drop,
+                "drop_alone_freed": part.without.drop,
+            }
+            for part in self.layers
+        ]
+
+    def chart(self) -> Chart:
+        """Shares of the loss, of the layers that lose most."""
+        most = self.layers[:20]
+        return Chart(
+            [part.layer for part in most], {"share": [part.share for part in most]}, ("layer", "share, %")
+        )
 
     @property
     def sensitivities(self) -> dict[str, float]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from radixpoint.errors import GraphError, ModelError
 from radixpoint.ir.domains import MAX_STEPS, check_attributes, check_shape
 from radixpoint.ir.ops import LAYERS, Attributes, Family, LayerOp, Shape
+from radixpoint.tables import Chart, Row, Tabular
 
 MALFORMED = (ValueError, TypeError, KeyError, IndexError, OverflowError)
 """What a shape rule may end in on operands that it does not expect."""
@@ -59,8 +60,8 @@ class Layer:
         return LAYERS[self.op].family
 
 
-@dataclass(frozen=True, slots=True)
-class Graph:
+@dataclass(frozen=True, slots=True, repr=False)
+class Graph(Tabular):
     """A trained network with real-valued parameters (float32), one image in.
 
     Attributes:
@@ -90,6 +91,36 @@ class Graph:
     def __reduce__(self) -> tuple[Any, ...]:
         own = (self.source, self.input, dict(self.shapes), self.layers, self.output, dict(self.parameters))
         return Graph, (*own, self.other_outputs, self.notes)
+
+    def __repr__(self) -> str:
+        return f"<{self.summary()}>"
+
+    def summary(self) -> str:
+        """It in a line."""
+        numbers = sum(p.size for p in self.parameters.values())
+        shape = "x".join(map(str, self.shapes[self.input]))
+        return f"Graph of {self.source}: {shape}, {len(self.layers)} layers, {numbers:,} parameters"
+
+    def rows(self) -> list[Row]:
+        """A row for each layer."""
+        return [
+            {
+                "layer": layer.name,
+                "operator": layer.op,
+                "class": layer.row.layer_class,
+                "reads": ", ".join(layer.inputs),
+                "result": "x".join(map(str, self.shapes[layer.name])),
+                "parameters": sum(self.parameters[key].size for key in layer.parameters.values()),
+            }
+            for layer in self.layers
+        ]
+
+    def chart(self) -> Chart:
+        """Parameters by layer."""
+        own = [row for row in self.rows() if row["parameters"]]
+        counts: Any = [row["parameters"] for row in own]
+        names = [str(row["layer"]) for row in own]
+        return Chart(names, {"parameters": counts}, ("layer", "parameters"))
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from radixpoint.ir.domains import (
 )
 from radixpoint.ir.graph import MALFORMED, check_inputs, check_outputs
 from radixpoint.ir.ops import STEPS, Alignment, Arrays, Attributes, Family, Shape, StepOp
+from radixpoint.tables import Chart, Row, Tabular
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,8 @@ class Step:
         return STEPS[self.op].family
 
 
-@dataclass(frozen=True)
-class IntGraph:
+@dataclass(frozen=True, repr=False)
+class IntGraph(Tabular):
     """A quantized network: stored integers and casts only.
 
     Attributes:
@@ -108,6 +109,54 @@ class IntGraph:
     def __reduce__(self) -> tuple[Any, ...]:
         own = (dict(self.tensors), self.steps, self.output, dict(self.parameters), dict(self.metadata))
         return IntGraph, (self.input, *own, self.other_outputs)
+
+    def __repr__(self) -> str:
+        return f"<{self.summary()}>"
+
+    def summary(self) -> str:
+        """It in a line."""
+        numbers = sum(p.data.size for p in self.parameters.values())
+        shape = "x".join(map(str, self.tensors[self.input].shape))
+        form = self.tensors[self.input].format
+        return f"IntGraph: {shape} of {form}, {len(self.steps)} steps, {numbers:,} parameters"
+
+    def rows(self) -> list[Row]:
+        """A row for each step."""
+        return [
+            {
+                "layer": self.tensors[step.name].layer,
+                "step": step.name,
+                "operator": step.op,
+                "parameters": ", ".join(
+                    f"{role} {self.parameters[key].format}" for role, key in step.parameters.items()
+                ),
+                "result": "x".join(map(str, self.tensors[step.name].shape)),
+                "format": str(self.tensors[step.name].format),
+                "low": self.tensors[step.name].low,
+                "high": self.tensors[step.name].high,
+            }
+            for step in self.steps
+        ]
+
+    def chart(self) -> Chart:
+        """Word lengths of what each layer multiplies, and of its result."""
+        multiplying = [step for step in self.steps if step.row.factor is not None]
+        layers = list(dict.fromkeys(self.tensors[step.name].layer for step in multiplying))
+        widths = {self.tensors[step.name].layer: self.operand_widths(step) for step in multiplying}
+        results = {t.layer: t.format.word_length for t in self.tensors.values() if t.value is not None}
+        series: dict[str, list[float | None]] = {
+            "operand": [float(widths[name][0]) for name in layers],
+            "parameter": [float(widths[name][1]) for name in layers],
+            "result": [float(results[name]) if name in results else None for name in layers],
+        }
+        return Chart(layers, series, ("layer", "bits"))
+
+    def operand_widths(self, step: Step) -> tuple[int, int]:
+        """Word lengths of what a multiplying step multiplies: activation, and parameter or activation."""
+        factor, source = step.row.factor, self.tensors[step.inputs[0]].format.word_length
+        if isinstance(factor, int):
+            return source, self.tensors[step.inputs[factor]].format.word_length
+        return source, self.parameters[step.parameters[factor or ""]].format.word_length
 
     @property
     def outputs(self) -> tuple[str, ...]:

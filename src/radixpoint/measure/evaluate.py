@@ -23,9 +23,10 @@ from radixpoint.measure.floating import FloatingEngine
 from radixpoint.measure.metrics import Agreement, Metric, TopK, ahead, find_metric
 from radixpoint.measure.outcomes import NO_OUTCOMES, Outcomes
 from radixpoint.measure.pairs import check_resamples
+from radixpoint.tables import Chart, Row, Tabular
 
 
-class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Evaluation(Tabular, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A quantized network against the float network. Shares are in percent, their drops in percentage points.
 
     Attributes:
@@ -53,6 +54,25 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     top5: float | UnsetType = UNSET
     float_top1: float | UnsetType = UNSET
     float_top5: float | UnsetType = UNSET
+
+    def summary(self) -> str:
+        """It in a line."""
+        low, high = self.drop_interval
+        return (
+            f"Evaluation on {self.images:,} images: {self.metric} drop {self.drop:+.4g} "
+            f"[{low:+.4g}, {high:+.4g}]"
+        )
+
+    def rows(self) -> list[Row]:
+        """One row, of what is known."""
+        known = {name: getattr(self, name) for name in Evaluation.__struct_fields__}
+        low, high = known.pop("drop_interval")
+        row = {"metric": self.metric, **known, "drop_low": low, "drop_high": high}
+        return [{name: value for name, value in row.items() if value is not UNSET}]
+
+    def chart(self) -> Chart:
+        """The score of both networks."""
+        return Chart(["float", "quantized"], {self.metric: [self.float_score, self.score]}, ("", self.metric))
 
 
 def check_confidence(confidence: float) -> float:

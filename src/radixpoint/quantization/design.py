@@ -17,6 +17,7 @@ from radixpoint.files import read_regular
 from radixpoint.ir.graph import Graph
 from radixpoint.ir.network import IntGraph
 from radixpoint.ir.ops import LAYERS
+from radixpoint.tables import Chart, Row, Tabular
 
 _MAX_JSON = 1 << 26
 """Bytes of a design file."""
@@ -77,6 +78,14 @@ class Widths(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     @classmethod
     def all(cls, word_length: int) -> Widths:
         return cls(word_length, word_length, word_length)
+
+    def __str__(self) -> str:
+        own = (self.weights, self.activations, self.parameters)
+        return (
+            str(own[0])
+            if len(set(own)) == 1
+            else "/".join("-" if bits is None else str(bits) for bits in own)
+        )
 
 
 class BinaryPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -169,6 +178,7 @@ class Accumulator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Design(
+    Tabular,
     msgspec.Struct,
     frozen=True,
     forbid_unknown_fields=True,
@@ -240,6 +250,29 @@ class Design(
             raise DesignError("refine: columns and units search fixed-point weights, and these are coded")
         if not 0 <= self.seed < 1 << 64:
             raise DesignError(f"seed {self.seed}: expected 0..2**64-1")
+
+    def summary(self) -> str:
+        """It in a line."""
+        point = self.binary_point
+        words = ", ".join(f"{name} {widths}" for name, widths in self.classes.items())
+        return f"Design: {words} bits; a binary point a {point.scope} by rule {point.rule}; {self.batch_norm}"
+
+    def rows(self) -> list[Row]:
+        """Word lengths of each class, and of each layer that has its own."""
+        kinds = get_args(Kind)
+        named = [*(("class", *item) for item in self.classes.items())]
+        named += [("layer", *item) for item in self.layers.items()]
+        return [
+            {"of": what, "name": name, **{kind: getattr(own, kind) for kind in kinds}}
+            for what, name, own in named
+        ]
+
+    def chart(self) -> Chart:
+        """Word lengths by class and layer."""
+        kinds = get_args(Kind)
+        named = {**self.classes, **self.layers}
+        series = {kind: [getattr(own, kind) for own in named.values()] for kind in kinds}
+        return Chart(list(named), series, ("class or layer", "bits"))
 
     @classmethod
     def joint(cls, word_length: int, **options: object) -> Design:

@@ -127,23 +127,11 @@ def _intervals(x: Spec, y: Spec, looks: Spec) -> list[Spec]:
     ]
 
 
-def stages(policy: PolicyResult) -> list[tuple[str, list[Trial]]]:
-    """What a policy tried, stage by stage."""
-    found = []
-    if policy.conv_search is not UNSET and policy.conv_search:
-        layered = policy.frontier is not UNSET or policy.layers is not UNSET
-        what = "places on the way to fewer bits" if layered else "word length of the convolutions"
-        found.append((what, policy.conv_search))
-    if policy.bn_search is not UNSET and policy.bn_search:
-        found.append(("word length of batch normalization", policy.bn_search))
-    return found or [("word length", policy.tried)]
-
-
 def paths(result: Result) -> Iterator[Chart]:
     """What each search tried: the drop with its interval against bits, and where it stopped."""
     unit, count = unit_of(result), 0
     for name, policy in result.policies.items():
-        for what, trials in stages(policy):
+        for what, trials in policy.stages:
             ordered = sorted(trials, key=lambda trial: trial.word_length)
             values: Rows = [
                 _drop(t.drop, t.drop_interval)

@@ -16,6 +16,7 @@ from radixpoint.files import read_json
 from radixpoint.measure.evaluate import Evaluation
 from radixpoint.searching.allocate import Averages, Constraints, Objective
 from radixpoint.searching.criterion import Criterion, Verdict
+from radixpoint.tables import Chart, Row, Tabular
 
 FILE = "result.json"
 
@@ -97,9 +98,30 @@ class PolicyResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     held_out: Evaluation | None = None
 
     @property
+    def lengths(self) -> str:
+        """Word lengths of the answer: of everything, or of convolutions and batch normalization."""
+        if self.word_length is not UNSET:
+            return str(self.word_length)
+        if self.conv is None and self.average is not UNSET:
+            return f"{self.average.weight:.2f} x {self.average.operand:.2f}/{self.bn}"
+        return f"{self.conv}/{self.bn}"
+
+    @property
     def holds(self) -> bool:
         """Whether some design holds."""
         return self.drop is not None
+
+    @property
+    def stages(self) -> list[tuple[str, list[Trial]]]:
+        """What was tried, stage by stage, each with what its word lengths are of."""
+        found = []
+        if self.conv_search is not UNSET and self.conv_search:
+            layered = self.frontier is not UNSET or self.layers is not UNSET
+            what = "places on the way to fewer bits" if layered else "word length of the convolutions"
+            found.append((what, self.conv_search))
+        if self.bn_search is not UNSET and self.bn_search:
+            found.append(("word length of batch normalization", self.bn_search))
+        return found or [("word length", self.tried)]
 
 
 class Images(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -147,7 +169,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     preprocessing: Preprocessing | None
 
 
-class Result(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Result(Tabular, Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a search found.
 
     Attributes:
@@ -166,6 +188,59 @@ class Result(Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     floating: FloatAccuracy = msgspec.field(name="float")
     policies: dict[str, PolicyResult]
     grid: list[Cell] | UnsetType = UNSET
+
+    def __repr__(self) -> str:
+        return f"<{self.summary()}>"
+
+    def summary(self) -> str:
+        """It in a line."""
+        answers = ", ".join(
+            f"{name} {policy.lengths}" if policy.holds else f"{name} none"
+            for name, policy in self.policies.items()
+        )
+        return (
+            f"Result on {self.images.count:,} images, {self.criterion.metric} within {self.limit}: {answers}"
+        )
+
+    @property
+    def limit(self) -> str:
+        """The drop that is allowed, with a percent sign where it is relative."""
+        return f"{self.criterion.limit:g}" + (" %" if self.criterion.relative else "")
+
+    def rows(self) -> list[Row]:
+        """A row for each design that was tried."""
+        return [
+            {
+                "strategy": name,
+                "of": what,
+                "word_length": trial.word_length,
+                "images": trial.images,
+                "score": trial.score,
+                "drop": trial.drop,
+                "drop_low": trial.drop_interval[0],
+                "drop_high": trial.drop_interval[1],
+                "agreement": trial.agreement,
+                "verdict": trial.verdict,
+            }
+            for name, policy in self.policies.items()
+            for what, trials in policy.stages
+            for trial in sorted(trials, key=lambda trial: trial.word_length)
+        ]
+
+    def chart(self) -> Chart:
+        """The drop against the word length, of the first stage of each strategy, and the limit."""
+        first = {name: policy.stages[0][1] for name, policy in self.policies.items()}
+        tried = {name: sorted(t, key=lambda trial: trial.word_length) for name, t in first.items() if t}
+        allowed = self.criterion.limit
+        if self.criterion.relative:
+            allowed *= abs(self.floating.score) / 100
+        return Chart(
+            {name: [float(t.word_length) for t in trials] for name, trials in tried.items()},
+            {name: [t.drop for t in trials] for name, trials in tried.items()},
+            ("word length, bits", f"drop of {self.criterion.metric}"),
+            {name: [t.drop_interval for t in trials] for name, trials in tried.items()},
+            (allowed, "limit"),
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Result:
