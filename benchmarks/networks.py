@@ -270,8 +270,7 @@ errors ([how that is checked](importing.md#is-it-the-same-network)); Caffe's are
 tensor of one image at full size. Exports are of the same network on images of the size that the column
 *verified at* names, each verified on one image, on every tensor. "written": made, and neither compiled nor
 run, since that takes hours for so many steps. "taken": the target has every step, and nothing was written,
-as the
-network has more than 30 million parameters. Weights are random: no accuracy is meant here.
+as the network has more than 30 million parameters. Weights are random: no accuracy is meant here.
 
 | network | source | imported | layers | engines | verified at | C | HLS | Verilog | QONNX | ONNX |
 |---|---|---|---|---|---|---|---|---|---|---|

@@ -224,6 +224,59 @@ def test_the_shape_of_a_matmul_may_be_asked_for(tmp_path: Path) -> None:
     assert "bias" in load(tmp_path / "m.onnx").layers[-1].parameters
 
 
+class Parts(nn.Module):
+    """Channels in parts: cut, taken one by one from the end as well, and joined again."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([x, 2 * x], 1)
+        a, b, c = x.chunk(3, 1)
+        d = x.split([1, 4, 1], 1)
+        first, *_, last = x.split(4, 1)
+        rows = x.unbind(2)
+        return torch.cat(
+            [b, a, d[1], c, last, first, (rows[0] + rows[-1]).unsqueeze(2).expand(-1, -1, 32, -1)], 1
+        )
+
+
+@pytest.mark.parametrize("how", ["torchscript", "dynamo"])
+def test_parts_of_a_tensor(tmp_path: Path, how: str) -> None:
+    """torch's exporter writes sequences where nothing is optimized."""
+    path = export(Parts().eval(), tmp_path / "m.onnx", **EXPORTS[how])
+    if how == "dynamo":
+        assert "SplitToSequence" in {node.op_type for node in onnx.load(path).graph.node}
+    assert load(path).shapes[load(path).output] == (22, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "position", "message"),
+    [
+        (np.array(2), -1, None),
+        (np.array([1, 2]), 1, None),
+        (None, 2, None),
+        (np.array(2), 2, "position 2 of a sequence of 2"),
+        (np.array(0), 0, "3 split into parts of 0"),
+        (np.array([1, 1]), 0, r"3 split into \[1, 1\]"),
+    ],
+)
+def test_sequences_of_parts(
+    tmp_path: Path, sizes: np.ndarray | None, position: int, message: str | None
+) -> None:
+    """Sizes as a number, as a list, and not at all; a part of one channel keeps its axis, or does not."""
+    nodes = [
+        helper.make_node("SplitToSequence", ["x", *(["sizes"] if sizes is not None else [])], ["s"], axis=1),
+        helper.make_node("SequenceAt", ["s", "at"], ["p"]),
+        helper.make_node("SequenceConstruct", ["p", "x"], ["t"]),
+        helper.make_node("ConcatFromSequence", ["t"], ["y"], axis=1),
+    ]
+    weights = {"at": np.array(position), **({"sizes": sizes} if sizes is not None else {})}
+    onnx.save(small_onnx(nodes, weights), tmp_path / "m.onnx")
+    if message is None:
+        load(tmp_path / "m.onnx")  # compares with onnxruntime
+    else:
+        with pytest.raises((UnsupportedError, ModelError), match=message):
+            load(tmp_path / "m.onnx")
+
+
 def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Det", ["x"], ["a"], name="first"),

@@ -46,7 +46,7 @@ from . import (
 from .accelerator.cost import Cost, cost
 from .arithmetic.formats import FixedFormat, Overflow, Rounding
 from .data import ImageSet, Preprocessing, caffe_preprocessing, load_images, read_classes
-from .engines import make_engine
+from .engines import make_engine, quantize_images
 from .errors import RadixpointError
 from .export import export_network, verify_export
 from .importers import load
@@ -97,6 +97,7 @@ __all__ = [
     "load_network",
     "make_engine",
     "quantize",
+    "quantize_images",
     "read_classes",
     "save_network",
     "search",

@@ -31,9 +31,9 @@ class _Integers(ModelBuilder):
         return self.constant(values, np.int64)
 
     def write(self) -> bytes:
-        for step in self.network.steps:
-            getattr(self, f"_{step.op}")(step, self.plan.identifiers[step.name], self._inputs(step))
-        return self.model(onnx.TensorProto.INT64, "images")
+        for step, name in self.steps():
+            getattr(self, f"_{step.op}")(step, name, self._inputs(step))
+        return self.model(lambda name: onnx.TensorProto.INT64, "images")
 
     def _inputs(self, step: Step) -> list[str]:
         return [self.plan.identifiers[name] for name in step.inputs]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -21,14 +23,26 @@ LARGE = 1024
 
 
 class ModelBuilder:
-    """Nodes and constants in the order in which they are made; names are identifiers of the plan."""
+    """Nodes and constants in the order in which they are made.
+
+    Tensors are named by identifiers of the plan. A node is named after its layer, as steps are, so that a
+    viewer such as Netron shows which layer it belongs to; the step's last node says its format.
+    """
 
     def __init__(self, network: IntGraph) -> None:
         self.network, self.plan = network, Plan(network)
+        self._step: Step | None = None
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._known: dict[tuple[Any, ...], str] = {}
         self._count = 0
+
+    def steps(self) -> Iterator[tuple[Step, str]]:
+        """Each step with its identifier; nodes that are added meanwhile are its own."""
+        for step in self.network.steps:
+            self._step = step
+            yield step, self.plan.identifiers[step.name]
+        self._step = None
 
     def fresh(self, hint: str) -> str:
         self._count += 1
@@ -39,10 +53,18 @@ class ModelBuilder:
     ) -> str:
         """Add a node with one result, which is named ``name`` or freshly."""
         result = name or self.fresh(op.lower())
-        self.nodes.append(
-            helper.make_node(op, list(inputs), [result], name=f"node_{result}", domain=domain, **attributes)
-        )
+        named, about = result, None
+        if self._step is not None:
+            last = result == self.plan.identifiers[self._step.name]
+            named = self._step.name if last else f"{self._step.name}/{result}"
+            about = self._about(self._step.name) if last else None
+        self.nodes.append(helper.make_node(op, list(inputs), [result], named, about, domain, **attributes))
         return result
+
+    def _about(self, tensor: str) -> str:
+        """A tensor's layer, format and range, for those who look at the model."""
+        own = self.network.tensors[tensor]
+        return f"layer {own.layer}: {own.format}, stored integers {own.low} .. {own.high}"
 
     def constant(self, values: Any, dtype: DTypeLike, name: str | None = None) -> str:
         """A constant; equal ones without a name are shared."""
@@ -155,14 +177,38 @@ class ModelBuilder:
         whole = self.constant([0, outputs, rows, columns], np.int64)
         return self.node("Reshape", [total, whole], name)
 
-    def model(self, element: int, batch: str | int, domains: Sequence[tuple[str, int]] = ()) -> bytes:
-        """The serialized model, from the network's input to its results."""
-        ends = []
-        for name in (self.network.input, *self.network.outputs):
-            shape = [batch, *self.network.tensors[name].shape]
-            ends.append(helper.make_tensor_value_info(self.plan.identifiers[name], element, shape))
-        graph = helper.make_graph(self.nodes, "network", [ends[0]], ends[1:], self.initializers)
+    def model(
+        self,
+        element: Callable[[str], int],
+        batch: str | int,
+        domains: Sequence[tuple[str, int]] = (),
+        annotations: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """The serialized model, from the network's input to its results.
+
+        Args:
+            element: ONNX's type of a tensor of the network.
+            batch: size of the batch axis.
+            domains: beside ONNX's own, each with its version.
+            annotations: QONNX's type of each tensor, by identifier.
+        """
+        infos = {}
+        for name in self.network.tensors:
+            shape, known = [batch, *self.network.tensors[name].shape], self.plan.identifiers[name]
+            infos[name] = helper.make_tensor_value_info(known, element(name), shape, self._about(name))
+        outputs = self.network.outputs
+        inner = [info for name, info in infos.items() if name not in (self.network.input, *outputs)]
+        ends = [infos[self.network.input]], [infos[name] for name in outputs]
+        graph = helper.make_graph(self.nodes, "network", *ends, self.initializers, value_info=inner)
+        for name, kind in (annotations or {}).items():
+            entry = onnx.StringStringEntryProto(key="finn_datatype", value=kind)
+            graph.quantization_annotation.add(tensor_name=name, quant_parameter_tensor_names=[entry])
         imports = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(d, v) for d, v in domains)]
         model = helper.make_model(graph, opset_imports=imports, ir_version=8, producer_name="radixpoint")
+        formats = {name: str(self.network.tensors[name].format) for name in self.network.tensors}
+        about = {"radixpoint": version("radixpoint"), "formats": json.dumps(formats)}
+        if "design" in self.network.metadata:
+            about["design"] = self.network.metadata["design"]
+        helper.set_model_props(model, about)
         data: bytes = model.SerializeToString(deterministic=True)
         return data

@@ -42,6 +42,21 @@ _NAMES: Mapping[Rounding, tuple[str, int]] = {
 """QONNX's name and the halves of a unit to add first: QONNX has no ties towards +inf or -inf."""
 
 
+def _datatype(form: TensorFormat) -> str:
+    """QONNX's name of a type that holds every value of a format.
+
+    It has no unsigned fixed point, so that gets a sign bit; and no binary point a channel, or right of the
+    units, so those are scaled integers, of which it knows the length alone.
+    """
+    fraction, word_length = form.fraction_lengths[0], form.word_length
+    signed_length = word_length + (not form.signed)
+    if form.per_channel or fraction < 0:
+        return f"SCALEDINT<{signed_length}>"
+    if fraction == 0:
+        return f"{'' if form.signed else 'U'}INT{word_length}"
+    return f"FIXED<{signed_length},{signed_length - fraction}>"
+
+
 class _RealValues(ModelBuilder):
     """Writes each step on real values; knows the carrier of every tensor."""
 
@@ -57,11 +72,23 @@ class _RealValues(ModelBuilder):
             raise ExportError(
                 f"input {network.input!r}: {image.format}: QONNX images are float32: at most 24 bits"
             )
-        for step in network.steps:
-            getattr(self, f"_{step.op}")(step, self.plan.identifiers[step.name])
+        for step, name in self.steps():
+            getattr(self, f"_{step.op}")(step, name)
         if self._carrier[network.output] != np.float32:
             raise ExportError(f"output {network.output!r}: more than 24 bits do not fit QONNX's float32")
-        return self.model(onnx.TensorProto.FLOAT, 1, [(DOMAIN, 1)])
+        return self.model(self._element, 1, [(DOMAIN, 1)], self._annotations())
+
+    def _element(self, name: str) -> int:
+        kind: int = onnx.TensorProto.DOUBLE if self._carrier[name] == np.float64 else onnx.TensorProto.FLOAT
+        return kind
+
+    def _annotations(self) -> dict[str, str]:
+        """``finn_datatype`` of every tensor and parameter."""
+        formats = {self.plan.identifiers[name]: t.format for name, t in self.network.tensors.items()}
+        for key, parameter in self.network.parameters.items():
+            if self.plan.parameter_names[key] in self._written:
+                formats[self.plan.parameter_names[key]] = parameter.format
+        return {name: _datatype(form) for name, form in formats.items()}
 
     def _refuse(self, step: Step, why: str) -> None:
         layer = self.network.tensors[step.name].layer

@@ -95,6 +95,7 @@ class _Importer:
             seen = View("input", seen.factors, (seen.axes[0], seen.axes[2]))
         back = np.argsort(self.layout[1:]).tolist()
         self.views: dict[str, View] = {self._image().name: seen.permuted(back)}
+        self.sequences: dict[str, list[View]] = {}  # tensors that are handed on together
         self.merged: dict[str, View] = {}  # products before the constant that their layer adds
         self.final: set[str] = set()  # results of what is left out at the end, and what is made of them
         self.results: list[tuple[str, View]] = []  # what is compared, and seen how

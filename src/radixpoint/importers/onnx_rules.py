@@ -24,6 +24,7 @@ class Importer(Protocol):
     opset: int
     constants: Any
     views: dict[str, View]
+    sequences: dict[str, list[View]]
 
     def constant(self, node: Node, index: int, what: str) -> NDArray[Any]: ...
     def view(self, node: Node, index: int = 0) -> View: ...
@@ -511,8 +512,63 @@ def _split(to: Importer, node: Node) -> list[View]:
         sizes = list(node.ints("split", ())) or [min(each, size - each * i) for i in range(count)]
     if sum(sizes) != size or min(sizes) < 1 or len(sizes) != count:
         raise Refused(f"{size} split into {sizes}")
+    return _parts(to, view, axis, sizes)
+
+
+def _parts(to: Importer, view: View, axis: int, sizes: Sequence[int]) -> list[View]:
     ends = np.cumsum(sizes).tolist()
     return [to.build.along(view, axis, range(end - own, end)) for own, end in zip(sizes, ends, strict=True)]
+
+
+def _split_to_sequence(to: Importer, node: Node) -> list[View]:
+    """A sequence of parts, as torch's exporter writes ``chunk``: nothing is computed until one is taken."""
+    view = to.view(node)
+    axis = _axis(node, len(view.shape), 0)
+    size, given = view.shape[axis], node.given(1)
+    asked = to.constant(node, 1, "sizes") if given else np.array(1)
+    sizes = _whole_numbers(asked)
+    if asked.ndim == 0:
+        if sizes[0] < 1:
+            raise Refused(f"{size} split into parts of {sizes[0]}")
+        sizes = [min(sizes[0], size - begin) for begin in range(0, size, sizes[0])]
+    if sum(sizes) != size or min(sizes) < 1:
+        raise Refused(f"{size} split into {sizes}")
+    parts = _parts(to, view, axis, sizes)
+    if not given and not node.get("keepdims", 1):
+        parts = [_without(part, axis) for part in parts]
+    to.sequences[node.outputs[0]] = parts
+    return []
+
+
+def _sequence(to: Importer, node: Node) -> list[View]:
+    if node.inputs[0] not in to.sequences:
+        raise Refused("a sequence that is not made of parts of one tensor, or of tensors that are known")
+    return to.sequences[node.inputs[0]]
+
+
+def _sequence_at(to: Importer, node: Node) -> list[View]:
+    parts, at = _sequence(to, node), to.constant(node, 1, "position")
+    (place,) = _whole_numbers(at)
+    if not -len(parts) <= place < len(parts):
+        raise Refused(f"position {place} of a sequence of {len(parts)}")
+    return [parts[place]]
+
+
+def _sequence_construct(to: Importer, node: Node) -> list[View]:
+    to.sequences[node.outputs[0]] = [to.view(node, index) for index in range(len(node.inputs))]
+    return []
+
+
+def _concat_from_sequence(to: Importer, node: Node) -> list[View]:
+    parts = _sequence(to, node)
+    if node.get("new_axis", 0):
+        raise Refused("new_axis: expected parts along an axis that is there")
+    return [to.build.concat(parts, _axis(node, len(parts[0].shape), 1))]
+
+
+def _without(view: View, axis: int) -> View:
+    """An axis of one place left out."""
+    return View(view.name, view.factors, tuple(a for i, a in enumerate(view.axes) if i != axis))
 
 
 def _gather(to: Importer, node: Node) -> list[View]:
@@ -523,7 +579,7 @@ def _gather(to: Importer, node: Node) -> list[View]:
         raise Refused(f"indices of shape {indices.shape}: expected one axis, within {size}")
     made = to.build.along(view, axis, (np.reshape(indices, -1) % size).tolist())
     if indices.ndim == 0:
-        return [View(made.name, made.factors, tuple(a for i, a in enumerate(made.axes) if i != axis))]
+        return [_without(made, axis)]
     return [made]
 
 
@@ -669,6 +725,7 @@ RULES: Mapping[str, Rule] = {
     "Celu": _function("celu", ("alpha", 1.0)),
     "Clip": _clip,
     "Concat": _concat,
+    "ConcatFromSequence": _concat_from_sequence,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "DepthToSpace": _depth_to_space,
@@ -715,7 +772,10 @@ RULES: Mapping[str, Rule] = {
     "Softplus": _function("softplus"),
     "Softsign": _function("softsign"),
     "SpaceToDepth": _space_to_depth,
+    "SequenceAt": _sequence_at,
+    "SequenceConstruct": _sequence_construct,
     "Split": _split,
+    "SplitToSequence": _split_to_sequence,
     "Sqrt": _function("sqrt"),
     "Squeeze": _squeeze,
     "Sub": _subtract,
