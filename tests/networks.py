@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from radixpoint.data import ImageSet, Preprocessing
 from radixpoint.ir.graph import Graph, Layer, build_graph
@@ -19,7 +20,9 @@ class Net:
 
     def __init__(self, seed: int, shape: tuple[int, int, int] = (3, 12, 12)) -> None:
         self.random = np.random.default_rng(seed)
-        self.shape, self.layers, self.arrays = shape, [], {}
+        self.shape = shape
+        self.layers: list[Layer] = []
+        self.arrays: dict[str, NDArray[np.float32]] = {}
         self.channels = {"input": shape[0]}
 
     def _add(self, op: str, inputs: list[str], channels: int, attributes=None, **arrays) -> str:  # type: ignore[no-untyped-def]

@@ -111,16 +111,20 @@ modes = st.tuples(st.sampled_from(Rounding), st.sampled_from(Overflow))
 @given(st.data(), formats, formats, modes, st.integers(0, 2**64 - 1))
 def test_cast_properties(data, source, target, mode, draw) -> None:  # type: ignore[no-untyped-def]
     x = data.draw(st.integers(*oracle.limits(source[0], source[1])))
-    got = cast(np.array(x), source[2], FixedFormat(*target), *mode, np.array(draw, np.uint64))
+    got = cast(np.array(x), source[2], FixedFormat(*target), mode[0], mode[1], np.array(draw, np.uint64))
     value = Fraction(x) / Fraction(2) ** source[2]
-    assert int(got) == oracle.convert(value, *target, mode[0].value, mode[1].value, draw)
+    assert int(got) == oracle.convert(
+        value, target[0], target[1], target[2], mode[0].value, mode[1].value, draw
+    )
 
 
 @GIVEN
 @given(st.floats(allow_nan=False, allow_infinity=False), formats, modes, st.integers(0, 2**64 - 1))
 def test_quantize_properties(x, target, mode, draw) -> None:  # type: ignore[no-untyped-def]
-    got = quantize(np.array(x), FixedFormat(*target), *mode, np.array(draw, np.uint64))
-    assert int(got) == oracle.convert(Fraction(x), *target, mode[0].value, mode[1].value, draw)
+    got = quantize(np.array(x), FixedFormat(*target), mode[0], mode[1], np.array(draw, np.uint64))
+    assert int(got) == oracle.convert(
+        *(Fraction(x), target[0], target[1], target[2], mode[0].value, mode[1].value), draw
+    )
 
 
 @pytest.mark.parametrize("rounding", list(Rounding))

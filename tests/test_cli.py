@@ -130,8 +130,8 @@ def test_search(files: Path, tmp_path: Path) -> None:
 def test_images_that_serve_twice_are_named(files: Path, tmp_path: Path) -> None:
     """What is chosen on calibration images must not be judged on them without a word."""
     given = sources(files)
-    said = run("search", *given, "--out", tmp_path / "a", "--policy", "joint").stderr
-    assert "calibration images too" not in said
+    quiet = run("search", *given, "--out", tmp_path / "a", "--policy", "joint").stderr
+    assert "calibration images too" not in quiet
     given[given.index(files / "calibration.npz")] = files / "images.npz"
     said = run("search", *given, "--out", tmp_path / "b", "--policy", "joint", "--json")
     assert "600 of 600 images are calibration images too" in said.stderr

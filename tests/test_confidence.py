@@ -97,7 +97,7 @@ def test_a_search_keeps_its_promise() -> None:
             seen[w] = (kinds != -1, kinds != 1)
 
         def judge(w: int, whole: bool, seen: dict = seen) -> tuple[Evaluation, str]:  # type: ignore[type-arg]
-            return None, "holds" if DropTest(*seen[w], 0.05).within(limit) else "fails"  # type: ignore[return-value]
+            return None, "holds" if DropTest(seen[w][0], seen[w][1], 0.05).within(limit) else "fails"  # type: ignore[return-value]
 
         answer = confident(judge, lengths).word_length  # type: ignore[arg-type]
         kept += answer is None or drops[answer] <= limit

@@ -105,7 +105,7 @@ def test_a_planted_error_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sigmoid that is off by more than is allowed for gives another table."""
     row = FUNCTIONS["sigmoid"]
     wrong = functions.Function(
-        "sigmoid", (), lambda x: (sum(row.fast(x)) + 1e-3, np.zeros_like(x)), row.exact
+        "sigmoid", (), lambda x: (np.asarray(sum(row.fast(x)) + 1e-3), np.zeros_like(x)), row.exact
     )
     monkeypatch.setitem(functions.FUNCTIONS, "sigmoid", wrong)
     forms = FixedFormat(True, 7, 4), FixedFormat(True, 14, 12)

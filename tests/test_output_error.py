@@ -203,7 +203,7 @@ def test_rule_sqnr_lowers_the_error_of_outputs(form: str, scope: str) -> None:
         best = wrong(places, chosen, name, reals) @ factors**2
         assert best <= min(tried) * (1 + 1e-5)
         assert scope == "channel" or best >= min(tried) * (1 - 1e-5)
-        differ += best < tried[0]
+        differ += int(best < tried[0])
     assert differ
 
 

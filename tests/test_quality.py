@@ -13,7 +13,13 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
-    "command", [["ruff", "check", "src", "tests", "training", "benchmarks"], ["mypy"]], ids=["ruff", "mypy"]
+    "command",
+    [
+        ["ruff", "check", "src", "tests", "training", "benchmarks"],
+        ["mypy"],
+        ["mypy", "--config-file", "tests/mypy.ini"],
+    ],
+    ids=["ruff", "mypy", "mypy over tests"],
 )
 def test_clean(command: list[str]) -> None:
     result = subprocess.run(

@@ -235,7 +235,7 @@ def test_what_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_swept_write_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process takes a part away while it is written: the file is there in the end."""
-    synced, taken = os.fsync, []
+    synced, taken = os.fsync, list[Path]()
 
     def sweep_first(handle: int) -> None:
         synced(handle)
@@ -253,7 +253,7 @@ def test_a_swept_write_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_many_writers_of_one_file(tmp_path: Path) -> None:
     threads = [
         threading.Thread(
-            target=lambda i=i: [write_whole(tmp_path / "f", bytes([i]) * 1000) for _ in range(20)]
+            target=lambda i=i: [*map(write_whole, [tmp_path / "f"] * 20, [bytes([i]) * 1000] * 20)]
         )
         for i in range(8)
     ]

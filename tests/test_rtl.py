@@ -81,7 +81,7 @@ def conversions(words: Iterable[tuple[bool, int]]) -> list[tuple[int, bool, int,
 def cast_rows(
     xs: Iterable[int], shifts: Iterable[int], kinds: list[tuple[int, bool, int, str]]
 ) -> tuple[Rows, Rows]:
-    rows, expected = [], []
+    rows, expected = list[tuple[int, ...]](), list[tuple[int, ...]]()
     for x, shift, (number, signed, word, mode) in itertools.product(xs, shifts, kinds):
         rows.append((x, shift, number, *bounds(signed, word, mode), int(mode == "WRAP"), 0))
         value = Fraction(x) / Fraction(2) ** shift
@@ -109,12 +109,12 @@ def test_cast_at_the_ends_and_at_random(bits: int, out: int, left: int, tmp_path
     top = 2 ** (bits - 1)
     xs = {-top, -top + 1, -1, 0, 1, top - 1, top - 2, *(int(x) for x in random.integers(-top, top, 8))}
     xs |= {s * ((2 * k + 1) << b) // 2 for b in range(bits - 2) for k in (0, 1, 3) for s in (-1, 1)}
-    xs = sorted(x for x in xs if -top <= x < top)
-    xs = xs[:: max(1, len(xs) // 40)]
+    held = sorted(x for x in xs if -top <= x < top)
+    held = held[:: max(1, len(held) // 40)]
     shifts = sorted(
         {-left, 0, 1, 2, bits - 2, bits - 1, bits, bits + 1, *random.integers(0, bits, 4).tolist()}
     )
-    rows, expected = cast_rows(xs, shifts, conversions([(True, out), (False, out - 1), (True, 2)]))
+    rows, expected = cast_rows(held, shifts, conversions([(True, out), (False, out - 1), (True, 2)]))
     assert simulate("cast", rows, tmp_path, IN=bits, OUT=out, SHIFT=8, LEFT=left) == expected
 
 
@@ -124,7 +124,7 @@ def test_stochastic_cast(bits: int, left: int, tmp_path: Path) -> None:
     random = np.random.default_rng(bits)
     top = 2 ** (bits - 1)
     xs = range(-top, top) if bits < 8 else [-top, top - 1, -1, 0, 1, *random.integers(-top, top, 20).tolist()]
-    rows, expected = [], []
+    rows, expected = list[tuple[int, ...]](), list[tuple[int, ...]]()
     for x, shift, (signed, word) in itertools.product(
         xs, (-left, 0, 1, 3, 20, 63, 64), ((True, 4), (False, 3))
     ):
@@ -195,7 +195,7 @@ def test_array_at_random(x: int, w: int, acc: int, tmp_path: Path) -> None:
 
 
 def batch_norm_rows() -> tuple[Rows, Rows]:
-    rows, expected = [], []
+    rows, expected = list[tuple[int, ...]](), list[tuple[int, ...]]()
     signed3 = range(-4, 4)
     for use in itertools.product((0, 1), repeat=3):
         for x, factor, centre in itertools.product(range(-8, 8), signed3, signed3):
@@ -251,7 +251,7 @@ def test_pool_exhaustively(tmp_path: Path) -> None:
 
 
 def divide_rows() -> tuple[Rows, Rows]:
-    rows, expected = [], []
+    rows, expected = list[tuple[int, ...]](), list[tuple[int, ...]]()
     kinds = conversions([(True, 5), (False, 3)])
     for x, divisor, shift in itertools.product(range(-32, 32), (1, 2, 3, 4, 7, 15), (-3, 0, 2)):
         for number, signed, word, mode in kinds[(x + divisor) % 2 :: 2]:

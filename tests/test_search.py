@@ -95,7 +95,7 @@ def test_smallest_finds_a_boundary(pattern: list[bool], early_error: bool) -> No
 
 def test_smallest_of_a_monotone_criterion_is_exact_and_quick() -> None:
     for threshold in range(2, 18):
-        asked = []
+        asked: list[int] = []
 
         def judge(w: int, whole: bool, threshold: int = threshold, asked: list = asked):  # type: ignore[no-untyped-def,type-arg]
             asked.append(w)

@@ -152,8 +152,8 @@ def test_lists_and_tables(flat: Path, tmp_path: Path) -> None:
         (tmp_path / "t.csv").write_text(text)
         with pytest.raises(DataError, match=message):
             load_images(flat, PLAIN, labels=tmp_path / "t.csv")
-    rows = "".join(f"{name(i)},{'great white shark' if i % 2 else 'great grey owl'}\r\n" for i in range(6))
-    (tmp_path / "t.csv").write_bytes(f"image,label\r\n{rows}".encode())
+    lines = "".join(f"{name(i)},{'great white shark' if i % 2 else 'great grey owl'}\r\n" for i in range(6))
+    (tmp_path / "t.csv").write_bytes(f"image,label\r\n{lines}".encode())
     assert load_images(flat, PLAIN, labels=tmp_path / "t.csv").classes == (
         "great grey owl",
         "great white shark",

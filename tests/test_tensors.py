@@ -60,8 +60,13 @@ def test_digits_at_their_ends(
     low: int, high: int, top: int, products: int, digits: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Operands at both ends of what so many digits hold, and sums as large as they come."""
-    calls = []
-    monkeypatch.setattr(torch, "_int_mm", lambda a, b: calls.append(1) or stand_in(a, b))
+    calls: list[int] = []
+
+    def counted(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return stand_in(a, b)
+
+    monkeypatch.setattr(torch, "_int_mm", counted)
     source = IntTensor((67,), TensorFormat(low < 0, 17, (0,)), low, high, "x", None)
     random = np.random.default_rng(0)
     rows = random.choice([top, -top - 1, 0, 1, -1], (21, 67))

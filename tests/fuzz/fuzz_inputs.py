@@ -420,7 +420,7 @@ def try_npz(seed: int, folder: Path) -> bool:
     shape = random.choice(
         [(3, 4, 5), (3, 4, 5, 3), (2, 3, 4, 4), (3, 4, 5, 4), (0, 4, 4), (2, 1, 6, 6), (2, 3, 3, 3)]
     )
-    kind = random.choice([np.uint8, np.uint8, np.uint8, np.float32, np.int64, np.bool_, "U3"])
+    kind: Any = random.choice([np.uint8, np.uint8, np.uint8, np.float32, np.int64, np.bool_, "U3"])
     images = np.random.default_rng(seed).integers(0, 256, shape).astype(kind)
     labels = np.array([random.choice([0, 1, 5, -1, 10**12]) for _ in range(random.choice([shape[0], 2]))])
     stream = io.BytesIO()

@@ -132,7 +132,7 @@ class Builder:
         if op == "sum_channels":
             return self.put(op, [x], {"size": r.choice([1, 2, 3, 5, 40])}, {})
         if op == "select":
-            chosen = {name: () for name in ("channels", "rows", "columns")}
+            chosen: dict[str, tuple[int, ...]] = {name: () for name in ("channels", "rows", "columns")}
             lowest = r.choice([0, 0, -1])
             for name, size in zip(chosen, shape, strict=False):
                 if r.random() < 0.5:
@@ -148,8 +148,8 @@ class Builder:
             parts = (
                 [moved] if cuts is None else [moved[: cuts[0]], moved[cuts[0] : cuts[1]], moved[cuts[1] :]]
             )
-            whole = tuple(int(np.prod(part)) for part in parts)
-            return self.put(op, [x], {"split": split, "order": order, "shape": whole}, {})
+            joined = tuple(int(np.prod(part)) for part in parts)
+            return self.put(op, [x], {"split": split, "order": order, "shape": joined}, {})
         if op == "concat":
             same = [
                 n for n, t in self.tensors.items() if t.shape[1:] == shape[1:] and t.format == source.format
@@ -174,8 +174,8 @@ class Builder:
             return self.put(op, [x], attributes, {})
         if op == "divide":
             name = f"p{len(self.parameters)}"
-            whole = tuple(1 if r.random() < 0.7 else s for s in shape)
-            data = self.numbers.integers(1, r.choice([2, 50, 1 << 20]), whole)
+            apart = tuple(1 if r.random() < 0.7 else s for s in shape)
+            data = self.numbers.integers(1, r.choice([2, 50, 1 << 20]), apart)
             self.parameters[name] = IntParameter(data, TensorFormat(True, 32, (0,)))
             attributes = {
                 "rounding": r.choice(list(Rounding)[:-1]).value,
@@ -242,7 +242,7 @@ def random_images(network: IntGraph, seed: int, count: int = 3) -> Any:
     return images
 
 
-EDGES = (
+EDGES: tuple[Any, ...] = (
     *(0, 1, -1, 2, 3, 7, 8, 31, 32, 33, 62, 63, 64, 65, 127, 128, 255, 256, 1000, 65535, 65536, 1 << 20),
     *((1 << 31) - 1, 1 << 31, (1 << 63) - 1, -(1 << 31), 1 << 62, -(1 << 63), 0.5, -0.5, 1e300, True, False),
     *(None, "", "x", [], [1], {}, [[1]], "RND", "SAT", [1, 1], [0, 0, 0, 0], [1 << 40, 1]),

@@ -115,7 +115,7 @@ def main() -> int:
     workers = os.cpu_count() or 1
     bad = 0
     for kind, count in counts.items():
-        began, wrong = time.monotonic(), []
+        began, wrong = time.monotonic(), list[str]()
         found: collections.Counter[str] = collections.Counter()
         ends = [start + count * i // workers for i in range(workers + 1)]
         threads = [
