@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import exports
 import networks
+from radixpoint.arithmetic.formats import TensorFormat
 from radixpoint.data import ImageSet, Preprocessing
 from radixpoint.engines import ReferenceEngine, quantize_images
 from radixpoint.errors import DataError
@@ -231,6 +232,27 @@ def test_two_faults_in_c(tmp_path: Path, names: tuple[str, str]) -> None:
     expect(RESIDUAL, dumped(RESIDUAL, tmp_path / "c", edits), [edit.kind for edit in edits])
 
 
+def test_a_rounding_that_is_left_out() -> None:
+    """Batch normalization of the sums themselves, in plain integers."""
+    (sums,) = ReferenceEngine(NETWORK).run(STORED, ["conv0/1.conv"]).values()
+    steps = {step.name: step for step in NETWORK.steps}
+    scale, offset = (NETWORK.parameters[f"batch_norm1/{role}"] for role in ("scale", "offset"))
+    last = steps["batch_norm1/3.cast"]
+
+    def fraction(form: TensorFormat) -> int:
+        return form.fraction_lengths[0]
+
+    have = fraction(NETWORK.tensors["conv0/1.conv"].format) + fraction(scale.format)
+    value = sums * scale.data + (offset.data << (have - fraction(offset.format)))
+    form = NETWORK.tensors[last.name].format
+    places = have - fraction(form)
+    rounded = np.clip((value + (1 << (places - 1))) >> places, form.min, form.max)
+    assert not np.array_equal(rounded, RESIDUAL.right()[last.name]), "the test shows nothing"
+    found = compare(NETWORK, matched(NETWORK, [Dumped(last.name, rounded)], len(STORED)), STORED)
+    assert found.causes[0].kinds == ("rounding left out",)
+    assert found.causes[0].whole
+
+
 @needs_c
 def test_an_unknown_fault_has_no_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few sums are wrong: nobody's usual mistake, and nothing is named."""
@@ -282,6 +304,13 @@ def read_as(change: str) -> Comparison:
                 changed = x & ((1 << bits) - 1)
             case "negated":
                 changed = -x
+            case "blocks" if x.ndim == 4 and x.shape[1] % 4 == 0:
+                cut = x.reshape(len(x), -1, 4, *x.shape[2:])
+                changed = np.moveaxis(cut, 2, -1)
+            case "left aligned":
+                changed = x << (16 - bits)
+            case "offset binary":
+                changed = x + (1 << (bits - 1))
         flat[name] = np.ascontiguousarray(changed).ravel()
     return compared(flat)
 
@@ -295,6 +324,9 @@ def read_as(change: str) -> Comparison:
         ("bytes", "byte order"),
         ("unsigned", "sign"),
         ("negated", "sign"),
+        ("blocks", "layout"),
+        ("left aligned", "shift"),
+        ("offset binary", "sign"),
     ],
 )
 def test_dumps_that_were_written_otherwise(change: str, kind: str) -> None:

@@ -412,6 +412,34 @@ def _channels_outside(values: Ints, tensor: IntTensor) -> Ints | None:
     return values.reshape(shape).swapaxes(0, 1) if len(values) > 1 else None
 
 
+def _blocked(size: int) -> _Reading:
+    """Channels in blocks, the channel within its block last, as accelerators keep them."""
+
+    def read(values: Ints, tensor: IntTensor) -> Ints | None:
+        if len(tensor.shape) != 3 or tensor.shape[0] % size:
+            return None
+        channels, height, width = tensor.shape
+        cut = values.reshape(len(values), channels // size, height, width, size)
+        return np.moveaxis(cut, -1, 2).reshape(values.shape)
+
+    return read
+
+
+def _left_aligned(size: int) -> _Reading:
+    """Words whose highest bits hold the integer, as fractions of one are kept."""
+
+    def read(values: Ints, tensor: IntTensor) -> Ints | None:
+        unused = size - tensor.format.word_length
+        return None if unused <= 0 or np.any(values & ((1 << unused) - 1)) else values >> unused
+
+    return read
+
+
+def _offset_binary(values: Ints, tensor: IntTensor) -> Ints | None:
+    """Words that count from the lowest number of the format."""
+    return values + tensor.format.min if tensor.format.signed else None
+
+
 def _negative(values: Ints, tensor: IntTensor) -> Ints:
     return -values
 
@@ -428,6 +456,19 @@ _READINGS: tuple[tuple[str, str, _Reading], ...] = (
         )
         for size in (2, 4, 8)
     ),
+    *(
+        ("layout", f"the dump has channels in blocks of {size} (NCHW{size}c)", _blocked(size))
+        for size in (2, 4, 8, 16, 32, 64)
+    ),
+    *(
+        (
+            "shift",
+            f"the dump's integers stand in the highest bits of words of {size} bits",
+            _left_aligned(size),
+        )
+        for size in (8, 16, 32)
+    ),
+    ("sign", "the dump's words count from the lowest number (offset binary)", _offset_binary),
     ("sign", "the dump's words were read without their sign", _as_unsigned),
     ("sign", "the dump's numbers have the opposite sign", _negative),
 )

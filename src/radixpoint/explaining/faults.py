@@ -175,6 +175,17 @@ def _shifted(places: int) -> Edit:
     return _computed(("cast",), change)
 
 
+def _exact(network: IntGraph, step: Step, made: Made) -> Sequence[Made] | None:
+    """No cast, where nothing but exact arithmetic reads its result."""
+    readers = network.readers[step.name]
+    if step.name in network.outputs or not readers or any(reader.row.rounds for reader in readers):
+        return None
+    one = IntParameter(
+        freeze(np.ones((1,) * len(network.tensors[step.name].shape), np.int64)), TensorFormat(True, 2, (0,))
+    )
+    return [Made(step.name, "scale", step.inputs, {}, {"factor": one}, None)]
+
+
 def _weights(change: Callable[[Ints], Ints | None]) -> Edit:
     def planted(network: IntGraph, step: Step, made: Made) -> Sequence[Made] | None:
         own = made.parameters["weight"]
@@ -441,6 +452,11 @@ def faults() -> Iterator[Fault]:
         "rounded twice",
         "operands are rounded before they are added, and the sum again",
         _rounded_first("RND"),
+    )
+    yield Fault(
+        "rounding left out",
+        "a result goes on as it is, neither rounded nor limited",
+        _computed(("cast",), _exact),
     )
     yield Fault("sign", "a signed operand is read without its sign", _reread(False))
     yield Fault("sign", "an operand without a sign is read with one", _reread(True))
