@@ -267,14 +267,29 @@ def test_sums_of_bytes_at_the_edge_of_sixteen_bits(word: int, unsigned: bool) ->
 
 @needs_native
 def test_one_sum_more_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Planted: a group that is too large by one."""
+    """Planted: pairs of products that do not fit 16 bits are taken for such as do."""
     if not any(isa.saturates and isa.supported for isa in native.instruction_sets()):
         pytest.skip("no instruction set here adds bytes in 16 bits")
-    right = Planner.group
-    monkeypatch.setattr(Planner, "group", lambda self, step: right(self, step) + 1)
-    x = np.stack([operands("highest", -32, 31, (67, 4, 5), 1)])
+    monkeypatch.setattr(Planner, "pairs_fit", lambda self, step: True)
+    x = np.stack([operands("highest", -128, 127, (67, 4, 5), 1)])
     with pytest.raises(AssertionError, match="avx2"):
-        saturating(6, True, 6).check(x)
+        saturating(8, False, 8).check(x)
+
+
+@needs_native
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("total", [256, 257, 258, 259, 260])
+def test_runs_of_bytes_end_at_sixteen_bits(total: int, sign: int) -> None:
+    """258 times 127 is the largest sum that fits, and -258 times 127 the least: one more begins a new run."""
+    made = Chain(8, 0, (64, 3, 5))
+    made.step("clamp", {"low": 0, "high": 127})
+    weight = np.zeros((9, 64, 1, 1), np.int64)
+    weight[:, 0:4], weight[:, 4:8:2], weight[:, 5:8:2] = 127, 2, total - 256
+    weight *= sign
+    form = TensorFormat(True, 8, (0,))
+    window = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "groups": 1}
+    made.step("conv", window, weight=IntParameter(freeze(weight), form))
+    made.check(np.stack([operands("highest", -128, 127, (64, 3, 5), 1)]))
 
 
 @needs_native

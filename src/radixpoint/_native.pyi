@@ -143,7 +143,6 @@ class Program:
         split: int,
         low: int,
         high: int,
-        group: int,
     ) -> None: ...
     def add_depthwise(
         self, *, source: int, window: Window, weights: NDArray[np.int16], wide: bool

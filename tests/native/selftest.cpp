@@ -83,7 +83,7 @@ int64_t one(const Kernels& kernels) {
       sum += std::abs(weights[static_cast<std::size_t>(o * group_channels * taps + i)]);
     bound = std::max(bound, sum * -x_low);
   }
-  int64_t pair = 1;  // the largest magnitude of two weights of one output
+  int64_t pair = 0;  // the largest magnitude of two weights of one output
   for (int64_t o = 0; o < outputs; ++o) {
     std::vector<int64_t> own;
     for (int64_t i = 0; i < group_channels * taps; ++i)
@@ -92,9 +92,8 @@ int64_t one(const Kernels& kernels) {
     std::sort(own.rbegin(), own.rend());
     pair = std::max(pair, own[0] + own[1]);
   }
-  const int group = static_cast<int>(std::min<int64_t>(INT16_MAX / (pair * (x_high + 128)), 64));
   const bool wide = bound > INT32_MAX, bytes = !depthwise && kernels.byte_dot && x_bits <= 8 && w_bits <= 8 &&
-                                               (!kernels.saturates || group >= 1);
+                                               (!kernels.saturates || pair * (x_high + 128) <= INT16_MAX);
   const int shift = wide ? 20 : static_cast<int>(chance(1, 8)), split = 16;
   const std::vector<int64_t> half(static_cast<std::size_t>(outputs), int64_t{1} << (shift - 1));
   const bool fits = bound + half[0] <= INT32_MAX;
@@ -108,7 +107,7 @@ int64_t one(const Kernels& kernels) {
   if (depthwise) program.add_depthwise(source, w, {stored.data(), outputs, 1, w.kernel_y, w.kernel_x, 1}, wide);
   else
     program.add_conv(source, -1, w, {stored.data(), outputs, each, w.kernel_y, w.kernel_x, groups}, bytes, wide, split,
-                     x_low, x_high, group);
+                     x_low, x_high);
   Stage first = stage(wide, !fits, {}, half, shift, -32768, 32767);
   if (wide && !depthwise) {
     first.from_split = true;

@@ -23,8 +23,6 @@ const std::vector<const Kernels*>& instruction_sets() {
 
 namespace {
 
-constexpr int64_t INT32_LOW = std::numeric_limits<int32_t>::min();
-constexpr int64_t INT32_HIGH = std::numeric_limits<int32_t>::max();
 
 // One integer of a tensor.
 int64_t get(const Buffer& b, const uint8_t* data, int64_t i) {
@@ -45,11 +43,15 @@ void set(const Buffer& b, uint8_t* data, int64_t i, int64_t x) {
   }
 }
 
-// Cuts the reduction of a panel into blocks whose sums stay within 32 bits, for any operands in low..high.
+// Cuts a reduction into blocks whose sums stay within so many bits, for any operands in low..high.
 class Blocks {
  public:
-  Blocks(int64_t lanes, int64_t low, int64_t high)
-      : low_(std::min<int64_t>(low, 0)), high_(std::max<int64_t>(high, 0)), most_(lanes), least_(lanes) {}
+  Blocks(int64_t lanes, int64_t low, int64_t high, int bits)
+      : low_(std::min<int64_t>(low, 0)),
+        high_(std::max<int64_t>(high, 0)),
+        end_(int64_t{1} << (bits - 1)),
+        most_(lanes),
+        least_(lanes) {}
 
   // Adds one unit's weights, [lane][operand]; true if a new block has to begin before it.
   bool add(const int16_t* unit, int operands) {
@@ -57,7 +59,7 @@ class Blocks {
     for (std::size_t lane = 0; lane < most_.size(); ++lane) {
       int64_t most = 0, least = 0;
       for (int i = 0; i < operands; ++i) bounds(unit[lane * operands + i], most, least);
-      fits = fits && most_[lane] + most <= INT32_HIGH && least_[lane] + least >= INT32_LOW;
+      fits = fits && most_[lane] + most < end_ && least_[lane] + least >= -end_;
     }
     if (!fits) {
       std::fill(most_.begin(), most_.end(), 0);
@@ -70,7 +72,7 @@ class Blocks {
   // Whether what was added since the last new block fits.
   bool fits() const {
     for (std::size_t lane = 0; lane < most_.size(); ++lane)
-      if (most_[lane] > INT32_HIGH || least_[lane] < INT32_LOW) return false;
+      if (most_[lane] >= end_ || least_[lane] < -end_) return false;
     return true;
   }
   void clear() {
@@ -83,11 +85,15 @@ class Blocks {
     most += weight > 0 ? weight * high_ : weight * low_;
     least += weight > 0 ? weight * low_ : weight * high_;
   }
-  int64_t low_, high_;
+  int64_t low_, high_, end_;
   std::vector<int64_t> most_, least_;
 };
 
-void pack(Panel& panel, const Conv& conv, const Weights& w, int lanes, int64_t low, int64_t high) {
+constexpr int64_t LONGEST_RUN = std::numeric_limits<uint8_t>::max();
+constexpr int64_t LEAST_RUN = 2;  // on average; below, widening each time is as fast
+
+// `zero` is that of a source of bytes, whose products an instruction that `saturates` adds in 16 bits.
+void pack(Panel& panel, const Conv& conv, const Weights& w, int lanes, int64_t low, int64_t high, int64_t zero, bool saturates) {
   const int operands = conv.bytes ? 4 : 2;
   const int64_t width = panel.vectors * lanes;
   const int64_t length = conv.rows ? w.kernel_x * w.group_channels : w.group_channels;
@@ -96,7 +102,7 @@ void pack(Panel& panel, const Conv& conv, const Weights& w, int lanes, int64_t l
   std::vector<int16_t> unit(static_cast<std::size_t>(width * operands));
   std::vector<uint8_t> packed;
   packed.reserve(static_cast<std::size_t>(conv.taps * units * width * 4));
-  Blocks blocks(width, low, high);
+  Blocks blocks(width, low, high, 32), pairs(2 * width, 0, std::max<int64_t>(high, 0) + zero, 16);
 
   const auto weight = [&](int64_t lane, int64_t tap, int64_t i) -> int16_t {
     if (lane >= panel.channels || i >= length) return 0;
@@ -130,6 +136,11 @@ void pack(Panel& panel, const Conv& conv, const Weights& w, int lanes, int64_t l
         for (int i = 0; i < operands; ++i)
           unit[static_cast<std::size_t>(lane * operands + i)] = weight(lane, tap, k * operands + i);
       if (conv.bytes) {  // at most 2**16 terms of 15 bits: the plan sees to it that sums fit
+        if (saturates) {
+          const bool begins = pairs.add(unit.data(), 2) || panel.runs.empty() || panel.runs.back() == LONGEST_RUN;
+          if (begins) panel.runs.push_back(0);
+          ++panel.runs.back();
+        }
         emit(tap, k);
         continue;
       }
@@ -148,6 +159,8 @@ void pack(Panel& panel, const Conv& conv, const Weights& w, int lanes, int64_t l
       blocks.clear();
     }
   panel.segments.back().flush = 1;
+  if (conv.taps * units < LEAST_RUN * static_cast<int64_t>(panel.runs.size())) panel.runs.clear();
+  panel.runs.push_back(0);
   panel.weights = Bytes(static_cast<int64_t>(packed.size()));
   std::memcpy(panel.weights.data(), packed.data(), packed.size());
 }
@@ -190,9 +203,8 @@ int Program::add_buffer(int64_t pixels, int64_t channels, Storage storage, int32
 }
 
 void Program::add_conv(int source, int padded, const Window& window, const Weights& weights, bool bytes, bool wide,
-                       int split, int64_t low, int64_t high, int group) {
+                       int split, int64_t low, int64_t high) {
   Conv conv{};
-  conv.group = group;
   conv.split = wide ? split : 0;
   conv.source = source;
   conv.padded = padded;
@@ -228,7 +240,7 @@ void Program::add_conv(int source, int padded, const Window& window, const Weigh
     Panel& panel = conv.panels[static_cast<std::size_t>(i)];
     set_start(panel, weights, kernels_.lanes, zero);
     if (kernels_.tiles) pack_tiles(panel, conv, weights, kernels_.lanes);
-    else pack(panel, conv, weights, kernels_.lanes, low, high);
+    else pack(panel, conv, weights, kernels_.lanes, low, high, zero, kernels_.saturates);
   });
   operations_.push_back({std::move(conv), {}});
 }

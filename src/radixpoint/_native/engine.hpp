@@ -26,9 +26,9 @@ class Program {
 
   int add_buffer(int64_t pixels, int64_t channels, Storage storage, int32_t zero, int64_t offset);
   // `low`..`high` is the proven range of the source; `wide` asks for sums beyond 32 bits, split at `split`; `rows` for whole rows of
-  // the window as taps, over the source copied to `padded`. `group` units of bytes may be added in 16 bits.
+  // the window as taps, over the source copied to `padded`.
   void add_conv(int source, int padded, const Window& window, const Weights& weights, bool bytes, bool wide, int split,
-                int64_t low, int64_t high, int group);
+                int64_t low, int64_t high);
   void add_depthwise(int source, const Window& window, const Weights& weights, bool wide);
   void add_pool(int source, const Window& window, Pooling pooling, bool wide);
   // Copies elements: the target, channels last, is made of runs of the source, channels last; one that starts at -1 is

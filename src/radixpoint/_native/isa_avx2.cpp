@@ -23,7 +23,14 @@
       _mm_unpacklo_epi16(_mm_loadu_si128((const __m128i*)(p)), _mm_loadu_si128((const __m128i*)(q)))))
 #define RP_PAIRS8(x, w) ((I32)_mm256_maddubs_epi16((__m256i)(x), (__m256i)(w)))
 #define RP_ADD16(a, b) ((I32)_mm256_add_epi16((__m256i)(a), (__m256i)(b)))
-#define RP_WIDEN16(a) ((I32)_mm256_madd_epi16((__m256i)(a), _mm256_set1_epi16(1)))
+// Neighbours added, in 32 bits. The ones are a memory operand: in a register, they would push one of the sums out of the
+// loop's registers, and each addition to it would wait for the one before to come back from memory.
+alignas(32) static const short ONES[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+static inline __attribute__((always_inline)) __m256i widened(__m256i a) {
+  asm("vpmaddwd %1, %0, %0" : "+x"(a) : "m"(ONES));
+  return a;
+}
+#define RP_WIDEN16(a) ((I32)widened((__m256i)(a)))
 #define RP_DOT8(a, x, w) ((I32)_mm256_add_epi32((__m256i)(a), (__m256i)RP_WIDEN16(RP_PAIRS8(x, w))))
 #define RP_OPAQUE(v) asm volatile("" : "+x"(v))
 #include "kernels_source.hpp"

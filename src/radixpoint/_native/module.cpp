@@ -162,13 +162,13 @@ NB_MODULE(_native, m) {
       .def(
           "add_conv",
           [](Program& p, int source, int padded, const Window& window, const Shorts& weights, int64_t groups, bool bytes,
-             bool wide, int split, int64_t low, int64_t high, int group) {
+             bool wide, int split, int64_t low, int64_t high) {
             const Weights w = weights_of(weights, groups);
             nb::gil_scoped_release release;
-            p.add_conv(source, padded, window, w, bytes, wide, split, low, high, group);
+            p.add_conv(source, padded, window, w, bytes, wide, split, low, high);
           },
           nb::kw_only(), "source"_a, "padded"_a, "window"_a, "weights"_a, "groups"_a, "bytes"_a, "wide"_a, "split"_a,
-          "low"_a, "high"_a, "group"_a)
+          "low"_a, "high"_a)
       .def(
           "add_depthwise",
           [](Program& p, int source, const Window& window, const Shorts& weights, bool wide) {

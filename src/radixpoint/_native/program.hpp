@@ -130,13 +130,14 @@ struct Panel {
   std::vector<Segment> segments;
   Bytes weights;  // [unit][vector][lane] of 4 bytes; for tiles see Conv::high_weights
   Bytes start;    // int32 [vector][lane]: minus what the zero of a U8 source adds
+  // Of bytes that an instruction adds in 16 bits: how many units at a time may be added there, then 0; 0 alone if too few.
+  std::vector<uint8_t> runs;
 };
 
 struct Conv {
   int source;
   Window window;
   bool bytes;  // 8-bit operands: a unit is 4 of them; otherwise 2 of 16 bits
-  int group;   // so many units may be added in 16 bits, where bytes saturate
   bool plain;  // one tap at the output pixel's own place
   bool rows;   // a tap is a whole row of the window, over a source padded in x (few channels)
   bool wide;   // sums are handed on in 64 bits, or split

@@ -117,23 +117,18 @@ void tile_product(const Panel& panel, const uint8_t* const* pointers, Tile& tile
 }
 
 #ifdef RP_ADD16
-// The same of 8-bit operands of which `group` units may be added in 16 bits before they are widened.
+// The same of 8-bit operands, of which runs of units are added in 16 bits before they are widened. (Of half the rows, both
+// kinds of sums stay in registers; that is slower, since weights are loaded twice.)
 template <int R, int N>
-void tile_product_grouped(const Panel& panel, const uint8_t* const* pointers, Tile& tile, int64_t group) {
+void tile_product_in_runs(const Panel& panel, const uint8_t* const* pointers, Tile& tile) {
   I32 shorts[R * N];
   const uint8_t* weights = panel.weights.data();
   RP_EACH(i, R * N, {
     store(tile.data + (i / N * PANEL + i % N * LANES) * 4, load<I32>(panel.start.data() + i % N * sizeof(I32)));
     shorts[i] = I32{};
   });
-  const auto widen = [&]() __attribute__((always_inline)) {
-    RP_EACH(i, R * N, {
-      uint8_t* sum = tile.data + (i / N * PANEL + i % N * LANES) * 4;
-      store(sum, plus(load<I32>(sum), RP_WIDEN16(shorts[i])));
-      shorts[i] = I32{};
-    });
-  };
-  int64_t left = group;
+  const uint8_t* run = panel.runs.data();
+  int64_t left = *run;
   const Segment* const end = panel.segments.data() + panel.segments.size();
   for (const Segment* segment = panel.segments.data(); segment != end; ++segment) {
     const uint8_t* row[R];
@@ -151,26 +146,28 @@ void tile_product_grouped(const Panel& panel, const uint8_t* const* pointers, Ti
         });
       }
       if (left) continue;
-      widen();
-      left = group;
+      RP_EACH(i, R * N, {
+        uint8_t* sum = tile.data + (i / N * PANEL + i % N * LANES) * 4;
+        store(sum, plus(load<I32>(sum), RP_WIDEN16(shorts[i])));
+        shorts[i] = I32{};
+      });
+      left = *++run;
     }
   }
-  widen();
 }
 
 template <int R>
-void grouped_rows(const Panel& panel, const uint8_t* const* pointers, Tile& tile, int64_t group) {
-  if (panel.vectors == 1) tile_product_grouped<R, 1>(panel, pointers, tile, group);
-  else tile_product_grouped<R, VECTORS>(panel, pointers, tile, group);
+void rows_in_runs(const Panel& panel, const uint8_t* const* pointers, Tile& tile) {
+  if (panel.vectors == 1) tile_product_in_runs<R, 1>(panel, pointers, tile);
+  else tile_product_in_runs<R, VECTORS>(panel, pointers, tile);
 }
 
-void grouped(const Panel& panel, const uint8_t* const* pointers, Tile& tile, int64_t group) {
+void product_in_runs(const Panel& panel, const uint8_t* const* pointers, Tile& tile) {
   static_assert(VECTORS <= 2);
-  if (tile.rows > ROWS / 2) grouped_rows<ROWS>(panel, pointers, tile, group);
-  else if (tile.rows > 1) grouped_rows<ROWS / 2>(panel, pointers, tile, group);
-  else grouped_rows<1>(panel, pointers, tile, group);
+  if (tile.rows > ROWS / 2) rows_in_runs<ROWS>(panel, pointers, tile);
+  else if (tile.rows > 1) rows_in_runs<ROWS / 2>(panel, pointers, tile);
+  else rows_in_runs<1>(panel, pointers, tile);
 }
-constexpr int LEAST_GROUP = 4;  // below, widening each time is as fast
 #endif
 
 template <class Dot, bool WIDE, int R>
@@ -215,7 +212,7 @@ void conv(const Conv& conv, const Chain& chain, const View& view, int64_t row_be
         tile.channels = panel.channels;
         if (ahead) prefetch(chain, tile, view);
 #ifdef RP_ADD16
-        if (conv.bytes && conv.group >= LEAST_GROUP) grouped(panel, own, tile, conv.group);
+        if (conv.bytes && panel.runs.front()) product_in_runs(panel, own, tile);
         else
 #endif
         if (conv.bytes) product<Dot8, false>(panel, own, tile);

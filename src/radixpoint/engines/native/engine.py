@@ -291,7 +291,6 @@ class NativeEngine:
                     split=split or SPLIT,
                     low=tensor.low,
                     high=tensor.high,
-                    group=planner.group(step) if self._saturates else 1,
                 )
         for stage in operation.stages:
             program.add_stage(stage.built(buffers, operation.offset, split))

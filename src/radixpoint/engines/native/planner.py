@@ -74,18 +74,18 @@ class Planner:
         weight = self.network.arrays(step)["weight"]
         # 2**16 products of an 8-bit value shifted by 128 stay within 32 bits.
         fits = weight.min() >= -128 and weight.max() <= 127 and weight[0].size <= 1 << 16
-        return bool(fits and (not self.saturates or self.group(step) >= 1))
+        return bool(fits and (not self.saturates or self.pairs_fit(step)))
 
-    def group(self, step: Step) -> int:
-        """How many quadruples of products of bytes may be added in 16 bits, two sums in each; at most 64."""
+    def pairs_fit(self, step: Step) -> bool:
+        """Whether any two products of bytes, added, stay within 16 bits."""
         source = self.network.tensors[step.inputs[0]]
         # as it lies in memory, and the zero of what pads it
         largest = source.high if source.low >= 0 else max(source.high, 0) + 128
-        weight = np.abs(
-            self.network.arrays(step)["weight"].reshape(self.network.tensors[step.name].shape[0], -1)
-        )
-        pair = int(np.sort(weight, 1)[:, -2:].sum(1).max())
-        return min(RANGES["I16"][1] // max(pair * largest, 1), 64)
+        weight = self.network.arrays(step)["weight"]
+        weight = np.sort(weight.reshape(len(weight), -1), 1)
+        low, high = RANGES["I16"]
+        least, most = np.minimum(weight[:, :2], 0).sum(1).min(), np.maximum(weight[:, -2:], 0).sum(1).max()
+        return bool(least * largest >= low and most * largest <= high)
 
     def _storage(self, name: str) -> tuple[Carrier, int]:
         """How a tensor lies in memory, and its zero."""
