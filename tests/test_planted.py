@@ -26,7 +26,10 @@ pytestmark = [
     ),
 ]
 
-KERNEL_TESTS = "every_word_length or extremes or edge_of or runs_of_bytes or pair_of or many_blocks or residuals_and_pools"
+KERNEL_TESTS = (
+    "every_word_length or extremes or edge_of or runs_of_bytes or pair_of or many_blocks "
+    "or residuals_and_pools"
+)
 
 # file, what it says, what it is changed to, instruction set that has to be there
 ERRORS = {
