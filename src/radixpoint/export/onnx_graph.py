@@ -193,19 +193,20 @@ class ModelBuilder:
             annotations: QONNX's type of each tensor, by identifier.
         """
         infos = {}
-        for name in self.network.tensors:
+        names = [self.network.input, *(step.name for step in self.network.steps)]
+        for name in names:
             shape, known = [batch, *self.network.tensors[name].shape], self.plan.identifiers[name]
             infos[name] = helper.make_tensor_value_info(known, element(name), shape, self._about(name))
         outputs = self.network.outputs
         inner = [info for name, info in infos.items() if name not in (self.network.input, *outputs)]
         ends = [infos[self.network.input]], [infos[name] for name in outputs]
         graph = helper.make_graph(self.nodes, "network", *ends, self.initializers, value_info=inner)
-        for name, kind in (annotations or {}).items():
+        for name, kind in sorted((annotations or {}).items()):
             entry = onnx.StringStringEntryProto(key="finn_datatype", value=kind)
             graph.quantization_annotation.add(tensor_name=name, quant_parameter_tensor_names=[entry])
         imports = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(d, v) for d, v in domains)]
         model = helper.make_model(graph, opset_imports=imports, ir_version=8, producer_name="radixpoint")
-        formats = {name: str(self.network.tensors[name].format) for name in self.network.tensors}
+        formats = {name: str(self.network.tensors[name].format) for name in names}
         about = {"radixpoint": version("radixpoint"), "formats": json.dumps(formats)}
         if "design" in self.network.metadata:
             about["design"] = self.network.metadata["design"]
