@@ -134,7 +134,7 @@ def test_a_frame_and_a_chart(shown: dict[str, Tabular], name: str) -> None:
 
 def test_figures_are_those_of_the_objects(shown: dict[str, Tabular]) -> None:
     frame = shown["result"].to_pandas()
-    written = json.loads(shown["result"].encoded())  # type: ignore[attr-defined]
+    written = json.loads(shown["result"].encoded())
     tried = written["policies"]["joint"]["tried"]
     own = frame[frame.strategy == "joint"].set_index("word_length")["drop"].to_dict()
     assert own == {trial["word_length"]: trial["drop"] for trial in tried}

@@ -35,7 +35,11 @@ class Chart:
 
 
 class Tabular:
-    """Something that is a table. A class says its ``summary``, its ``rows`` and its ``chart``."""
+    """Something that is a table. A class says its ``summary``, its ``rows`` and its ``chart``.
+
+    What a class leaves out raises NotImplementedError where it is used. It cannot be abstract, which would be
+    noticed earlier: structs of msgspec have a metaclass of their own, and no class has two.
+    """
 
     __slots__ = ()
 
@@ -101,6 +105,11 @@ class Tabular:
         more = f"<p>and {len(rows) - MOST} more: <code>to_pandas()</code></p>" if len(rows) > MOST else ""
         said = html.escape(self.summary())
         return f"<p>{said}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+def ends(name: str, interval: tuple[float, float]) -> dict[str, object]:
+    """Both ends of an interval as cells."""
+    return {f"{name}_low": interval[0], f"{name}_high": interval[1]}
 
 
 def cell(value: object) -> str:

@@ -90,7 +90,7 @@ class Blocks {
 };
 
 constexpr int64_t LONGEST_RUN = std::numeric_limits<uint8_t>::max();
-constexpr int64_t LEAST_RUN = 2;  // on average; below, widening each time is as fast
+constexpr int64_t LEAST_RUN = 2;  // on average; below, by the count of instructions, widening each time is as fast
 
 // `zero` is that of a source of bytes, whose products an instruction that `saturates` adds in 16 bits.
 void pack(Panel& panel, const Conv& conv, const Weights& w, int lanes, int64_t low, int64_t high, int64_t zero, bool saturates) {

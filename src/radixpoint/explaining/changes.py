@@ -25,7 +25,7 @@ from radixpoint.measure.outcomes import Outcomes
 from radixpoint.quantization.design import RULE_SCOPES, BinaryPoint, Design, Kind, Widths
 from radixpoint.quantization.quantize import Quantizer
 from radixpoint.searching.criterion import Criterion
-from radixpoint.tables import Chart, Row, Tabular
+from radixpoint.tables import Chart, Row, Tabular, ends
 
 FILE = "advice.json"
 WORST = 3
@@ -116,8 +116,7 @@ class Advice(Tabular, Document, frozen=True, forbid_unknown_fields=True):
             {
                 "change": change.name,
                 "drop": change.drop,
-                "drop_low": change.drop_interval[0],
-                "drop_high": change.drop_interval[1],
+                **ends("drop", change.drop_interval),
                 "gain": change.gain,
                 "multiplier_cost": change.multiplier_cost,
                 "memory": change.memory,

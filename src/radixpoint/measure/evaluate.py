@@ -23,7 +23,7 @@ from radixpoint.measure.floating import FloatingEngine
 from radixpoint.measure.metrics import Agreement, Metric, TopK, ahead, find_metric
 from radixpoint.measure.outcomes import NO_OUTCOMES, Outcomes
 from radixpoint.measure.pairs import check_resamples
-from radixpoint.tables import Chart, Row, Tabular
+from radixpoint.tables import Chart, Row, Tabular, ends
 
 
 class Evaluation(Tabular, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,8 +66,8 @@ class Evaluation(Tabular, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     def rows(self) -> list[Row]:
         """One row, of what is known."""
         known = {name: getattr(self, name) for name in Evaluation.__struct_fields__}
-        low, high = known.pop("drop_interval")
-        row = {"metric": self.metric, **known, "drop_low": low, "drop_high": high}
+        interval = ends("drop", known.pop("drop_interval"))
+        row = {"metric": self.metric, **known, **interval}
         return [{name: value for name, value in row.items() if value is not UNSET}]
 
     def chart(self) -> Chart:

@@ -16,7 +16,7 @@ from radixpoint.files import read_json
 from radixpoint.measure.evaluate import Evaluation
 from radixpoint.searching.allocate import Averages, Constraints, Objective
 from radixpoint.searching.criterion import Criterion, Verdict
-from radixpoint.tables import Chart, Row, Tabular
+from radixpoint.tables import Chart, Row, Tabular, ends
 
 FILE = "result.json"
 
@@ -217,8 +217,7 @@ class Result(Tabular, Settings, frozen=True, forbid_unknown_fields=True, kw_only
                 "images": trial.images,
                 "score": trial.score,
                 "drop": trial.drop,
-                "drop_low": trial.drop_interval[0],
-                "drop_high": trial.drop_interval[1],
+                **ends("drop", trial.drop_interval),
                 "agreement": trial.agreement,
                 "verdict": trial.verdict,
             }

@@ -117,8 +117,8 @@ void tile_product(const Panel& panel, const uint8_t* const* pointers, Tile& tile
 }
 
 #ifdef RP_ADD16
-// The same of 8-bit operands, of which runs of units are added in 16 bits before they are widened. (Of half the rows, both
-// kinds of sums stay in registers; that is slower, since weights are loaded twice.)
+// The same of 8-bit operands, of which runs of units are added in 16 bits before they are widened. (With half the
+// rows, both kinds of sums stay in registers, and weights are loaded twice: that was slower.)
 template <int R, int N>
 void tile_product_in_runs(const Panel& panel, const uint8_t* const* pointers, Tile& tile) {
   I32 shorts[R * N];
