@@ -90,6 +90,27 @@ def test_concatenation(tmp_path: Path) -> None:
     assert not (tmp_path / "y").exists()
 
 
+def flattened(sizes: tuple[int, int]) -> Graph:
+    """Two flattened tensors, with as many rows and columns each as ``sizes`` says, side by side."""
+    n = networks.Net(4, (3, 6, 6))
+    parts = []
+    for size in sizes:
+        x = n.bn(n.conv("input", 3, strides=(6 // size, 6 // size)))
+        flat = n.simple("flatten", x)
+        n.channels[flat] = 3 * size**2
+        parts.append(flat)
+    x = n.concat(*parts)
+    return n.graph(n.fc(n.add(x, x), 3 * sum(size**2 for size in sizes), 7))
+
+
+def test_concatenation_of_what_is_flattened(tmp_path: Path) -> None:
+    network = exports.quantized(flattened((2, 2)), binary_point={"scope": "channel"})
+    assert exports.verified(network, "verilog", tmp_path, options=OPTIONS).mismatch is None
+    with pytest.raises(ExportError, match=r"layer 'concat\d+': concatenates .* 2 x 2 and 3 x 3 places"):
+        export_network(exports.quantized(flattened((2, 3))), "verilog", tmp_path / "y", options=OPTIONS)
+    assert not (tmp_path / "y").exists()
+
+
 @pytest.mark.parametrize("lanes", ["0", "65", "4.5", "-1", "x", ""])
 def test_impossible_lanes(lanes: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="option lanes="):

@@ -44,6 +44,7 @@ from . import (
     searching as searching,
 )
 from .accelerator.cost import Cost, cost
+from .accelerator.target import HardwareTarget
 from .arithmetic.formats import FixedFormat, Overflow, Rounding
 from .data import ImageSet, Preprocessing, caffe_preprocessing, load_images, read_classes
 from .engines import make_engine, quantize_images
@@ -74,6 +75,7 @@ __all__ = [
     "Evaluation",
     "FixedFormat",
     "Graph",
+    "HardwareTarget",
     "ImageSet",
     "IntGraph",
     "MeanAveragePrecision",

@@ -245,15 +245,20 @@ class Schedule:
         parts: list[Pass] = []
         slots: list[int] = []
         first = 0
+        height, width = self.layouts[sources[0]].height, self.layouts[sources[0]].width
         for name, real in zip(step.inputs, sources, strict=True):
             layout = self.layouts[real]
+            if (layout.height, layout.width) != (height, width):  # flattened, they still lie as they were
+                raise ExportError(
+                    f"layer {self.tensor(step.name).layer!r}: concatenates flattened tensors of {height} x "
+                    f"{width} and {layout.height} x {layout.width} places: expected as many of each"
+                )
             parts.append(
                 Pass(None, (real,), layout, step.name, part_of=step, first_block=len(slots) // self.lanes)
             )
             slots += [s + first if s >= 0 else -1 for s in layout.slots]
-            first += self.tensor(name).shape[0]
-        layout = self.layouts[sources[0]]
-        self.layouts[step.name] = Layout(layout.height, layout.width, tuple(slots))
+            first += math.prod(self.tensor(name).shape) // (height * width)
+        self.layouts[step.name] = Layout(height, width, tuple(slots))
         return parts
 
     def _keep(self, one: Pass) -> None:

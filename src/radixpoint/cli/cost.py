@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -14,9 +14,11 @@ from radixpoint.accelerator.cost import cost as cost_of
 from radixpoint.accelerator.hardware import AcceleratorCost, Area, accelerator_area, accelerator_cost
 from radixpoint.accelerator.machine import LANES
 from radixpoint.accelerator.synthesis import ModuleCost, module_costs
-from radixpoint.cli.options import AsJson
-from radixpoint.cli.terminal import bars, emit, out
+from radixpoint.accelerator.target import HardwareTarget
+from radixpoint.cli.options import AsJson, Target
+from radixpoint.cli.terminal import bars, emit, out, say
 from radixpoint.errors import DesignError
+from radixpoint.ir.network import IntGraph
 from radixpoint.ir.storage import load_network
 
 
@@ -27,6 +29,7 @@ def cost(
     modules: Annotated[
         bool, typer.Option("--modules", help="The hardware modules at every word length instead.")
     ] = False,
+    target: Target = None,
     as_json: AsJson = False,
 ) -> None:
     """What a quantized network costs in hardware.
@@ -46,6 +49,7 @@ def cost(
         else:
             _report_modules(found)
         return
+    hardware = None if target is None else HardwareTarget.load(target)
     quantized = load_network(network)
     try:
         check_fixed_point(quantized)
@@ -63,10 +67,15 @@ def cost(
             )
     counted = cost_of(quantized)
     if as_json:
-        parts = {"network": counted, "accelerator": machine, "area": area}
+        parts: dict[str, Any] = {"network": counted, "accelerator": machine, "area": area}
+        if hardware is not None:
+            problems, least = hardware.problems(quantized), hardware.clock.least(counted.macs)
+            parts["target"] = {"name": hardware.name, "milliseconds": least, "problems": problems}
         emit({name: msgspec.to_builtins(part) for name, part in parts.items()})
-    else:
-        _report(counted, machine, area)
+        return
+    _report(counted, machine, area)
+    if hardware is not None:
+        _report_target(hardware, quantized, counted)
 
 
 def _report_modules(found: Mapping[str, Mapping[int, ModuleCost]]) -> None:
@@ -78,6 +87,17 @@ def _report_modules(found: Mapping[str, Mapping[int, ModuleCost]]) -> None:
             counts = (cells.luts_without_dsp, cells.luts, cells.dsps, cells.flip_flops)
             table.add_row(str(word), f"{cells.gate_equivalents:,.0f}", *(f"{count:,}" for count in counts))
         out.print(table)
+
+
+def _report_target(hardware: HardwareTarget, network: IntGraph, counted: Cost) -> None:
+    least = hardware.clock.least(counted.macs)
+    if least is not None:
+        say(f"{hardware.name}: at least {least:,.3g} ms an image, with every multiplier busy")
+    problems = hardware.problems(network)
+    for problem in problems:
+        say(f"{hardware.name}: {problem}")
+    if not problems:
+        say(f"{hardware.name}: the network fits")
 
 
 def _kib(bits: int) -> str:

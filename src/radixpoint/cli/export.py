@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from radixpoint.accelerator.target import HardwareTarget
 from radixpoint.cli.inputs import read_images
-from radixpoint.cli.options import Classes, PreprocessingFile
+from radixpoint.cli.options import Classes, PreprocessingFile, Target
 from radixpoint.cli.terminal import say
 from radixpoint.engines import quantize_images
 from radixpoint.errors import DesignError
@@ -44,6 +45,7 @@ def export(
     count: Annotated[int, typer.Option(min=1, help="How many of the images.")] = 2,
     classes: Classes = None,
     preprocessing: PreprocessingFile = None,
+    target: Target = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
@@ -66,6 +68,9 @@ def export(
             raise DesignError(f"--option {text!r}: expected name=value")
         options[name] = value
     quantized = load_network(network)
+    if target is not None:
+        hardware = HardwareTarget.load(target)
+        hardware.check(hardware.problems(quantized), network)
     stored = None
     if images is not None:
         image_set = read_images(images, classes, preprocessing, count)

@@ -25,6 +25,7 @@ from radixpoint.cli.report import report
 from radixpoint.cli.reproduce import reproduce
 from radixpoint.cli.run_file import expanded
 from radixpoint.cli.search import search
+from radixpoint.cli.target import target
 from radixpoint.cli.terminal import errors, say
 from radixpoint.cli.verify import verify
 from radixpoint.cli.worker import worker
@@ -49,6 +50,7 @@ for command in (
     export,
     verify,
     cost,
+    target,
     demo,
     report,
     explain,

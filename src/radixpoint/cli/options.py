@@ -169,6 +169,13 @@ EngineName = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="For --engine torch: PyTorch's name of a device, as cpu or cuda:0.")
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="The hardware: a file (docs/targets.md), or a name that 'radixpoint target' lists. What it "
+        "cannot run is refused, and a search stays within it."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 RunFolder = Annotated[
     Path, typer.Option("--out", "-o", help="Run folder; an interrupted search goes on where it was.")

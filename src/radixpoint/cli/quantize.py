@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec.structs import replace
 from rich.markup import escape
 from rich.table import Table
 
+from radixpoint.accelerator.target import HardwareTarget
 from radixpoint.cli.inputs import check_writable, make_parents, ranges_of, read_images, read_model
 from radixpoint.cli.options import (
     AsJson,
@@ -18,6 +20,7 @@ from radixpoint.cli.options import (
     Model,
     PreprocessingFile,
     RangesFile,
+    Target,
     Weights,
 )
 from radixpoint.cli.terminal import bars, emit, say
@@ -37,6 +40,7 @@ def quantize(
     classes: Classes = None,
     preprocessing: PreprocessingFile = None,
     ranges: RangesFile = None,
+    target: Target = None,
     as_json: AsJson = False,
 ) -> None:
     """Quantize a network by a design.
@@ -46,14 +50,20 @@ def quantize(
     Example: radixpoint quantize resnet50.onnx -d design.json -c calib/ -o network.safetensors
     """
     chosen = Design.load(design)
+    hardware = None if target is None else HardwareTarget.load(target)
     check_writable(out)
     images = read_images(calibration, classes, preprocessing, model=model)
     graph = read_model(model, weights, input_shape, images)
     chosen.check(graph)
+    if hardware is not None:
+        chosen = replace(chosen, target=hardware.name)
+        hardware.check(hardware.problems_of_design(chosen, graph), design)
     measured = ranges_of(ranges, graph, images)
     with bars() as shown:
         shown.add_task("choosing formats and rounding", total=None)
         network = quantization.quantize(graph, measured, chosen, images)
+    if hardware is not None:
+        hardware.check(hardware.problems(network), design)
     make_parents(out)
     save_network(network, out)
     if as_json:

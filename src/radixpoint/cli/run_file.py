@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from radixpoint.accelerator.target import named_targets
 from radixpoint.errors import DesignError
 from radixpoint.files import read_regular, write_whole
 
 FILE = "run.toml"
 PATHS = ("model", "images", "calibration", "out", "held_out", "weights", "classes", "labels", "preprocessing",
-         "cache", "ranges", "store")  # fmt: skip
+         "cache", "ranges", "store", "target")  # fmt: skip
 """Options that may name files."""
 _MOST = 1 << 20
 _TEXTS = ("metric", "input_shape")
@@ -113,7 +114,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _located(text: str, file: Path) -> str:
     """A path as seen from here; names such as ``torchvision:resnet50``, numbers and ``none`` stay."""
-    if text.isdecimal() or text == "none" or (":" in text and not (file.parent / text).exists()):
+    named = text == "none" or ":" in text or text in named_targets()
+    if text.isdecimal() or (named and not (file.parent / text).exists()):
         return text
     return str(file.parent / text)
 
@@ -147,4 +149,4 @@ def _toml(value: Any) -> str:
 
 
 def _is_name(text: str) -> bool:
-    return ":" in text and not Path(text).exists()
+    return (":" in text or text in named_targets()) and not Path(text).exists()

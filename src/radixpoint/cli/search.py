@@ -9,6 +9,7 @@ import typer
 from msgspec import UNSET
 from rich.table import Table
 
+from radixpoint.accelerator.target import HardwareTarget
 from radixpoint.arithmetic.formats import MAX_STORED
 from radixpoint.arithmetic.formats import Overflow as OverflowModes
 from radixpoint.arithmetic.formats import Rounding as RoundingModes
@@ -127,6 +128,7 @@ def search(
             "ReLU; the float network computes the same."
         ),
     ] = False,
+    target: options.Target = None,
     word_lengths: Annotated[
         str, typer.Option("--word-lengths", "-w", help="Candidates, smallest:largest, or a list: 4,6,8.")
     ] = "2:16",
@@ -188,6 +190,10 @@ def search(
         "refine": options.techniques(refine),
     }
     Design.separate(lengths[-1], bn_start, **fields)  # what cannot be meant is refused before any work
+    hardware = None
+    if target is not None:
+        hardware = HardwareTarget.load(target)
+        fields = {name: value for name, value in fields.items() if _was_chosen(context, name)}
     runner = engine_of(engine, device, threads)
     make_executor(executor, out)
     image_set = read_images(images, classes, preprocessing, max_images, model, labels, store)
@@ -221,9 +227,17 @@ def search(
         replaces=replace,
         at_chance=at_chance,
         executor=executor,
+        target=hardware,
         asked=(dict(context.params), _defaults(context)),
         **fields,
     )
+
+
+def _was_chosen(context: typer.Context, field: str) -> bool:
+    """Whether the user chose this field of designs, so that the target must not."""
+    names = ("scope", "rule") if field == "binary_point" else (field,)
+    sources = [context.get_parameter_source(name) for name in names]
+    return any(source is not None and source.name != "DEFAULT" for source in sources)
 
 
 def _defaults(context: typer.Context) -> dict[str, Any]:
@@ -303,7 +317,8 @@ def _report(result: Result, folder: Path, unit: str) -> None:
     )
     for name, policy in result.policies.items():
         if policy.drop is None or policy.drop_interval is None:
-            table.add_row(name, f"none up to {result.word_lengths[-1]} holds")
+            what = "holds" if policy.tried or policy.ruled_out is UNSET else "runs on the target"
+            table.add_row(name, f"none up to {result.word_lengths[-1]} {what}")
             continue
         low, high = policy.drop_interval
         relative = policy.relative_cost
@@ -330,6 +345,12 @@ def _report(result: Result, folder: Path, unit: str) -> None:
     for name, policy in result.policies.items():
         if policy.adopted:
             say(f"{name}: its own path missed this design, which another policy's found")
+        if policy.ruled_out is not UNSET:
+            what, why = next(iter(policy.ruled_out.items()))
+            count = len(policy.ruled_out)
+            said = why.splitlines()
+            more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
+            say(f"{name}: the target rules out {count} design{'s' * (count > 1)}: {what}: {said[0]}{more}")
         if not policy.monotone:
             say(f"{name}: not monotone: a longer word length fails; see result.json")
     say(f"{folder}: result.json; design.json and network.safetensors of each policy that holds")

@@ -207,6 +207,7 @@ class Design(
         equalize: powers of two are first moved between channels (``radixpoint.quantization.equalize``).
         refine: how stored integers are improved on calibration images
             (``radixpoint.quantization.refine``); none rounds each parameter by itself.
+        target: name of the hardware target that it was made for; not there if for none.
     """
 
     version: Literal[1] = 1
@@ -226,6 +227,7 @@ class Design(
     codes: Codes = Codes()
     equalize: bool = False
     refine: list[Technique] = []
+    target: str | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if self.average_pool is None:

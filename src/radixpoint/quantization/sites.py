@@ -189,6 +189,54 @@ def sites(graph: Graph, ranges: Ranges, design: Design, stored: Mapping[Key, Sto
             yield Site(key, place.layer_class, place.kind, width, statistics, by_channel, signed, grid)
 
 
+@dataclass(frozen=True, slots=True)
+class Width:
+    """Word length of a quantized place, which needs no statistics to be known.
+
+    Attributes:
+        layer: the layer.
+        layer_class, kind: whose word length it is.
+        bits: the word length.
+        numbers: how many are stored there, of a parameter; else 0.
+    """
+
+    layer: str
+    layer_class: str
+    kind: Kind
+    bits: int
+    numbers: int = 0
+
+
+def widths(graph: Graph, design: Design) -> Iterator[Width]:
+    """Word length of every quantized place of the network under this design, before any work.
+
+    Raises:
+        DesignError: a layer without a word length.
+    """
+    yield Width(graph.input, "input", "activations", design.width(graph.input, "input", "activations"))
+    folds = {layer.name: folded_batch_norm(graph, layer, design) for layer in graph.layers}
+    folded = {bn.name for bn in folds.values() if bn is not None}
+    for layer in graph.layers:
+        if layer.name in folded:
+            continue
+        for place in layer.row.places(design.batch_norm):
+            bits = min(
+                design.width(layer.name if place.single else "", place.layer_class, place.kind), place.most
+            )
+            if place.values != "stored":
+                yield Width(layer.name, place.layer_class, place.kind, bits)
+                continue
+            role = place.role
+            if layer.op == "batch_norm":
+                role = "gamma"  # of whatever form, there is one number a channel
+            elif role == "bias" and folds[layer.name] is not None:
+                yield Width(layer.name, place.layer_class, place.kind, bits, graph.shapes[layer.name][0])
+                continue
+            if role in layer.parameters:
+                numbers = graph.parameter(layer, role).size
+                yield Width(layer.name, place.layer_class, place.kind, bits, numbers)
+
+
 def check_layers(graph: Graph, design: Design, everything: Iterable[Site]) -> None:
     """Check that every word length of a single layer has a place that takes it.
 

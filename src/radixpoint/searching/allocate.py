@@ -18,6 +18,7 @@ from typing import Any, Literal
 import highspy
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
@@ -29,7 +30,7 @@ from radixpoint.errors import DesignError
 from radixpoint.ir.graph import Graph
 from radixpoint.quantization.design import Codes, Design, Widths
 from radixpoint.quantization.quantize import Quantizer, at_length
-from radixpoint.quantization.sites import folded_batch_norm, never_negative, stored_parameters
+from radixpoint.quantization.sites import never_negative, widths
 
 Objective = Literal["multipliers", "bops", "energy", "gates", "luts", "memory"]
 Pair = tuple[int, int]
@@ -88,12 +89,22 @@ class Constraints(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         memory: bits of all parameters together, at most: weights, biases, batch normalization's.
         one_width: all layers that are not fixed share one word length for weights and activations.
         equal: weights and activations of a layer have one word length.
+        weights, activations: word lengths that the hardware has; not there if every one.
     """
 
     fixed: dict[str, int] = {}
     memory: int | None = None
     one_width: bool = False
     equal: bool = False
+    weights: list[int] | UnsetType = UNSET
+    activations: list[int] | UnsetType = UNSET
+
+    def allows(self, pair: Pair) -> bool:
+        """Whether a layer may have these word lengths of weights and activations."""
+        hardware = zip(pair, (self.weights, self.activations), strict=True)
+        if not all(lengths is UNSET or bits in lengths for bits, lengths in hardware):
+            return False
+        return pair[0] == pair[1] or not (self.equal or self.one_width)
 
 
 def product_layers(graph: Graph, unsigned: bool = False) -> dict[str, Products]:
@@ -125,12 +136,7 @@ def allocated(design: Design, allocation: Allocation, graph: Graph) -> Design:
 
 def other_parameters(graph: Graph, design: Design) -> int:
     """Bits of all stored parameters but the weights of ``product_layers``."""
-    folded = {bn.name for layer in graph.layers if (bn := folded_batch_norm(graph, layer, design))}
-    return sum(
-        one.values.size * design.width(name, "bn", "parameters")
-        for (name, role), one in stored_parameters(graph, design).items()
-        if role != "weight" and name not in folded
-    )
+    return sum(one.bits * one.numbers for one in widths(graph, design) if one.kind == "parameters")
 
 
 class Averages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -241,7 +247,14 @@ def check_constraints(
                 f"layer {name!r} fixed at {w} bits: expected a convolution or fully connected layer, and 2 "
                 f"to {MAX_STORED} bits"
             )
-    least = sum(one.weights * constraints.fixed.get(name, min(lengths)) for name, one in layers.items())
+    allowed = [pair[0] for pair in product(lengths, lengths) if constraints.allows(pair)]
+    if not allowed:
+        raise DesignError(
+            f"word lengths {list(lengths)} of weights and activations: expected some that the target has "
+            f"({constraints.weights} x {constraints.activations})"
+            + (", both the same" if constraints.equal or constraints.one_width else "")
+        )
+    least = sum(one.weights * constraints.fixed.get(name, min(allowed)) for name, one in layers.items())
     if constraints.memory is not None and constraints.memory < least + others:
         raise DesignError(
             f"{constraints.memory} bits for all parameters: expected at least {least + others}, which the "
@@ -274,11 +287,7 @@ class _Choice:
         check_constraints(layers, lengths, constraints, others)
         self.layers, self.constraints, self.base = layers, constraints, sensitivity.base
         self.memory = None if constraints.memory is None else constraints.memory - others
-        free = [
-            (w, x)
-            for w, x in product(lengths, lengths)
-            if w == x or not (constraints.equal or constraints.one_width)
-        ]
+        free = [pair for pair in product(lengths, lengths) if constraints.allows(pair)]
         pairs = {n: [(constraints.fixed[n],) * 2] if n in constraints.fixed else free for n in layers}
         self.keys = [(name, pair) for name in layers for pair in pairs[name]]
         self.losses = np.array(

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from radixpoint.accelerator.cost import multiplier_cost
+from radixpoint.accelerator.target import HardwareTarget
 from radixpoint.data import ImageSet
 from radixpoint.files import write_whole
 from radixpoint.ir.graph import Graph
@@ -69,6 +70,7 @@ class Judge:
         criterion: what must not be lost.
         metric: the criterion's.
         executor: who evaluates them, open.
+        target: hardware that designs must run on, or None.
     """
 
     graph: Graph
@@ -80,6 +82,7 @@ class Judge:
     criterion: Criterion = field(default_factory=Criterion)
     metric: Metric = field(default_factory=lambda: TopK(1))
     executor: Executor = field(default_factory=Here)
+    target: HardwareTarget | None = None
     images_left: int = 0
     held: dict[bytes, Held] = field(default_factory=dict)
     _flying: dict[Unit, Design] = field(default_factory=dict)
@@ -171,6 +174,18 @@ class Judge:
     def _kept(self, design: Design, shard: int) -> Outcomes | None:
         found = self.cache.outcomes(self._path(design, shard))
         return found if found is not None and len(found) == min(BATCH, len(self.images) - shard) else None
+
+    def ruled_out(self, design: Design) -> str:
+        """Why the target cannot run the network that the design makes: a line a problem; empty if it can."""
+        target = self.target
+        if target is None:
+            return ""
+        path = self.cache.path("target", *self._key, target.content, self._text(design))
+        known = self.cache.read(path, lambda data: msgspec.json.decode(data, type=str))
+        if known is None:
+            known = "\n".join(map(str, target.problems(self.quantizer.quantize(design))))
+            self.cache.write(path, msgspec.json.encode(known))
+        return str(known)
 
     def expect(self, designs: Sequence[Design]) -> None:
         """Designs that may be judged next, the likeliest first: for workers that would have nothing to do."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from radixpoint.measure.evaluate import Evaluation
 from radixpoint.searching.criterion import Verdict
@@ -13,12 +13,16 @@ Judged = tuple[Evaluation, Verdict]
 
 @dataclass(frozen=True)
 class Found:
-    """Result of a search along one line: the place that holds, by word length or number."""
+    """Result of a search along one line: the place that holds, by word length or number.
+
+    ``ruled_out``: why the target cannot run a design, by what it is.
+    """
 
     word_length: int | None
     evaluation: Evaluation | None
     monotone: bool
     tried: dict[int, Judged]
+    ruled_out: Mapping[str, str] = field(default_factory=dict)
 
 
 Expect = Callable[[Sequence[int]], None]

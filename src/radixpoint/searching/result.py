@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from radixpoint.accelerator.target import HardwareTarget
 from radixpoint.data import ImageSet, Preprocessing
 from radixpoint.files import read_json
 from radixpoint.measure.evaluate import Evaluation
@@ -72,6 +73,7 @@ class PolicyResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         multiplier_cost: of the answer; None for coded operands.
         relative_cost: over that of ``joint``.
         held_out: the answer on images that took no part.
+        ruled_out: why the target cannot run designs that were otherwise in question, by what they are.
     """
 
     word_length: int | UnsetType | None = UNSET
@@ -96,6 +98,7 @@ class PolicyResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     multiplier_cost: int | UnsetType | None = UNSET
     relative_cost: float | UnsetType | None = UNSET
     held_out: Evaluation | None = None
+    ruled_out: dict[str, str] | UnsetType = UNSET
 
     @property
     def lengths(self) -> str:
@@ -154,6 +157,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     Attributes:
         options: further fields of the designs.
         network: SHA-256 of the float network.
+        target: the hardware that designs had to run on; not there if any.
     """
 
     criterion: Criterion
@@ -167,6 +171,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     calibration: Images
     held_out: Images | None
     preprocessing: Preprocessing | None
+    target: HardwareTarget | UnsetType = UNSET
 
 
 class Result(Tabular, Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):

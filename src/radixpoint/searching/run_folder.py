@@ -74,12 +74,12 @@ def check_earlier(run: Path, asked: Settings, policies: list[str], grid: bool) -
         if not _looks_like_a_result(content):
             return  # nothing that could be lost
         raise RunError(f"{path}: not a result of this version: {error}: {elsewhere}") from None
-    given = {name: getattr(earlier, name) for name in Settings.__struct_fields__}
+    given = {name: _plain(getattr(earlier, name)) for name in Settings.__struct_fields__}
     given |= {"policies": list(earlier.policies), "grid": earlier.grid is not msgspec.UNSET}
-    wanted = {name: getattr(asked, name) for name in Settings.__struct_fields__}
+    wanted = {name: _plain(getattr(asked, name)) for name in Settings.__struct_fields__}
     wanted |= {"policies": policies, "grid": grid}
     for name, value in wanted.items():
-        if msgspec.to_builtins(value) != msgspec.to_builtins(given[name]):
+        if value != given[name]:
             raise RunError(
                 f"{path}: is of another search: its {name} is {_brief(given[name])}, not {_brief(value)}: "
                 f"{elsewhere}"
@@ -105,6 +105,11 @@ def check_place(folder: Path) -> None:
     for name in ANSWER:
         if (folder / name).exists() and not (folder / name).is_file():
             raise RunError(f"{folder / name}: is no regular file: expected none, or what a search wrote")
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it; None for what is not there."""
+    return None if value is msgspec.UNSET else msgspec.to_builtins(value)
 
 
 def _brief(value: Any) -> str:

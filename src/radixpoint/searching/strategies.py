@@ -9,18 +9,24 @@ is fixed (``radixpoint.searching.line.confident``), so the stage errs no more of
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
 from typing import Any, Protocol
 
+from msgspec import UNSET
 from msgspec.structs import asdict, replace
 
+from radixpoint.accelerator.target import HardwareTarget
+from radixpoint.errors import DesignError
 from radixpoint.ir.graph import Graph
 from radixpoint.measure.evaluate import Evaluation
 from radixpoint.quantization.design import Design, Widths
+from radixpoint.quantization.quantize import at_length
 from radixpoint.searching.allocate import (
     Allocation,
     Constraints,
@@ -62,6 +68,7 @@ class Space:
         options: further fields of ``radixpoint.quantization.design.Design``.
         objective: what ``per-layer`` makes as small as it can.
         constraints: what ``per-layer`` keeps to.
+        target: hardware that every design must run on, or None.
     """
 
     graph: Graph
@@ -70,11 +77,58 @@ class Space:
     options: Mapping[str, Any]
     objective: Objective
     constraints: Constraints
+    target: HardwareTarget | None = None
 
     @property
     def bn_lengths(self) -> list[int]:
         """bn_start and what is shorter."""
         return [w for w in sorted({*self.lengths, self.bn_start}) if w <= self.bn_start]
+
+    def fitted(self, design: Design) -> Design:
+        """The design with word lengths that the target has.
+
+        Raises:
+            DesignError: it has none that short.
+        """
+        return design if self.target is None else self.target.fitted(design)
+
+    def check_target(self, design: Design) -> None:
+        """Refuse a design that the target rules out, as far as it shows without quantizing.
+
+        Raises:
+            DesignError: it does.
+        """
+        if self.target is not None:
+            fitted = self.target.fitted(design)
+            self.target.check(self.target.problems_of_design(fitted, self.graph))
+
+    def possible(self, design: Callable[[int], Design], lengths: Sequence[int]) -> list[int]:
+        """Those of ``lengths``, ascending, whose designs the target does not rule out and that differ from
+        the shorter ones' once they are fitted.
+
+        Raises:
+            DesignError: there is none.
+        """
+        if self.target is None:
+            return list(lengths)
+        found: list[int] = []
+        last: Design | None = None
+        refused: DesignError | None = None
+        for length in lengths:
+            try:
+                fitted = self.fitted(design(length))
+                if fitted != last:
+                    self.check_target(fitted)
+                    found, last = [*found, length], fitted
+            except DesignError as error:
+                refused = error
+        if not found and refused is not None:
+            raise DesignError(f"no word length of {_span(lengths)} fits: at {lengths[-1]} bits: {refused}")
+        return found
+
+
+def _span(lengths: Sequence[int]) -> str:
+    return f"{lengths[0]}..{lengths[-1]}"
 
 
 @dataclass(frozen=True)
@@ -134,14 +188,23 @@ def _along(
 ) -> Found:
     """Along one line of designs, ascending; to be sure, in fixed order from the longest down."""
 
-    def one(place: int, whole: bool) -> Judged:
+    def judged(place: int, whole: bool) -> Judged:
         judge.images_left -= len(judge.images)
         return judge.judge(f"{text} {place}{unit}", design(place), whole, error)
 
     def expect(coming: Sequence[int]) -> None:
         judge.expect([design(place) for place in coming])
 
-    return (smallest if error is None else confident)(one, places, expect)
+    left, ruled_out = [], {}
+    for place in places:
+        if why := judge.ruled_out(design(place)):
+            ruled_out[f"{text} {place}{unit}"] = why
+        else:
+            left.append(place)
+    if not left:
+        return Found(None, None, True, {}, ruled_out)
+    found = (smallest if error is None else confident)(judged, left, expect)
+    return dataclasses.replace(found, ruled_out=ruled_out)
 
 
 def _half(error: float | None, ways: int = 1) -> float | None:
@@ -163,6 +226,9 @@ def _accuracy(evaluation: Evaluation | None) -> dict[str, Any]:
 
 
 def _entry(found: Found, **own: Any) -> PolicyResult:
+    ruled_out = {**own.pop("ruled_out", {}), **found.ruled_out}
+    if ruled_out:
+        own["ruled_out"] = ruled_out
     return PolicyResult(**own, **_accuracy(found.evaluation), monotone=found.monotone, tried=tried(found))
 
 
@@ -179,21 +245,25 @@ class Joint:
 
     def check(self) -> None:
         check_policy(self.name, self.space.lengths, self.space.bn_start, self.space.options, self.space.graph)
+        self._lengths()
 
     def evaluations(self) -> int:
         return _bisections(self.space.lengths)
 
     def _design(self, word_length: int) -> Design:
-        return Design.joint(word_length, **self.space.options)
+        return self.space.fitted(Design.joint(word_length, **self.space.options))
+
+    def _lengths(self) -> list[int]:
+        return self.space.possible(self._design, self.space.lengths)
 
     def run(self, judge: Judge, error: float | None) -> Answer:
-        found = _along(judge, "joint", self._design, self.space.lengths, error)
+        found = _along(judge, "joint", self._design, self._lengths(), error)
         w = found.word_length
         entry = _entry(found, word_length=w)
         return Answer(entry, None if w is None else self._design(w), None if w is None else (w,))
 
     def admitted(self) -> Iterator[tuple[Rank, Design]]:
-        for w in self.space.lengths:
+        for w in self._lengths():
             yield (w,), self._design(w)
 
     def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:
@@ -218,15 +288,16 @@ def _with_bn(
         nothing = {"bn_search": None, "conv_at_bn_start": None}
         return _entry(first, conv=None, bn=None, conv_search=conv_search, **nothing), None
     # bn_start is known to hold; nothing longer needs a look.
-    lengths = space.bn_lengths if error is None else space.bn_lengths[:-1]
+    lengths = space.possible(design, space.bn_lengths)
+    lengths = lengths if error is None else lengths[:-1]
     bn = _along(judge, f"{text}, bn", design, lengths, _half(error, ways)) if lengths else None
     if error is not None and (bn is None or bn.word_length is None):
-        looked = {} if bn is None else bn.tried
-        bn = Found(space.bn_start, first.evaluation, True, looked)
+        looked = Found(None, None, True, {}) if bn is None else bn
+        bn = Found(space.bn_start, first.evaluation, True, looked.tried, looked.ruled_out)
     assert bn is not None  # without confidence bn_start is among the lengths
     lengths_found = {"conv": first.word_length, "bn": bn.word_length}
     searches = {"conv_search": conv_search, "bn_search": tried(bn), "conv_at_bn_start": first.evaluation}
-    return _entry(bn, **lengths_found, **searches), bn.word_length
+    return _entry(bn, **lengths_found, **searches, ruled_out=first.ruled_out), bn.word_length
 
 
 @dataclass(frozen=True)
@@ -239,15 +310,20 @@ class TwoStages:
 
     def check(self) -> None:
         check_policy(self.name, self.space.lengths, self.space.bn_start, self.space.options, self.space.graph)
+        self._lengths()
 
     def evaluations(self) -> int:
         return 2 * _bisections(self.space.lengths)
 
     def _design(self, conv: int, bn: int) -> Design:
-        return POLICIES[self.name].design(conv, bn, self.space.options, self.space.graph)
+        space = self.space
+        return space.fitted(POLICIES[self.name].design(conv, bn, space.options, space.graph))
+
+    def _lengths(self) -> list[int]:
+        return self.space.possible(lambda w: self._design(w, self.space.bn_start), self.space.lengths)
 
     def run(self, judge: Judge, error: float | None) -> Answer:
-        start, lengths = self.space.bn_start, self.space.lengths
+        start, lengths = self.space.bn_start, self._lengths()
         conv = _along(
             judge, f"{self.name}, bn {start}, conv", lambda w: self._design(w, start), lengths, _half(error)
         )
@@ -261,8 +337,10 @@ class TwoStages:
         return Answer(entry, self._design(chosen, bn), (chosen, bn))
 
     def admitted(self) -> Iterator[tuple[Rank, Design]]:
-        for conv, bn in product(self.space.lengths, sorted({*self.space.lengths, self.space.bn_start})):
-            yield (conv, bn), self._design(conv, bn)
+        lengths = sorted({*self.space.lengths, self.space.bn_start})
+        for conv in self._lengths():
+            for bn in self.space.possible(partial(self._design, conv), lengths):
+                yield (conv, bn), self._design(conv, bn)
 
     def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:
         return _adopted(answer, rank, design, evaluation, conv=int(rank[0]), bn=int(rank[1]))
@@ -289,9 +367,10 @@ class ByLayer:
         space = self.space
         check_policy(self.name, space.lengths, space.bn_start, space.options, space.graph)
         check_by_layer(self._start)
+        space.possible(lambda w: at_length(self._start, w), space.lengths)
         if self.name != "per-layer":
             return
-        check_constraints(self._layers, space.lengths, space.constraints, self._others)
+        check_constraints(self._layers, space.lengths, self._constraints, self._others)
         for name, one in self._layers.items():
             fixed = space.constraints.fixed.get(name)
             for pair in product(space.lengths, space.lengths) if fixed is None else [(fixed, fixed)]:
@@ -303,9 +382,23 @@ class ByLayer:
             return (len(self._layers) * len(self.space.lengths)).bit_length() + 2 + steps
         return POINTS + HALVINGS + steps
 
+    @cached_property
+    def _constraints(self) -> Constraints:
+        """Those that are asked for, and the target's word lengths."""
+        own, target = self.space.constraints, self.space.target
+        if target is None:
+            return own
+        words, most = target.words, target.memory.parameters
+        if most is not None:
+            own = replace(own, memory=min(own.memory or sys.maxsize, int(most * 8192)))
+        return replace(own, weights=words.weights or UNSET, activations=words.activations or UNSET)
+
     @property
     def _start(self) -> Design:
         return Design.separate(self.space.lengths[-1], self.space.bn_start, **self.space.options)
+
+    def _allocated(self, one: Allocation) -> Design:
+        return self.space.fitted(allocated(self._start, one, self.space.graph))
 
     def _price(self, one: Allocation) -> float:
         objective = self.space.objective if self.name == "per-layer" else "multipliers"
@@ -334,14 +427,25 @@ class ByLayer:
         def judged(one: Allocation) -> Judged:
             judge.images_left -= len(judge.images)
             later = path[next((i for i, other in enumerate(path) if other is one), len(path)) + 1 :]
-            judge.expect([allocated(self._start, other, space.graph) for other in later])
+            judge.expect([self._allocated(other) for other in later])
             text = f"{self.name}, point of cost {self._price(one):.6g}"
-            return judge.judge(text, allocated(self._start, one, space.graph), True, _half(error))
+            return judge.judge(text, self._allocated(one), True, _half(error))
 
-        limits = (space.objective, space.constraints, self._others)
-        path = frontier(sensitivity, self._layers, POINTS, *limits)[::-1]
+        limits = (space.objective, self._constraints, self._others)
+        ruled_out: dict[str, str] = {}
+
+        def runs(one: Allocation) -> bool:
+            why = judge.ruled_out(self._allocated(one))
+            if why:
+                ruled_out[f"{self.name}, point of cost {self._price(one):.6g}"] = why
+            return not why
+
+        path = [one for one in frontier(sensitivity, self._layers, POINTS, *limits)[::-1] if runs(one)]
+        if not path:
+            return sensitivity, path, Found(None, None, True, {}, ruled_out)
         if error is not None:  # nothing that was seen may propose a design
-            return sensitivity, path, confident(lambda i, _: judged(path[i]), range(len(path)))
+            found = confident(lambda i, _: judged(path[i]), range(len(path)))
+            return sensitivity, path, dataclasses.replace(found, ruled_out=ruled_out)
         verdicts = [judged(one) for one in path]
         for _ in range(HALVINGS):
             place = cheapest(verdicts).word_length
@@ -349,11 +453,11 @@ class ByLayer:
                 break
             budget = math.sqrt(sensitivity.loss(path[place]) * sensitivity.loss(path[place - 1]))
             one = allocate(sensitivity, self._layers, budget, *limits)
-            if one is None or any(dict(one) == dict(other) for other in path):
+            if one is None or any(dict(one) == dict(other) for other in path) or not runs(one):
                 break
             path.insert(place, one)
             verdicts.insert(place, judged(one))
-        return sensitivity, path, cheapest(verdicts)
+        return sensitivity, path, dataclasses.replace(cheapest(verdicts), ruled_out=ruled_out)
 
     def _along_greedy(
         self, judge: Judge, plain: Design, error: float | None
@@ -363,7 +467,7 @@ class ByLayer:
         if error is not None:  # some of them, since each takes every image
             last = len(path) - 1
             path = [path[i] for i in sorted({round(last * k / POINTS) for k in range(POINTS + 1)})]
-        designs = [allocated(self._start, one, self.space.graph) for one in path]
+        designs = [self._allocated(one) for one in path]
         text = f"{self.name}, bn {self.space.bn_start}, point"
         return path, _along(judge, text, lambda i: designs[i], range(len(path)), _half(error), "")
 
@@ -389,10 +493,10 @@ class ByLayer:
         if point is None:
             entry, _ = _with_bn(judge, self.space, self.name, found, lambda w: plain, error, 1)
             return Answer(replace(entry, **extra), None, None)
-        chosen = allocated(self._start, path[point], self.space.graph)
+        chosen = self._allocated(path[point])
 
         def with_width(w: int) -> Design:
-            return replace(chosen, classes={**chosen.classes, "bn": Widths.all(w)})
+            return self.space.fitted(replace(chosen, classes={**chosen.classes, "bn": Widths.all(w)}))
 
         entry, bn = _with_bn(judge, self.space, self.name, found, with_width, error, len(path))
         entry = replace(entry, **self._about(path[point]), **extra)
@@ -411,7 +515,9 @@ class ByLayer:
             stored = sum(self._layers[name].weights * w for name in one) + self._others
             roomy = space.constraints.memory is None or stored <= space.constraints.memory
             if roomy and all(bits == w for bits in space.constraints.fixed.values()):
-                yield (self._price(one), bn), Design.separate(w, bn, **space.options)
+                design = Design.separate(w, bn, **space.options)
+                if space.target is None:
+                    yield (self._price(one), bn), design
 
     def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:
         w = design.classes["conv"].weights or 0

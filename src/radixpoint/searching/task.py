@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +17,7 @@ import numpy as np
 from msgspec import UNSET
 from msgspec.structs import asdict, replace
 
+from radixpoint.accelerator.target import HardwareTarget
 from radixpoint.data import ImageSet
 from radixpoint.engines import check_engine
 from radixpoint.errors import DataError, DesignError
@@ -129,6 +129,7 @@ class _Task:
             calibration=Images.of(self.calibration),
             held_out=None if self.held_out is None else Images.of(self.held_out),
             preprocessing=self.images.preprocessing,
+            target=UNSET if self.space.target is None else self.space.target,
         )
 
     def answers(self, judge: Judge) -> dict[str, Answer]:
@@ -201,6 +202,7 @@ def open_judges(
     engine: str = "auto",
     metric: Any = None,
     executor: str | Executor = "here",
+    target: HardwareTarget | None = None,
 ) -> list[Judge]:
     """A judge for each set of images, in a run folder; the arguments are those of ``search``.
 
@@ -218,9 +220,8 @@ def open_judges(
     except BaseException:
         runs.close()
         raise
-    return [
-        Judge(graph, images, measured, quantizer, kept, watcher, asked, chosen, runs) for images in image_sets
-    ]
+    own = (measured, quantizer, kept, watcher, asked, chosen, runs)
+    return [Judge(graph, images, *own, target=target) for images in image_sets]
 
 
 def search(
@@ -245,6 +246,7 @@ def search(
     engine: str = "auto",
     metric: Any = None,
     executor: str | Executor = "here",
+    target: HardwareTarget | str | Path | None = None,
     **options: Any,
 ) -> Result:
     """Find the smallest word lengths under the criterion.
@@ -284,6 +286,9 @@ def search(
         engine: what runs the designs: a name for ``radixpoint.make_engine``. No result depends on it.
         executor: who evaluates the designs: ``here``; ``ray``, or ``ray:ADDRESS`` of a cluster; ``folder``,
             for workers that share the run folder (``radixpoint worker``). No result depends on it.
+        target: hardware that every design has to run on, or the name of its file; see
+            ``radixpoint.accelerator.target``. Of each word length a design has the longest up to it that the
+            target has, and where ``options`` do not choose, the target's first form.
         options: further fields of ``radixpoint.quantization.design.Design``.
 
     Returns:
@@ -299,7 +304,10 @@ def search(
             f"policies {list(policies)} with word lengths {list(lengths)}: expected some of "
             f"{', '.join(STRATEGIES)}, and at least one word length"
         )
-    space = Space(graph, lengths, bn_start, options, objective, constraints or Constraints())
+    hardware = HardwareTarget.load(target) if isinstance(target, str | Path) else target
+    if hardware is not None:
+        options, bn_start = hardware.options(options), hardware.bn_start(bn_start)
+    space = Space(graph, lengths, bn_start, options, objective, constraints or Constraints(), hardware)
     strategies = tuple(STRATEGIES[name](space) for name in dict.fromkeys(policies))
     judged_by = find_metric((criterion or Criterion()).metric if metric is None else metric)
     asked = replace(criterion or Criterion(), metric=judged_by.name)
@@ -324,6 +332,7 @@ def search(
         *(graph, task.judged_on, calibration, run, cache, watcher, task.criterion, threads, ranges, engine),
         judged_by,
         executor,
+        hardware,
     )
     try:
         _check_chance(judge, at_chance)
@@ -377,8 +386,12 @@ def _reported(
 def _grid(judge: Judge, space: Space) -> list[Cell]:
     """Every pair of word lengths, on every image."""
     cells = []
-    places = list(product(space.lengths, space.lengths))
-    designs = [Design.separate(conv, bn, **space.options) for conv, bn in places]
+    separate = STRATEGIES["separate"](space)
+    places = [(int(rank[0]), int(rank[1])) for rank, _ in separate.admitted() if rank[1] in space.lengths]
+    designs = [space.fitted(Design.separate(conv, bn, **space.options)) for conv, bn in places]
+    runs = [not judge.ruled_out(design) for design in designs]
+    places = [place for place, run in zip(places, runs, strict=True) if run]
+    designs = [design for design, run in zip(designs, runs, strict=True) if run]
     for number, (conv, bn) in enumerate(places):
         judge.expect(designs[number + 1 :])
         evaluation, verdict = judge.judge(f"grid {conv} x {bn} bits", designs[number], whole=True)
