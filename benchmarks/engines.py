@@ -6,10 +6,12 @@
 DATA holds a full-width ResNet-50 and calibration images (see reproduce.py). Images are 224 x 224 noise: no
 engine's time depends on them. Every repeat runs each system once, after a pause and a run to warm up, so that
 a ratio compares neighbours in time; figures are medians over the repeats. Peers: onnxruntime float32 and its
-own int8 QDQ model of the same network, PyTorch float32 (channels last) and float64, Brevitas' and QPyTorch's
-fake quantization in PyTorch, and radixpoint's BLAS engine. Those not installed are left out, by name.
+own int8 QDQ model of the same network, OpenVINO with both models, PyTorch float32 (channels last) and
+float64, Brevitas' and QPyTorch's fake quantization in PyTorch, and radixpoint's BLAS engine. Those not
+installed are left out, by name.
 
-``--module`` takes networks of training/zoo.py instead, with random weights, beside onnxruntime float32 alone.
+``--module`` takes networks of training/zoo.py instead, with random weights, or ``demo``, the network in the
+package, beside onnxruntime float32, its int8 model, and OpenVINO with both.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from numpy.typing import NDArray
 
 import radixpoint
 from radixpoint import _native
+from radixpoint.demo import demo_network
 from radixpoint.engines import (
     BlasEngine,
     NativeEngine,
@@ -44,16 +47,8 @@ from radixpoint.measure.floating import to_onnx
 from radixpoint.quantization.quantize import Quantizer
 
 Run = Callable[[NDArray[np.float32]], Any]
-DESIGNS = {
-    "16 bits": (16, 16),
-    "12 bits, bn 16": (12, 16),
-    "10 bits, bn 16": (10, 16),
-    "8 bits, bn 16": (8, 16),
-    "8 bits, bn 8": (8, 8),
-    "7 bits, bn 16": (7, 16),
-    "6 bits, bn 16": (6, 16),
-    "4 bits, bn 16": (4, 16),
-}
+WIDTHS = (16, 14, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2)
+DESIGNS = {f"{w} bits, bn 16": (w, 16) for w in WIDTHS} | {"8 bits, bn 8": (8, 8)}
 PAUSE = 0.3
 """Seconds before each run: some peers' threads spin for a while after theirs."""
 
@@ -67,17 +62,32 @@ def session(model: bytes, threads: int) -> Run:
     return lambda x: made.run(None, {name: x})
 
 
+def openvino(model: bytes, threads: int, left_out: dict[str, str]) -> Run | None:
+    """The same model in OpenVINO: float32 as such, or with its own int8 kernels where the model is QDQ."""
+    try:
+        import openvino as ov
+    except ImportError as error:
+        left_out["OpenVINO"] = str(error)
+        return None
+    core = ov.Core()
+    own = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    made = core.compile_model(core.read_model(model), "CPU", own)
+    return lambda x: made(x)
+
+
 def qdq(model: bytes, images: NDArray[np.float32]) -> bytes:
     """onnxruntime's own int8 model: static, QDQ, per channel, calibrated on ``images``."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    name = onnx.load_from_string(model).graph.input[0].name
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self.left = [images[i : i + 1] for i in range(len(images))]
 
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            return {"input": self.left.pop()} if self.left else None
+            return {name: self.left.pop()} if self.left else None
 
     with tempfile.TemporaryDirectory() as folder:
         source, prepared, target = (str(Path(folder) / f"{n}.onnx") for n in ("a", "b", "c"))
@@ -239,6 +249,20 @@ def layers(
     return list(rows.values())
 
 
+def peers(
+    model: bytes, images: NDArray[np.float32], threads: int, left_out: dict[str, str]
+) -> dict[str, Run]:
+    """onnxruntime and OpenVINO, each with the float32 model and onnxruntime's int8 one."""
+    found: dict[str, Run] = {"onnxruntime float32": session(model, threads)}
+    models = {"float32": model, "int8 QDQ": qdq(model, images)}
+    found["onnxruntime int8 QDQ"] = session(models["int8 QDQ"], threads)
+    for name, one in models.items():
+        run = openvino(one, threads, left_out)
+        if run is not None:
+            found[f"OpenVINO {name}"] = run
+    return found
+
+
 def modules(names: list[str], threads: int, repeats: int) -> None:
     """A table for each network of the zoo."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
@@ -247,14 +271,15 @@ def modules(names: list[str], threads: int, repeats: int) -> None:
 
     print(f"{processor()}, {threads} threads, {chosen_instruction_set()}; {versions()}")
     for name in names:
-        graph = radixpoint.load(zoo.made(name), zoo.MODULES[name][1])
+        demo = name == "demo"
+        graph = demo_network() if demo else radixpoint.load(zoo.made(name), zoo.MODULES[name][1])
         shape = graph.shapes[graph.input]
         pixels = np.random.default_rng(0).integers(0, 256, (8, *shape)).astype(np.uint8)
         plain = Preprocessing((0.5,) * shape[0], (0.25,) * shape[0], channel_order="stored")
         noise = ImageSet("noise", pixels, np.zeros(8, np.int64), ("0",), plain)
         quantizer, images = Quantizer(graph, radixpoint.calibrate(graph, noise)), noise.inputs(0, 8)
         model = to_onnx(graph, graph.outputs).SerializeToString()
-        systems: dict[str, Run] = {"onnxruntime float32": session(model, threads)}
+        systems = peers(model, images, threads, {})
         for title, (conv, bn) in DESIGNS.items():
             quantized = quantizer.quantize(radixpoint.Design.separate(conv, bn))
             engine, stored = NativeEngine(quantized, threads), quantize_images(quantized, images)
@@ -270,7 +295,7 @@ def modules(names: list[str], threads: int, repeats: int) -> None:
 
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in ("radixpoint", "numpy", "onnxruntime", "torch", "brevitas", "qtorch"):
+    for name in ("radixpoint", "numpy", "onnxruntime", "openvino", "torch", "brevitas", "qtorch"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -311,7 +336,9 @@ def main() -> None:
     images = np.random.default_rng(0).standard_normal((8, 3, 224, 224)).astype(np.float32)
 
     model = to_onnx(graph, [graph.output]).SerializeToString()
-    systems: dict[str, Run] = {"onnxruntime float32": session(model, arguments.threads)}
+    systems = peers(model, images, arguments.threads, left_out)
+    if arguments.quick:
+        systems = {"onnxruntime float32": systems["onnxruntime float32"]}
     slow: set[str] = set()
 
     def integer(engine: Any, quantized: radixpoint.IntGraph) -> Run:
@@ -323,12 +350,11 @@ def main() -> None:
         engine = NativeEngine(quantized, arguments.threads, isa)
         systems[f"native, {name}"] = integer(engine, quantized)
     if not arguments.quick:
-        systems["onnxruntime int8 QDQ"] = session(qdq(model, images), arguments.threads)
-        peers = torch_peers(weights, arguments.threads, left_out)
+        others = torch_peers(weights, arguments.threads, left_out)
         quantized = quantizer.quantize(radixpoint.Design.separate(10, 16))
-        peers["BLAS engine, 10 bits"] = integer(BlasEngine(quantized, arguments.threads), quantized)
-        slow |= set(peers)
-        systems |= peers
+        others["BLAS engine, 10 bits"] = integer(BlasEngine(quantized, arguments.threads), quantized)
+        slow |= set(others)
+        systems |= others
 
     result: dict[str, Any] = {
         "machine": {"processor": processor(), "threads": arguments.threads, "instruction_set": isa},

@@ -244,28 +244,28 @@ def layer_costs(network: IntGraph) -> dict[str, LayerCost]:
     counted: set[str] = set()
     for step in network.steps:
         layer = network.tensors[step.name].layer
-        one = found.get(layer, LayerCost())
+        added = found.get(layer, LayerCost())
         own = [key for key in dict.fromkeys(step.parameters.values()) if key not in counted]
         counted.update(own)
         for key in own:
             parameter = network.parameters[key]
             field = "weight_bits" if key in weights else "parameter_bits"
             bits = parameter.data.size * parameter.format.word_length
-            one = replace(one, **{field: getattr(one, field) + bits})
+            added = replace(added, **{field: getattr(added, field) + bits})
         if step.row.factor is not None:
             products, (x, w) = _products(network, step), network.operand_widths(step)
             terms = 1 if step.family != "product" else math.prod(network.arrays(step)["weight"].shape[1:])
             count = "macs" if step.family == "product" else "scalings"
-            one = replace(
-                one,
-                **{count: getattr(one, count) + products},
-                multiplier_cost=one.multiplier_cost + products * x * w,
-                bit_operations=one.bit_operations + round(products * bit_operations(x, w, terms)),
-                energy=one.energy
+            added = replace(
+                added,
+                **{count: getattr(added, count) + products},
+                multiplier_cost=added.multiplier_cost + products * x * w,
+                bit_operations=added.bit_operations + round(products * bit_operations(x, w, terms)),
+                energy=added.energy
                 + products * product_energy(x, w, network.tensors[step.name].format.word_length),
             )
-        if one != LayerCost():
-            found[layer] = one
+        if added != LayerCost():
+            found[layer] = added
     return found
 
 
@@ -277,14 +277,14 @@ def cost(network: IntGraph) -> Cost:
     """
     layers = layer_costs(network).values()
     return Cost(
-        sum(one.macs for one in layers),
-        sum(one.scalings for one in layers),
+        sum(layer.macs for layer in layers),
+        sum(layer.scalings for layer in layers),
         _widest(network, "product"),
         _widest(network, "elementwise"),
         multiplier_cost(network),
-        sum(one.bit_operations for one in layers),
-        sum(one.weight_bits for one in layers),
-        sum(one.parameter_bits for one in layers),
+        sum(layer.bit_operations for layer in layers),
+        sum(layer.weight_bits for layer in layers),
+        sum(layer.parameter_bits for layer in layers),
         _activation_bits(network),
-        sum(one.energy for one in layers),
+        sum(layer.energy for layer in layers),
     )

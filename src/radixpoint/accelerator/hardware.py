@@ -145,16 +145,16 @@ def accelerator_area(
             progress(f"synthesis of {part[0]} ({flow})", number, 3 * len(parts))
         found.setdefault(flow, []).append(synthesize(*part, flow))
     counts = [count for count, _ in parts]
-    gates = [count * one.gate_equivalents for count, one in zip(counts, found["gates"], strict=True)]
-    logic = [count * one.luts for count, one in zip(counts, found["lut"], strict=True)]
+    gates = [count * cells.gate_equivalents for count, cells in zip(counts, found["gates"], strict=True)]
+    logic = [count * cells.luts for count, cells in zip(counts, found["lut"], strict=True)]
     fpga = list(zip(counts, found["dsp"], strict=True))
     return Area(
         gates[0],
         sum(gates[1:]),
         fpga[0][0] * fpga[0][1].luts,
-        sum(count * one.luts for count, one in fpga[1:]),
+        sum(count * cells.luts for count, cells in fpga[1:]),
         logic[0],
         sum(logic[1:]),
-        sum(count * one.dsps for count, one in fpga),
-        sum(count * one.flip_flops for count, one in fpga),
+        sum(count * cells.dsps for count, cells in fpga),
+        sum(count * cells.flip_flops for count, cells in fpga),
     )

@@ -128,72 +128,72 @@ class Machine:
 
     # ------------------------------------------------------------------------- parameters of a lane
 
-    def _values(self, one: Pass, tensor: str, values: Ints, filler: int = 0) -> Ints:
+    def _values(self, pass_: Pass, tensor: str, values: Ints, filler: int = 0) -> Ints:
         """Values broadcastable to ``tensor``, by (place, slot); one row where all places are alike."""
         shape = self.network.tensors[tensor].shape
         flat = np.broadcast_to(
             values.reshape((1,) * (len(shape) - values.ndim) + values.shape), shape
         ).ravel()
-        index = one.result.index()
+        index = pass_.result.index()
         found = np.where(index < 0, filler, flat[index])
         return found[:1] if (found == found[:1]).all() else found
 
     def _by_channel(self, tensor: str, values: Ints) -> Ints:
         return values.reshape(-1, *[1] * (len(self.network.tensors[tensor].shape) - 1))
 
-    def _cast_shift(self, one: Pass, stage: int) -> Ints:
+    def _cast_shift(self, pass_: Pass, stage: int) -> Ints:
         """Places to the right; those beyond which nothing changes any more are cut."""
-        step = one.stages[stage]
+        step = pass_.stages[stage]
         source, target = (self.network.tensors[n] for n in (step.inputs[0], step.name))
         shifts = self.plan.cast_shifts(step)
         most = source.format.word_length + 2
         return self._values(
-            one, step.name, self._by_channel(step.name, np.clip(shifts, -target.format.word_length, most))
+            pass_, step.name, self._by_channel(step.name, np.clip(shifts, -target.format.word_length, most))
         )
 
-    def _offset(self, one: Pass, stage: int) -> tuple[Ints, Ints]:
+    def _offset(self, pass_: Pass, stage: int) -> tuple[Ints, Ints]:
         """Value and alignment."""
-        step = one.stages[stage]
+        step = pass_.stages[stage]
         value = self.network.arrays(step)["value"]
         align = self.plan.left_shifts(step, "value") - self.plan.left_shifts(step, 0)
         return (
-            self._values(one, step.name, value),
-            self._values(one, step.name, self._by_channel(step.name, align)),
+            self._values(pass_, step.name, value),
+            self._values(pass_, step.name, self._by_channel(step.name, align)),
         )
 
-    def lane_parameters(self, one: Pass) -> dict[str, Ints]:
+    def lane_parameters(self, pass_: Pass) -> dict[str, Ints]:
         """Of one pass, each (1 or places, slots)."""
-        zero = np.zeros((1, len(one.result.slots)), np.int64)
+        zero = np.zeros((1, len(pass_.result.slots)), np.int64)
         result = dict.fromkeys(LANE_FIELDS, zero)
-        if one.head is not None and one.head.op == "add":
+        if pass_.head is not None and pass_.head.op == "add":
             for name, operand in (("align_first", 0), ("align_second", 1)):
-                shifts = self.plan.left_shifts(one.head, operand)
-                result[name] = self._values(one, one.head.name, self._by_channel(one.head.name, shifts))
+                shifts = self.plan.left_shifts(pass_.head, operand)
+                result[name] = self._values(pass_, pass_.head.name, self._by_channel(pass_.head.name, shifts))
         for name, stage in (("cast_shift", CAST), ("operand_shift", OPERAND)):
-            if stage in one.stages:
-                result[name] = self._cast_shift(one, stage)
-        if CENTRE in one.stages:
-            result["centre"], result["centre_align"] = self._offset(one, CENTRE)
-        if OFFSET in one.stages:
-            result["offset"], result["offset_align"] = self._offset(one, OFFSET)
-        if FACTOR in one.stages:
-            step = one.stages[FACTOR]
-            result["factor"] = self._values(one, step.name, self.network.arrays(step)["factor"])
-        if RESULT in one.stages:
-            step = one.stages[RESULT]
+            if stage in pass_.stages:
+                result[name] = self._cast_shift(pass_, stage)
+        if CENTRE in pass_.stages:
+            result["centre"], result["centre_align"] = self._offset(pass_, CENTRE)
+        if OFFSET in pass_.stages:
+            result["offset"], result["offset_align"] = self._offset(pass_, OFFSET)
+        if FACTOR in pass_.stages:
+            step = pass_.stages[FACTOR]
+            result["factor"] = self._values(pass_, step.name, self.network.arrays(step)["factor"])
+        if RESULT in pass_.stages:
+            step = pass_.stages[RESULT]
             if step.op == "divide":
                 source, target = (self.network.tensors[n].format for n in (step.inputs[0], step.name))
                 shift = np.array([source.fraction_lengths[0] - target.fraction_lengths[0]])
-                result["divisor"] = self._values(one, step.name, self.network.arrays(step)["divisor"], 1)
-                result["result_shift"] = self._values(one, step.name, self._by_channel(step.name, shift))
+                result["divisor"] = self._values(pass_, step.name, self.network.arrays(step)["divisor"], 1)
+                result["result_shift"] = self._values(pass_, step.name, self._by_channel(step.name, shift))
             else:
-                result["result_shift"] = self._cast_shift(one, RESULT)
+                result["result_shift"] = self._cast_shift(pass_, RESULT)
         return result
 
     @cached_property
     def lane_values(self) -> tuple[dict[str, Ints], ...]:
         """``lane_parameters`` of every pass."""
-        return tuple(self.lane_parameters(one) for one in self.schedule.passes)
+        return tuple(self.lane_parameters(pass_) for pass_ in self.schedule.passes)
 
     def _has_places(self, number: int) -> bool:
         return any(len(values) > 1 for values in self.lane_values[number].values())
@@ -217,7 +217,7 @@ class Machine:
             return max([2, *(signed_bits(int(v.min()), int(v.max())) for v in every)])
 
         def steps(*stages: int) -> Iterator[Step]:
-            return (one.stages[s] for one in passes for s in stages if s in one.stages)
+            return (pass_.stages[s] for pass_ in passes for s in stages if s in pass_.stages)
 
         def parameter_bits(*stages: int) -> int:
             formats = (
@@ -228,7 +228,7 @@ class Machine:
             )
             return max((format_bits(form) for form in formats), default=2)
 
-        heads = [one.head for one in passes if one.head is not None]
+        heads = [pass_.head for pass_ in passes if pass_.head is not None]
         products = [step for step in heads if step.family == "product"]
         x = format_of(iter(narrow_memory))
         w = max((format_bits(network.parameters[s.parameters["weight"]].format) for s in products), default=2)
@@ -239,7 +239,7 @@ class Machine:
             exact(step.inputs[0] for step in steps(CLAMP, OPERAND)),
         )
         cast = format_of(step.name for step in steps(CAST))
-        path = max(acc, wide, cast, x, exact(n for one in passes for n in one.tensors().values()))
+        path = max(acc, wide, cast, x, exact(n for pass_ in passes for n in pass_.tensors().values()))
         casts = (v for values in self.lane_values for k, v in values.items() if k in _CASTS)
         left = -min([0, *(int(v.min()) for v in casts)])
         divide = 0
@@ -280,43 +280,43 @@ class Machine:
         made: list[Descriptor] = []
         weights = parameters = 0
         passes = self.schedule.passes
-        for number, one in enumerate(passes):
-            blocks = self.schedule.blocks(one.result)
-            rows = one.result.places if self._has_places(number) else 1
-            for tiles, inputs in self.schedule.tiles(one):
+        for number, pass_ in enumerate(passes):
+            blocks = self.schedule.blocks(pass_.result)
+            rows = pass_.result.places if self._has_places(number) else 1
+            for tiles, inputs in self.schedule.tiles(pass_):
                 fields = self._descriptor(number, tiles, inputs)
                 fields["WEIGHTS"], fields["PARAMETERS"] = weights, parameters + tiles.start
                 fields["PARAMETERS_TILE"], fields["PARAMETERS_PLACE"] = 1, blocks if rows > 1 else 0
                 weights += fields["WINDOW"] * len(tiles)
                 fields["FINAL"] = 0
-                made.append(Descriptor(one, one.first_block + tiles.start, fields, self._clocks(fields)))
+                made.append(Descriptor(pass_, pass_.first_block + tiles.start, fields, self._clocks(fields)))
             parameters += rows * blocks
         made[-1] = replace(made[-1], fields={**made[-1].fields, "FINAL": 1})
         return tuple(made)
 
     def _descriptor(self, number: int, tiles: range, inputs: range) -> dict[str, int]:
-        schedule, one = self.schedule, self.schedule.passes[number]
+        schedule, pass_ = self.schedule, self.schedule.passes[number]
         wide, narrow = schedule.memories
-        window, source = schedule.window(one), schedule.layouts[one.inputs[0]]
+        window, source = schedule.window(pass_), schedule.layouts[pass_.inputs[0]]
         step = schedule.blocks(source)
-        memory = narrow if one.kind == 0 else wide
-        base = memory[one.inputs[0]]
+        memory = narrow if pass_.kind == 0 else wide
+        base = memory[pass_.inputs[0]]
         corner = (window.corner[0] * source.width + window.corner[1]) * step
         taps, block_step = len(inputs), 1
-        if one.kind != 0:
-            taps = 2 if one.head is not None and one.head.op == "add" else 1
-            block_step = memory[one.inputs[-1]] - base
-        first = inputs.start if one.kind == 0 else tiles.start
-        division = RESULT in one.stages and one.stages[RESULT].op == "divide"
+        if pass_.kind != 0:
+            taps = 2 if pass_.head is not None and pass_.head.op == "add" else 1
+            block_step = memory[pass_.inputs[-1]] - base
+        first = inputs.start if pass_.kind == 0 else tiles.start
+        division = RESULT in pass_.stages and pass_.stages[RESULT].op == "divide"
         gap = self.sizes["DIVIDE"] + _PIPELINE if division else _PIPELINE if self._has_places(number) else 0
         fields = {
-            "KIND": one.kind,
-            "STAGES": sum(1 << stage for stage in one.stages),
+            "KIND": pass_.kind,
+            "STAGES": sum(1 << stage for stage in pass_.stages),
             "DIVIDE": int(division),
-            "WRITES": (one.wide is not None) + 2 * (one.narrow is not None),
+            "WRITES": (pass_.wide is not None) + 2 * (pass_.narrow is not None),
             "TILES": len(tiles),
-            "ROWS": one.result.height,
-            "COLUMNS": one.result.width,
+            "ROWS": pass_.result.height,
+            "COLUMNS": pass_.result.width,
             "KERNEL_ROWS": window.kernel[0],
             "KERNEL_COLUMNS": window.kernel[1],
             "BLOCKS": taps,
@@ -329,25 +329,25 @@ class Machine:
             "DILATION_Y": window.dilations[0],
             "DILATION_X": window.dilations[1],
             "READ": base + corner + first,
-            "READ_TILE": 0 if one.kind == 0 else 1,
+            "READ_TILE": 0 if pass_.kind == 0 else 1,
             "READ_ROW": window.strides[0] * source.width * step,
             "READ_COLUMN": window.strides[1] * step,
             "READ_KERNEL_ROW": window.dilations[0] * source.width * step,
             "READ_KERNEL_COLUMN": window.dilations[1] * step,
             "READ_BLOCK": block_step,
-            "WINDOW": window.kernel[0] * window.kernel[1] * taps if one.kind == 0 else 0,
+            "WINDOW": window.kernel[0] * window.kernel[1] * taps if pass_.kind == 0 else 0,
             "GAP": gap,
         }
-        for name, tensor, addresses in (("WIDE", one.wide, wide), ("NARROW", one.narrow, narrow)):
+        for name, tensor, addresses in (("WIDE", pass_.wide, wide), ("NARROW", pass_.narrow, narrow)):
             fields[name] = fields[f"{name}_PLACE"] = 0
             if tensor is not None:
-                fields[name] = addresses[tensor] + one.first_block + tiles.start
+                fields[name] = addresses[tensor] + pass_.first_block + tiles.start
                 fields[f"{name}_PLACE"] = schedule.blocks(schedule.layouts[tensor])
         for name, stage in (("CAST", CAST), ("RESULT", RESULT), ("OPERAND", OPERAND)):
-            chosen = one.stages.get(stage)
+            chosen = pass_.stages.get(stage)
             form = None if chosen is None else self.network.tensors[chosen.name].format
             fields |= _conversion(name, chosen, form)
-        clamp = one.stages.get(CLAMP)
+        clamp = pass_.stages.get(CLAMP)
         fields["CLAMP_LOW"], fields["CLAMP_HIGH"] = (
             (0, 0) if clamp is None else (clamp.attributes["low"], clamp.attributes["high"])
         )
@@ -378,8 +378,8 @@ class Machine:
         extents = [end for f in fields for end in walked(f)]
         stored = sum(f["WINDOW"] * f["TILES"] for f in fields)
         rows = sum(
-            (one.result.places if self._has_places(n) else 1) * schedule.blocks(one.result)
-            for n, one in enumerate(schedule.passes)
+            (pass_.result.places if self._has_places(n) else 1) * schedule.blocks(pass_.result)
+            for n, pass_ in enumerate(schedule.passes)
         )
 
         def bits(words: int) -> int:
@@ -411,11 +411,11 @@ class Machine:
 
     def weight_words(self) -> Iterator[str]:
         """Lines of ``weights.hex``."""
-        for one in self.schedule.passes:
-            if one.kind == 0:
-                for tiles, inputs in self.schedule.tiles(one):
+        for pass_ in self.schedule.passes:
+            if pass_.kind == 0:
+                for tiles, inputs in self.schedule.tiles(pass_):
                     for tile in tiles:
-                        words = self.schedule.weights(one, tile, inputs)
+                        words = self.schedule.weights(pass_, tile, inputs)
                         yield from pack_vectors(words.reshape(len(words), -1), self.sizes["W"])
 
     def parameter_words(self) -> Iterator[str]:
@@ -447,8 +447,8 @@ class Machine:
 
     def _vectors(self, values: Ints, name: str, bits: int) -> Iterator[str]:
         index = self.schedule.layouts[name].index()
-        for one in values.reshape(len(values), -1):
-            found = np.where(index < 0, 0, one[index])
+        for pass_ in values.reshape(len(values), -1):
+            found = np.where(index < 0, 0, pass_[index])
             yield from pack_vectors(found.reshape(-1, self.lanes), bits)
 
     def traced(self, descriptor: Descriptor) -> dict[int, tuple[str, Ints]]:

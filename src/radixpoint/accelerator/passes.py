@@ -150,8 +150,8 @@ class Schedule:
             raise ExportError("the result is the image itself: there is nothing to compute")
         self.layouts: dict[str, Layout] = {network.input: self._fresh(network.input)}
         self.passes: tuple[Pass, ...] = tuple(self._schedule())
-        for one in self.passes:
-            self._keep(one)
+        for pass_ in self.passes:
+            self._keep(pass_)
 
     # ------------------------------------------------------------------------------------ the passes
 
@@ -207,9 +207,9 @@ class Schedule:
                 passes.append(open_pass)
         return passes
 
-    def _stage(self, one: Pass, step: Step, source: str, alone: bool = False) -> int | None:
+    def _stage(self, pass_: Pass, step: Step, source: str, alone: bool = False) -> int | None:
         """The stage of ``one`` that can do ``step`` after what it does already."""
-        if one.value != source:
+        if pass_.value != source:
             return None
         others = [] if alone else [s for s in self._readers[source] if s is not step]
         if any(map(self._reads_narrow, others)):
@@ -224,7 +224,7 @@ class Schedule:
             return OPERAND
         if others or (source == self.output and not alone):
             return None
-        return next((s for s in _STAGES_OF[step.op] if s > one.last_stage), None)
+        return next((s for s in _STAGES_OF[step.op] if s > pass_.last_stage), None)
 
     def _head(self, step: Step, sources: tuple[str, ...]) -> Pass:
         if step.op == "add":
@@ -261,18 +261,18 @@ class Schedule:
         self.layouts[step.name] = Layout(height, width, tuple(slots))
         return parts
 
-    def _keep(self, one: Pass) -> None:
+    def _keep(self, pass_: Pass) -> None:
         """Decide what the pass writes, by who reads it later."""
-        if OPERAND in one.stages:
-            one.narrow = one.stages[OPERAND].name
-        if one.head is None and one.part_of is None and one.value == one.inputs[0]:
+        if OPERAND in pass_.stages:
+            pass_.narrow = pass_.stages[OPERAND].name
+        if pass_.head is None and pass_.part_of is None and pass_.value == pass_.inputs[0]:
             return
-        own = {id(step) for step in one.stages.values()}
-        later = [step for step in self._readers[one.value] if id(step) not in own]
-        if any(not self._reads_narrow(step) for step in later) or one.value == self.output:
-            one.wide = one.value
-        if one.narrow is None and any(map(self._reads_narrow, later)):
-            one.narrow = one.value
+        own = {id(step) for step in pass_.stages.values()}
+        later = [step for step in self._readers[pass_.value] if id(step) not in own]
+        if any(not self._reads_narrow(step) for step in later) or pass_.value == self.output:
+            pass_.wide = pass_.value
+        if pass_.narrow is None and any(map(self._reads_narrow, later)):
+            pass_.narrow = pass_.value
 
     # ---------------------------------------------------------------------------------------- memory
 
@@ -291,12 +291,12 @@ class Schedule:
         for memory, used in zip(lives, self.image_in, strict=True):
             if used:
                 memory[image] = [-1, -1]
-        for number, one in enumerate(self.passes):
-            for memory, name in zip(lives, (one.wide, one.narrow), strict=True):
+        for number, pass_ in enumerate(self.passes):
+            for memory, name in zip(lives, (pass_.wide, pass_.narrow), strict=True):
                 if name is not None:
                     memory.setdefault(name, [number, number])[1] = number
-            for name in one.inputs:
-                lives[one.kind == 0][name][1] = number
+            for name in pass_.inputs:
+                lives[pass_.kind == 0][name][1] = number
         lives[0][self.output][1] = len(self.passes)
         wide, narrow = (
             arena_layout(
@@ -313,36 +313,36 @@ class Schedule:
 
     # --------------------------------------------------------------------------------------- windows
 
-    def window(self, one: Pass) -> Window:
+    def window(self, pass_: Pass) -> Window:
         """What the head walks over."""
-        if one.head is None or one.head.op == "add":
+        if pass_.head is None or pass_.head.op == "add":
             return Window((1, 1), (1, 1), (1, 1), (0, 0))
-        attributes = one.head.attributes
-        if one.head.op == "dense":
-            source = self.layouts[one.inputs[0]]
+        attributes = pass_.head.attributes
+        if pass_.head.op == "dense":
+            source = self.layouts[pass_.inputs[0]]
             return Window((source.height, source.width), (1, 1), (1, 1), (0, 0))
-        if one.head.op == "conv":
-            kernel = self.network.arrays(one.head)["weight"].shape[2:]
+        if pass_.head.op == "conv":
+            kernel = self.network.arrays(pass_.head)["weight"].shape[2:]
         else:
             kernel = tuple(attributes["kernel"])
         top, left = attributes["pads"][:2]
         dilations = attributes.get("dilations", (1, 1))
         return Window(kernel, tuple(attributes["strides"]), tuple(dilations), (-top, -left))
 
-    def tiles(self, one: Pass) -> list[tuple[range, range]]:
+    def tiles(self, pass_: Pass) -> list[tuple[range, range]]:
         """Tiles of the result and blocks of the input of each descriptor of the pass.
 
         One descriptor does all, except in a convolution with groups, where a tile needs only its own inputs.
         """
-        source, outputs = self.layouts[one.inputs[0]], range(self.blocks(one.result))
-        if one.kind != 0 or one.head is None or one.head.attributes.get("groups", 1) == 1:
+        source, outputs = self.layouts[pass_.inputs[0]], range(self.blocks(pass_.result))
+        if pass_.kind != 0 or pass_.head is None or pass_.head.attributes.get("groups", 1) == 1:
             return [(outputs, range(self.blocks(source)))]
-        weight = self.network.arrays(one.head)["weight"]
-        each = len(weight) // one.head.attributes["groups"]
+        weight = self.network.arrays(pass_.head)["weight"]
+        each = len(weight) // pass_.head.attributes["groups"]
         slot_of = {channel: slot for slot, channel in enumerate(source.slots)}
         result = []
         for tile in outputs:
-            channels = self._tile_channels(one, tile)
+            channels = self._tile_channels(pass_, tile)
             groups = range(min(channels) // each, max(channels) // each + 1)
             slots = [
                 slot_of[c] for g in groups for c in range(g * weight.shape[1], (g + 1) * weight.shape[1])
@@ -352,22 +352,22 @@ class Schedule:
             )
         return result
 
-    def _tile_channels(self, one: Pass, tile: int) -> list[int]:
-        return [c for c in one.result.slots[tile * self.lanes : (tile + 1) * self.lanes] if c >= 0]
+    def _tile_channels(self, pass_: Pass, tile: int) -> list[int]:
+        return [c for c in pass_.result.slots[tile * self.lanes : (tile + 1) * self.lanes] if c >= 0]
 
-    def weights(self, one: Pass, tile: int, blocks: range) -> Ints:
+    def weights(self, pass_: Pass, tile: int, blocks: range) -> Ints:
         """Weights of a tile: (words, output lanes, input lanes), a word for each tap in its order."""
-        assert one.head is not None
-        source = self.layouts[one.inputs[0]]
-        weight = self.network.arrays(one.head)["weight"]
+        assert pass_.head is not None
+        source = self.layouts[pass_.inputs[0]]
+        weight = self.network.arrays(pass_.head)["weight"]
         if weight.ndim == 2:
             weight = weight.reshape(len(weight), -1, source.height, source.width)
-        each = len(weight) // one.head.attributes.get("groups", 1)
+        each = len(weight) // pass_.head.attributes.get("groups", 1)
         inputs = weight.shape[1]
         slots = np.array(source.slots[blocks.start * self.lanes : blocks.stop * self.lanes])
         rows, columns = weight.shape[2:]
         words = np.zeros((self.lanes, rows, columns, len(slots)), np.int64)
-        for lane, channel in enumerate(self._tile_channels(one, tile)):
+        for lane, channel in enumerate(self._tile_channels(pass_, tile)):
             own = (slots >= channel // each * inputs) & (slots < (channel // each + 1) * inputs)
             words[lane][..., own] = weight[channel][slots[own] % inputs].transpose(1, 2, 0)
         return words.reshape(self.lanes, -1, self.lanes).transpose(1, 0, 2)

@@ -164,9 +164,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     def __post_init__(self) -> None:
         _check_positive("layers", kernel=self.kernel, channels=self.channels)
         for name, known in (("operators", LAYERS), ("steps", STEPS)):
-            for one in getattr(self, name) or ():
-                if one not in known:
-                    raise DesignError(f"layers.{name}: {one!r}: expected some of {', '.join(known)}")
+            for op in getattr(self, name) or ():
+                if op not in known:
+                    raise DesignError(f"layers.{name}: {op!r}: expected some of {', '.join(known)}")
 
 
 class Clock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -347,11 +347,11 @@ class HardwareTarget(
         self._forms(design, graph, found)
         self._layers_of(graph, found)
         stored = 0
-        for one in widths(graph, design):
-            stored += one.bits * one.numbers
-            known = self.words.of(one.layer_class, one.kind)
+        for width in widths(graph, design):
+            stored += width.bits * width.numbers
+            known = self.words.of(width.layer_class, width.kind)
             found.unless_among(
-                _rule(one.layer_class, one.kind), known, one.bits, f"{one.bits} bits", one.layer
+                _rule(width.layer_class, width.kind), known, width.bits, f"{width.bits} bits", width.layer
             )
         found.unless_within("memory.parameters", self.memory.parameters, stored / _KIB, "KiB")
         if design.accumulator is not None and not self.words.wraps:
@@ -423,7 +423,7 @@ class HardwareTarget(
             if step.row.aligned:
                 places = [network.align(step, i) for i in range(len(step.inputs))]
                 places += [network.align(step, role) for role in step.parameters]
-                most = max(int(one.max()) for one in places)
+                most = max(int(own.max()) for own in places)
                 found.unless_within("shift.align", self.shift.align, most, "places", layer)
                 self._parameters(network, step, found)
             if step.family == "table":
@@ -440,7 +440,7 @@ class HardwareTarget(
 
     def _is_wrap(self, network: IntGraph, step: Step) -> bool:
         """Whether the step keeps an accumulator's low bits, as the accumulator itself would."""
-        written = {one.name: one for one in network.steps}.get(step.inputs[0])
+        written = {earlier.name: earlier for earlier in network.steps}.get(step.inputs[0])
         wraps = step.op == "cast" and step.attributes["overflow"] == Overflow.WRAP
         return wraps and written is not None and written.family == "product" and not network.shift(step).any()
 
@@ -453,8 +453,8 @@ class HardwareTarget(
         found.unless_among("arithmetic.operands", self.arithmetic.operands, sign, sign, layer)
         bits = network.tensors[step.name].format.word_length
         readers = network.readers[step.name]
-        if own.wraps and readers and all(self._is_wrap(network, one) for one in readers):
-            bits = max(network.tensors[one.name].format.word_length for one in readers)
+        if own.wraps and readers and all(self._is_wrap(network, reader) for reader in readers):
+            bits = max(network.tensors[reader.name].format.word_length for reader in readers)
         found.unless_within("words.accumulator", own.accumulator, bits, "bits", layer)
         self._sized(network.arrays(step)["weight"].shape, step.attributes.get("groups", 1), layer, found)
 

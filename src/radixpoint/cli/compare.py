@@ -108,8 +108,8 @@ def _put_in(
     Raises:
         DataError: nothing says what was put in.
     """
-    own = [one for one in given if one.name == network.input]
-    rest = [one for one in given if one.name != network.input]
+    own = [tensor for tensor in given if tensor.name == network.input]
+    rest = [tensor for tensor in given if tensor.name != network.input]
     if images is not None:
         found = read_images(images, classes, preprocessing)
         found.check_shape(network.tensors[network.input].shape)
@@ -134,8 +134,8 @@ def _put_in(
 
 
 def _show(network: IntGraph, found: list[Matched], result: Comparison) -> None:
-    by = ", ".join(sorted({one.by for one in found}))
-    layouts = ", ".join(sorted({one.layout for one in found}))
+    by = ", ".join(sorted({how.by for how in found}))
+    layouts = ", ".join(sorted({how.layout for how in found}))
     say(f"{len(result.tensors)} tensors, matched by {by}, laid out as {layouts}")
     if result.equal:
         say("equal: every value")
@@ -143,11 +143,17 @@ def _show(network: IntGraph, found: list[Matched], result: Comparison) -> None:
     table = Table()
     for column in ("tensor", "image: place", "expected", "got", "differ", "off by"):
         table.add_column(column, no_wrap=column == "tensor")
-    for one in result.differences[:SHOWN]:
-        image, *place = map(str, one.place)
-        differ = f"{one.count}/{one.values}"
-        cells = (f"{image}: {', '.join(place)}", str(one.expected), str(one.got), differ, str(one.largest))
-        table.add_row(escape(one.tensor), *cells)
+    for difference in result.differences[:SHOWN]:
+        image, *place = map(str, difference.place)
+        differ = f"{difference.count}/{difference.values}"
+        cells = (
+            f"{image}: {', '.join(place)}",
+            str(difference.expected),
+            str(difference.got),
+            differ,
+            str(difference.largest),
+        )
+        table.add_row(escape(difference.tensor), *cells)
     out.print(table)
     first = result.differences[0]
     say(

@@ -44,7 +44,10 @@ def demo(
         folder,
         as_json,
         True,
-        ({**context.params, **EMBEDDED}, {one.name or "": one.default for one in context.command.params}),
+        (
+            {**context.params, **EMBEDDED},
+            {parameter.name or "": parameter.default for parameter in context.command.params},
+        ),
         criterion=asked,
         batch_norm=batch_norm,
         binary_point={"scope": scope} if rule is None else {"scope": scope, "rule": rule},

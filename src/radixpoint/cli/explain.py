@@ -296,9 +296,9 @@ def _advise(advice: Advice, unit: str, folder: Path, applied: Path | None) -> No
     best = advice.changes[number - 1]
     limit = words.amount(f"{advice.limit:g}", unit)
     say(f"best: {best.name}: drop {words.drop(best.drop, unit)}, limit {limit}")
-    for one in advice.confirmed:
-        interval = words.interval(one.drop_interval, unit)
-        say(f"on all {one.images} images: {words.drop(one.drop, unit)} {interval}: {one.name}")
+    for held in advice.confirmed:
+        interval = words.interval(held.drop_interval, unit)
+        say(f"on all {held.images} images: {words.drop(held.drop, unit)} {interval}: {held.name}")
     place = folder / "changes" / _file(number, best)
     if applied is None:
         say(

@@ -105,7 +105,7 @@ def _arguments(given: list[str]) -> list[str]:
     if given[:1] != ["search"]:
         return given
     group: Any = typer.main.get_command(app)
-    options = {one.name: one for one in group.commands["search"].params}
+    options = {option.name: option for option in group.commands["search"].params}
     return ["search", *expanded(given[1:], options)]
 
 

@@ -40,12 +40,14 @@ def expanded(arguments: Sequence[str], options: Mapping[str, Any]) -> list[str]:
     place = next((i for i, text in enumerate(arguments) if text.endswith(".toml")), None)
     if place is None:
         return list(arguments)
-    taking = [text for one in options.values() if not getattr(one, "is_flag", False) for text in one.opts]
+    taking = [
+        text for option in options.values() if not getattr(option, "is_flag", False) for text in option.opts
+    ]
     if place > 0 and arguments[place - 1] in taking:  # it is that option's value
         return list(arguments)
     path = Path(arguments[place])
     rest = [*arguments[:place], *arguments[place + 1 :]]
-    given = {name for name, one in options.items() if any(_is_of(text, one.opts) for text in rest)}
+    given = {name for name, option in options.items() if any(_is_of(text, option.opts) for text in rest)}
     result: list[str] = []
     model: list[str] = []
     seen: set[str] = set()
@@ -60,9 +62,9 @@ def expanded(arguments: Sequence[str], options: Mapping[str, Any]) -> list[str]:
         if name in given:
             continue
         values = value if isinstance(value, list) else [value]
-        if (isinstance(value, list) and name not in _LISTS) or not all(_plain(one) for one in values):
+        if (isinstance(value, list) and name not in _LISTS) or not all(_plain(single) for single in values):
             raise DesignError(f"{path}: {key} = {value!r}: expected text, a number, true or false")
-        texts = [_located(str(one), path) if name in PATHS else str(one) for one in values]
+        texts = [_located(str(single), path) if name in PATHS else str(single) for single in values]
         if name == "model":
             model = texts
         elif isinstance(value, bool):

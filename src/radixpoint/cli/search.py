@@ -77,7 +77,7 @@ def search(
             "--policy",
             "-p",
             help="Repeatable. "
-            + "; ".join(f"{name}: {one.about}" for name, one in POLICIES.items())
+            + "; ".join(f"{name}: {policy.about}" for name, policy in POLICIES.items())
             + "; greedy: one bit off the layer that takes it best (Judd et al. 2015); per-layer: cheapest "
             "word length of each layer, by an integer program.",
         ),
@@ -241,7 +241,7 @@ def _was_chosen(context: typer.Context, field: str) -> bool:
 
 
 def _defaults(context: typer.Context) -> dict[str, Any]:
-    return {one.name or "": one.default for one in context.command.params}
+    return {parameter.name or "": parameter.default for parameter in context.command.params}
 
 
 def run_search(

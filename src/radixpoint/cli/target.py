@@ -57,11 +57,11 @@ def target(
 def _list(as_json: bool) -> None:
     known = [HardwareTarget.load(name) for name in named_targets()]
     if as_json:
-        emit([{"name": one.name, "about": one.about} for one in known])
+        emit([{"name": named.name, "about": named.about} for named in known])
         return
     table = Table("target", "what it is")
-    for one in known:
-        table.add_row(escape(one.name), escape(one.about))
+    for named in known:
+        table.add_row(escape(named.name), escape(named.about))
     out.print(table)
 
 

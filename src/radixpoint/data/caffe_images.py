@@ -47,7 +47,7 @@ def caffe_preprocessing(description: str | Path, mean_file: str | Path | None = 
         raise DataError(f"{description}: {error.strerror}") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise DataError(f"{description}: not a Caffe description: {error}") from None
-    layers = [one for one in active(net) if kind_of(one) in DATA_LAYERS]
+    layers = [layer for layer in active(net) if kind_of(layer) in DATA_LAYERS]
     transform = layers[0].transform_param if len(layers) == 1 else None
     if mean_file is None and (transform is None or not layers[0].HasField("transform_param")):
         raise DataError(

@@ -145,8 +145,8 @@ class Decoder:
                     shape = result.shape
                     yield place, result
             finally:
-                for one in waiting:
-                    one.cancel()
+                for task in waiting:
+                    task.cancel()
 
     def run(self, store: str | Path | bool | None) -> tuple[NDArray[np.uint8] | StoredPixels, list[int]]:
         """Pixels, and the places of the images among the entries.

@@ -44,8 +44,8 @@ def collected(
         if progress is not None:
             progress(number, max(total, number + 1))
         image, target = _parted(item, f"{name}: item {number}")
-        for one, own in _singles(image, target, f"{name}: item {number}"):
-            images.append(_array(one, preprocessing, f"{name}: item {number}"))
+        for image_array, own in _singles(image, target, f"{name}: item {number}"):
+            images.append(_array(image_array, preprocessing, f"{name}: item {number}"))
             targets.append(own)
     if not images:
         raise DataError(f"{name}: no images: expected at least one")

@@ -47,10 +47,10 @@ def targets_of(labels: Any, count: int) -> Any:
     if isinstance(found, np.ndarray):
         return found
     try:
-        arrays = [np.asarray(one) for one in found]
+        arrays = [np.asarray(array) for array in found]
     except ValueError:  # rows of different lengths
         return tuple(found)
-    alike = len({one.shape for one in arrays}) == 1 and all(a.dtype.kind in "iufb" for a in arrays)
+    alike = len({array.shape for array in arrays}) == 1 and all(a.dtype.kind in "iufb" for a in arrays)
     return np.stack(arrays) if alike else tuple(found)
 
 

@@ -120,23 +120,23 @@ def _found(source: str, path: Path, classes: Sequence[str] | None, opened: ExitS
         except OSError as error:
             raise DataError(f"{path}: {shown(str(error.filename or path))}: {error.strerror}") from None
     shards = _shards(source)
-    for one in shards:
-        if not one.is_file():
-            kind = "is no regular file or folder" if one.exists() else "no such file or folder"
-            raise DataError(f"{one}: {kind}")
+    for shard in shards:
+        if not shard.is_file():
+            kind = "is no regular file or folder" if shard.exists() else "no such file or folder"
+            raise DataError(f"{shard}: {kind}")
     if path.suffix == ".parquet":
         return found_in_tables(shards)
     if path.suffix == ".txt":
         return _list(path, classes)
     members: list[_Member] = []
-    for one in shards:
+    for shard in shards:
         try:
-            archive = opened.enter_context(tarfile.open(one))  # noqa: SIM115  # the stack closes it
-            members += _members(archive, _stamp(one))
+            archive = opened.enter_context(tarfile.open(shard))  # noqa: SIM115  # the stack closes it
+            members += _members(archive, _stamp(shard))
         except DAMAGED as error:
             reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
             raise DataError(
-                f"{one}: expected a folder, .tar, .npz, .npy, .parquet or .txt list: {shown(reason)}"
+                f"{shard}: expected a folder, .tar, .npz, .npy, .parquet or .txt list: {shown(reason)}"
             ) from None
     return _arranged(members, apart)
 
@@ -279,18 +279,20 @@ def _members(archive: tarfile.TarFile, stamp: str) -> list[_Member]:
 
 def _arranged(members: Sequence[_Member], apart: bool) -> Found:
     """Which classes the members of all archives together are of. ``apart``: labels come from elsewhere."""
-    folders = [one.parts for one in members if one.read is None]
-    marks = [one for one in members if one.parts[-1].endswith(".cls") and one.read is not None]
-    images = [one for one in members if one.read is not None and not one.parts[-1].endswith(".cls")]
+    folders = [member.parts for member in members if member.read is None]
+    marks = [member for member in members if member.parts[-1].endswith(".cls") and member.read is not None]
+    images = [
+        member for member in members if member.read is not None and not member.parts[-1].endswith(".cls")
+    ]
     if marks:
         return _samples(images, marks)
-    loose = [one for one in images if len(one.parts) < 2]
-    flat = len({one.parts[:-1] for one in images}) == 1 and (loose or apart)
+    loose = [member for member in images if len(member.parts) < 2]
+    flat = len({member.parts[:-1] for member in images}) == 1 and (loose or apart)
     if images and flat and not (folders and loose and not apart):
-        return Found(sorted((one.entry(None) for one in images), key=lambda entry: entry.name))
+        return Found(sorted((member.entry(None) for member in images), key=lambda entry: entry.name))
     # The class is the first folder below whatever single folder holds everything.
-    roots = {one.parts[0] for one in images}
-    depth = 1 if len(roots) == 1 and images and all(len(one.parts) > 2 for one in images) else 0
+    roots = {member.parts[0] for member in images}
+    depth = 1 if len(roots) == 1 and images and all(len(member.parts) > 2 for member in images) else 0
     others = {parts[0] for parts in folders} - roots
     if depth and others:
         raise DataError(
@@ -298,11 +300,11 @@ def _arranged(members: Sequence[_Member], apart: bool) -> Found:
             "a class, or are those in it? Expected a folder for each class, and nothing beside"
         )
     entries, classes = [], {parts[depth] for parts in folders if len(parts) == depth + 1}
-    for one in images:
-        if len(one.parts) < depth + 2:
-            raise _outside(one.name)
-        classes.add(one.parts[depth])
-        entries.append(one.entry(one.parts[depth]))
+    for member in images:
+        if len(member.parts) < depth + 2:
+            raise _outside(member.name)
+        classes.add(member.parts[depth])
+        entries.append(member.entry(member.parts[depth]))
     return Found(sorted(entries, key=lambda entry: entry.name), frozenset(classes))
 
 
@@ -314,28 +316,34 @@ def _sample(parts: Sequence[str]) -> str:
 def _samples(images: Sequence[_Member], marks: Sequence[_Member]) -> Found:
     """Images with the label beside each: an output's index, or a class."""
     labels: dict[str, str] = {}
-    for one in marks:
-        sample = _sample(one.parts)
-        if "/".join(one.parts) != f"{sample}.cls":
+    for member in marks:
+        sample = _sample(member.parts)
+        if "/".join(member.parts) != f"{sample}.cls":
             continue  # of another kind, such as fine.cls
-        assert one.read is not None
+        assert member.read is not None
         if sample in labels:
-            raise DataError(f"{shown(one.name)}: a second label of the sample {shown(sample)}: expected one")
+            raise DataError(
+                f"{shown(member.name)}: a second label of the sample {shown(sample)}: expected one"
+            )
         try:
-            labels[sample] = one.read().decode("utf-8").strip()
+            labels[sample] = member.read().decode("utf-8").strip()
         except UnicodeDecodeError:
             labels[sample] = ""
         if not labels[sample]:
-            raise DataError(f"{shown(one.name)}: expected the number or name of a class")
+            raise DataError(f"{shown(member.name)}: expected the number or name of a class")
     entries, seen = [], set()
-    for one in images:
-        sample = _sample(one.parts)
+    for member in images:
+        sample = _sample(member.parts)
         if sample not in labels:
-            raise DataError(f"{shown(one.name)}: no {shown(sample)}.cls: expected a label beside each image")
+            raise DataError(
+                f"{shown(member.name)}: no {shown(sample)}.cls: expected a label beside each image"
+            )
         if sample in seen:
-            raise DataError(f"{shown(one.name)}: a second image of the sample {shown(sample)}: expected one")
+            raise DataError(
+                f"{shown(member.name)}: a second image of the sample {shown(sample)}: expected one"
+            )
         seen.add(sample)
-        entries.append(one.entry(labels[sample]))
+        entries.append(member.entry(labels[sample]))
     if without := sorted(set(labels) - seen):
         raise DataError(
             f"{shown(without[0])}.cls: no image beside it: expected one of {', '.join(sorted(SUFFIXES))}"

@@ -124,7 +124,7 @@ class BlasEngine:
                     running.append(pool.submit(self._run_chunk, chunk, wanted))
                 except RuntimeError:  # the system has none left
                     running.append(self._run_chunk(chunk, wanted))
-            return [one.result() if isinstance(one, Future) else one for one in running]
+            return [outcome.result() if isinstance(outcome, Future) else outcome for outcome in running]
 
     def _run_chunk(self, images: NDArray[np.int64], wanted: set[str]) -> dict[str, NDArray[np.int64]]:
         dtype = carrier(_magnitude(self.network.tensors[self.network.input]))

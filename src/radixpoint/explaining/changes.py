@@ -131,7 +131,7 @@ class Advice(Tabular, Document, frozen=True, forbid_unknown_fields=True):
 
     def change(self, name: str) -> Change:
         """The change of that name."""
-        return next(one for one in self.changes if one.name == name)
+        return next(tried for tried in self.changes if tried.name == name)
 
 
 @dataclass(frozen=True)
@@ -349,7 +349,7 @@ def advise(
     confirmed: list[Confirmed] = []
     if ranked and len(chosen_on) < len(images):
         confirmed = _confirmed(_Trials(quantizer, images, metric, progress), ranked[:AGAIN], limit)
-        least = min(confirmed, key=lambda one: (one.drop > limit, one.drop))
+        least = min(confirmed, key=lambda judged: (judged.drop > limit, judged.drop))
         best = None if now.holds(limit) and least.drop > limit else least.name
     return Advice(len(chosen_on), metric.name, limit, now, changes, confirmed, best)
 
@@ -403,10 +403,10 @@ def _together(
     taken, left = [helpful[0][0]], TOGETHER
     current, drop = helpful[0][0].edit(design), helpful[0][1].drop
     for candidate, _ in helpful[1:]:
-        if not left or candidate.about in [one.about for one in taken]:
+        if not left or candidate.about in [change.about for change in taken]:
             continue
         left -= 1
-        name = "; ".join(one.name for one in [*taken, candidate])
+        name = "; ".join(change.name for change in [*taken, candidate])
         tried = trials.attempt(name, candidate.edit, current)
         if tried is not None and tried.drop < drop:
             current, taken, drop = candidate.edit(current), [*taken, candidate], tried.drop

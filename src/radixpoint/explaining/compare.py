@@ -98,12 +98,12 @@ class Comparison(Tabular):
 
     def rows(self) -> list[Row]:
         """A row for each tensor that differs."""
-        return [asdict(one) for one in self.differences]
+        return [asdict(difference) for difference in self.differences]
 
     def chart(self) -> Chart:
         """Shares of values that differ."""
-        names = [one.tensor for one in self.differences]
-        shares = [100 * one.count / one.values for one in self.differences]
+        names = [difference.tensor for difference in self.differences]
+        shares = [100 * difference.count / difference.values for difference in self.differences]
         return Chart(names, {"differ": shares}, ("tensor", "values that differ, %"))
 
 
@@ -160,12 +160,12 @@ class _Comparer:
     ) -> None:
         self.network, self.dump, self.stored, self.images = network, tuple(dump), stored, images
         self.progress, self.tried = progress, 0
-        self.names = [one.tensor for one in self.dump]
+        self.names = [dumped.tensor for dumped in self.dump]
 
     def run(self) -> Comparison:
         expected = self._run(self.network, self.stored)
-        found = [difference(self.network, one, expected[one.tensor]) for one in self.dump]
-        differences = tuple(one for one in found if one is not None)
+        found = [difference(self.network, dumped, expected[dumped.tensor]) for dumped in self.dump]
+        differences = tuple(dumped for dumped in found if dumped is not None)
         causes: list[Cause] = []
         if differences:
             others = list(self._put_in_otherwise(expected))
@@ -184,16 +184,19 @@ class _Comparer:
         return make_engine(network).run(stored, self.names)
 
     def _explained(self, values: Mapping[str, Ints]) -> list[bool]:
-        return [np.array_equal(one.values, values[one.tensor]) for one in self.dump]
+        return [np.array_equal(dumped.values, values[dumped.tensor]) for dumped in self.dump]
 
     # -- the dump is right, and was read otherwise than it was meant
 
     def _read_otherwise(self, expected: Mapping[str, Ints]) -> Iterator[Cause]:
-        unlike = [one for one in self.dump if not np.array_equal(one.values, expected[one.tensor])]
+        unlike = [
+            dumped for dumped in self.dump if not np.array_equal(dumped.values, expected[dumped.tensor])
+        ]
         for kind, text, change in _READINGS:
             self._tell(text)
             read = [
-                (change(one.values, self.network.tensors[one.tensor]), expected[one.tensor]) for one in unlike
+                (change(dumped.values, self.network.tensors[dumped.tensor]), expected[dumped.tensor])
+                for dumped in unlike
             ]
             if all(values is not None and np.array_equal(values, right) for values, right in read):
                 yield Cause((kind,), (text,), True)
@@ -202,7 +205,7 @@ class _Comparer:
 
     def _with_input(self, stored: Ints) -> _Comparer:
         """The same comparison of what else was put in; the input in the dump says nothing then."""
-        dump = [one for one in self.dump if one.tensor != self.network.input]
+        dump = [dumped for dumped in self.dump if dumped.tensor != self.network.input]
         other = _Comparer(self.network, dump, stored, None, self.progress)
         other.tried = self.tried
         return other
@@ -222,7 +225,7 @@ class _Comparer:
     def _right_input(self) -> dict[str, Ints]:
         """The input, if the dump has it as it should be: it was right, and then was read otherwise."""
         name = self.network.input
-        own = [one.values for one in self.dump if one.tensor == name]
+        own = [dumped.values for dumped in self.dump if dumped.tensor == name]
         return {name: self.stored} if own and np.array_equal(own[0], self.stored) else {}
 
     def _inputs(self) -> Iterator[tuple[str, str, Ints]]:
@@ -244,11 +247,11 @@ class _Comparer:
             return
         prepared = self.images.preprocessing
         plain = tuple(0.0 for _ in prepared.mean)
-        one = tuple(1.0 for _ in prepared.std)
+        unit = tuple(1.0 for _ in prepared.std)
         others = (
             ("the mean is not subtracted", {"mean": plain}),
-            ("the image is not divided by the deviation", {"std": one}),
-            ("neither mean nor deviation are used", {"mean": plain, "std": one}),
+            ("the image is not divided by the deviation", {"std": unit}),
+            ("neither mean nor deviation are used", {"mean": plain, "std": unit}),
             ("the mean's channels are in reverse order", {"mean": prepared.mean[::-1]}),
             ("the deviation's channels are in reverse order", {"std": prepared.std[::-1]}),
             (
@@ -314,8 +317,8 @@ class _Comparer:
             if fault.edit(self.network, step) is not None
         ]
         exact = [*everywhere, *local]
-        for single in (exact, [with_fields(one, wraps=True) for one in exact]):
-            found = [(*planted, one) for one in single if self._explains((*planted, one), first)]
+        for single in (exact, [with_fields(added, wraps=True) for added in exact]):
+            found = [(*planted, added) for added in single if self._explains((*planted, added), first)]
             if found:
                 return found
         pairs = [
@@ -334,7 +337,10 @@ class _Comparer:
             return False
         names = self.names[: first + 1]
         values = make_engine(network).run(self.stored, names)
-        return all(np.array_equal(one.values, values[one.tensor]) for one in reversed(self.dump[: first + 1]))
+        return all(
+            np.array_equal(dumped.values, values[dumped.tensor])
+            for dumped in reversed(self.dump[: first + 1])
+        )
 
     def _segment(self, first: int) -> list[Step]:
         """Steps between the tensors of the dump that are right and the first that is not."""
@@ -355,7 +361,7 @@ class _Comparer:
 
 
 def _cause(planted: Sequence[Planted], whole: bool, before: Cause | None) -> Cause:
-    kinds, texts = tuple(one.fault.kind for one in planted), tuple(one.text for one in planted)
+    kinds, texts = tuple(cause.fault.kind for cause in planted), tuple(cause.text for cause in planted)
     return Cause(kinds, texts, whole) if before is None else before.and_then(kinds, texts, whole)
 
 

@@ -61,7 +61,7 @@ def read_dump(path: Path, form: Form = "auto", word_bytes: int | None = None) ->
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
         if not files:
             raise DataError(f"{path}: no dump: expected files {', '.join(sorted(SUFFIXES))}")
-        return [one for file in files for one in _read(file, form, word_bytes)]
+        return [array for file in files for array in _read(file, form, word_bytes)]
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: expected a folder, or a file {', '.join(sorted(SUFFIXES))}")
     return _read(path, form, word_bytes)
@@ -205,32 +205,34 @@ def matched(
             raise DataError(f"--tensor {tensor}: no tensor or layer of the network")
         found.append(_fitted(network, names[tensor], given[0], images, "name"))
         given = []
-    for one in given:
-        own = names.get(one.name) or names.get(clean(one.name))
+    for array in given:
+        own = names.get(array.name) or names.get(clean(array.name))
         if own is None:
-            left.append(one)
+            left.append(array)
         else:
-            found.append(_fitted(network, own, one, images, "name"))
+            found.append(_fitted(network, own, array, images, "name"))
     results = list(dict.fromkeys([network.input, *_results(network)]))
     if left and len(left) == len([name for name in results if name not in {m.tensor for m in found}]):
         rest = [name for name in results if name not in {m.tensor for m in found}]
-        found += [_fitted(network, name, one, images, "order") for name, one in zip(rest, left, strict=True)]
+        found += [
+            _fitted(network, name, array, images, "order") for name, array in zip(rest, left, strict=True)
+        ]
     else:
-        for one in left:
-            sizes = [name for name in results if _size(network.tensors[name]) * images == one.values.size]
-            if one.values.size and len(sizes) != 1:
+        for array in left:
+            sizes = [name for name in results if _size(network.tensors[name]) * images == array.values.size]
+            if array.values.size and len(sizes) != 1:
                 what = f"{len(sizes)} tensors have" if sizes else "no tensor has"
                 raise DataError(
-                    f"{one.name or 'a dump without a name'}: no tensor of that name, and {what} "
-                    f"{one.values.size} values for {images} images: expected names such as "
+                    f"{array.name or 'a dump without a name'}: no tensor of that name, and {what} "
+                    f"{array.values.size} values for {images} images: expected names such as "
                     f"{', '.join(list(results)[-3:])}, or --tensor"
                 )
-            found.append(_fitted(network, sizes[0], one, images, "shape"))
+            found.append(_fitted(network, sizes[0], array, images, "shape"))
     order = {name: i for i, name in enumerate((network.input, *(step.name for step in network.steps)))}
     twice = {m.tensor for m in found if sum(o.tensor == m.tensor for o in found) > 1}
     if twice:
         raise DataError(f"the dump has {min(twice)} twice: expected each tensor once")
-    return sorted(found, key=lambda one: order[one.tensor])
+    return sorted(found, key=lambda array: order[array.tensor])
 
 
 def _size(tensor: IntTensor) -> int:

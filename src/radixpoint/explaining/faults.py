@@ -78,8 +78,8 @@ def copied(network: IntGraph, planted: Sequence[Planted]) -> IntGraph | None:
 
     None where one of them changes nothing, or what it makes cannot be.
     """
-    for one in planted:
-        following = _with(network, one)
+    for fault in planted:
+        following = _with(network, fault)
         if following is None:
             return None
         network = following
@@ -100,27 +100,27 @@ def _with(network: IntGraph, planted: Planted) -> IntGraph | None:
         recorded = network.tensors[step.name]
         left = deque(made)
         while left:
-            one = left.popleft()
-            sources = [tensors[name] for name in one.inputs]
-            value = recorded.value if one.name == step.name else None
+            piece = left.popleft()
+            sources = [tensors[name] for name in piece.inputs]
+            value = recorded.value if piece.name == step.name else None
             try:
                 tensor = derived_tensor(
-                    *(one.op, one.attributes, sources, one.parameters, recorded.layer, value, one.to)
+                    *(piece.op, piece.attributes, sources, piece.parameters, recorded.layer, value, piece.to)
                 )
             except (GraphError, FormatError, ValueError):
                 return None
             form, most = tensor.format, recorded.format.word_length
-            same = (one.name, one.op) == (step.name, step.op)
-            if planted.wraps and same and one.to is None and form.word_length > most:
-                whole = with_fields(one, name=f"{one.name}!whole")
+            same = (piece.name, piece.op) == (step.name, step.op)
+            if planted.wraps and same and piece.to is None and form.word_length > most:
+                whole = with_fields(piece, name=f"{piece.name}!whole")
                 to = TensorFormat(form.signed, most, form.fraction_lengths)
-                left.extend((whole, _cast(one.name, whole.name, to, overflow="WRAP")))
+                left.extend((whole, _cast(piece.name, whole.name, to, overflow="WRAP")))
                 wrapped = True
                 continue
-            tensors[one.name] = tensor
-            keys = {role: f"{one.name}/{role}" for role in one.parameters}
-            parameters |= {keys[role]: parameter for role, parameter in one.parameters.items()}
-            steps.append(Step(one.name, one.op, one.inputs, one.attributes, keys))
+            tensors[piece.name] = tensor
+            keys = {role: f"{piece.name}/{role}" for role in piece.parameters}
+            parameters |= {keys[role]: parameter for role, parameter in piece.parameters.items()}
+            steps.append(Step(piece.name, piece.op, piece.inputs, piece.attributes, keys))
     if not used or wrapped != planted.wraps:
         return None
     more = network.other_outputs
@@ -168,8 +168,8 @@ def _shifted(places: int) -> Edit:
 
     def change(network: IntGraph, step: Step, made: Made) -> Sequence[Made]:
         shape = (1,) * len(network.tensors[step.name].shape)
-        one = IntParameter(freeze(np.ones(shape, np.int64)), TensorFormat(True, 2, (places,)))
-        before = Made(f"{step.name}!shift", "scale", (step.inputs[0],), {}, {"factor": one}, None)
+        factor = IntParameter(freeze(np.ones(shape, np.int64)), TensorFormat(True, 2, (places,)))
+        before = Made(f"{step.name}!shift", "scale", (step.inputs[0],), {}, {"factor": factor}, None)
         return [before, with_fields(made, inputs=(before.name, *step.inputs[1:]))]
 
     return _computed(("cast",), change)
@@ -180,10 +180,10 @@ def _exact(network: IntGraph, step: Step, made: Made) -> Sequence[Made] | None:
     readers = network.readers[step.name]
     if step.name in network.outputs or not readers or any(reader.row.rounds for reader in readers):
         return None
-    one = IntParameter(
+    factor = IntParameter(
         freeze(np.ones((1,) * len(network.tensors[step.name].shape), np.int64)), TensorFormat(True, 2, (0,))
     )
-    return [Made(step.name, "scale", step.inputs, {}, {"factor": one}, None)]
+    return [Made(step.name, "scale", step.inputs, {}, {"factor": factor}, None)]
 
 
 def _weights(change: Callable[[Ints], Ints | None]) -> Edit:

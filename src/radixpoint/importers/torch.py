@@ -140,7 +140,7 @@ def import_module(module: Any, input_shape: tuple[int, ...] | None) -> Graph:
     source = type(module).__name__
     if module.training:
         raise ModelError(f"{source}: is in training mode: call .eval() first")
-    trained = next((name for name, one in module.named_modules() if one.training), None)
+    trained = next((name for name, part in module.named_modules() if part.training), None)
     if trained is not None:
         raise ModelError(
             f"{source}: module {trained!r} is in training mode: call .eval() on the whole module"
@@ -174,8 +174,8 @@ def _check_hooks(torch: Any, source: str, module: Any) -> None:
     everywhere = torch.nn.modules.module
     if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
         raise ModelError(f"{source}: hooks of all modules are set, which tracing does not see: remove them")
-    for name, one in module.named_modules():
-        hooks = (*one._forward_hooks.values(), *one._forward_pre_hooks.values())
+    for name, part in module.named_modules():
+        hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
         own = [hook for hook in hooks if not type(hook).__module__.startswith("torch.nn.utils")]
         if own:
             raise ModelError(

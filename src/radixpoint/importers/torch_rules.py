@@ -320,11 +320,11 @@ def _average_along(call: Call) -> Value:
     strides = list(call.get("stride") or kernel)
     if len(view.shape) != 4 or kernel[1:] != [1, 1] or any(s != 1 for s in strides) or any(call["padding"]):
         raise Refused("three-dimensional pooling: expected one along the channels")
-    one, channels, height, width = view.shape
+    images, channels, height, width = view.shape
     moved = view.permuted((0, 2, 3, 1))
-    rows = call.build.reshaped(moved, (one * height * width, channels, 1))
+    rows = call.build.reshaped(moved, (images * height * width, channels, 1))
     made = call.build.windowed(rows, "average", (kernel[0], 1), (1, 1), (0, 0, 0, 0))
-    back = call.build.reshaped(made, (one, height, width, channels - kernel[0] + 1))
+    back = call.build.reshaped(made, (images, height, width, channels - kernel[0] + 1))
     return back.permuted((0, 3, 1, 2))
 
 

@@ -328,7 +328,7 @@ def float_outcomes(
     for inputs, targets in ahead(images, lambda inputs: inputs):
         results = engine.run(inputs)
         outputs = [results[name].astype(np.float64) for name in graph.outputs]
-        if any(np.isnan(one).any() for one in outputs):
+        if any(np.isnan(output).any() for output in outputs):
             raise ModelError(f"{graph.source}: the float network computes NaN for some of {images.source}")
         result = result.joined(metric.outcomes(outputs, targets))
         if progress is not None:

@@ -95,8 +95,8 @@ class MeanAveragePrecision:
         found = self.decode(outputs[0] if len(outputs) == 1 else tuple(outputs))
         if len(found) != len(outputs[0]):
             raise DataError(f"metric map: decode gives {len(found)} images of {len(outputs[0])}")
-        rows = [self._row(self._detections(one), self._boxes(boxes))
-                for one, boxes in zip(found, targets, strict=True)]  # fmt: skip
+        rows = [self._row(self._detections(result), self._boxes(boxes))
+                for result, boxes in zip(found, targets, strict=True)]  # fmt: skip
         return Outcomes.of(rows)
 
     @staticmethod
@@ -154,14 +154,14 @@ class _Scored:
         detections = []
         for number, row in enumerate(outcomes.rows):
             count = int(row[0])
-            for one in row[2 : 2 + count]:
-                boxes.setdefault(float(one), np.zeros(len(outcomes), np.int64))[number] += 1
+            for label in row[2 : 2 + count]:
+                boxes.setdefault(float(label), np.zeros(len(outcomes), np.int64))[number] += 1
             table = row[2 + count :].reshape(int(row[1]), -1)
             detections.append(np.concatenate([np.full((len(table), 1), number), table], 1))
         everything = np.concatenate([*detections, np.zeros((0, 3 + self._overlaps))])
         found = []
-        for one, own in sorted(boxes.items()):
-            mine = everything[everything[:, 1] == one]
+        for label, own in sorted(boxes.items()):
+            mine = everything[everything[:, 1] == label]
             mine = mine[np.argsort(-mine[:, 2], kind="stable")]
             found.append((own, mine[:, 0].astype(np.int64), mine[:, 3:]))
         return found

@@ -81,10 +81,10 @@ def _of_function(value: types.FunctionType, above: tuple[int, ...]) -> str:
             cells.append(None)
     used = {name: value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__}
     own = {
-        name: one
-        for name, one in sorted(used.items())
-        if isinstance(one, bool | int | float | complex | str | bytes | tuple | np.ndarray | type(None))
-        or getattr(one, "__module__", None) == value.__module__
+        name: held
+        for name, held in sorted(used.items())
+        if isinstance(held, bool | int | float | complex | str | bytes | tuple | np.ndarray | type(None))
+        or getattr(held, "__module__", None) == value.__module__
     }
     parts = (value.__code__, value.__defaults__, value.__kwdefaults__, tuple(cells), own)
     return f"function[{_text(parts, above)}]"
@@ -92,7 +92,7 @@ def _of_function(value: types.FunctionType, above: tuple[int, ...]) -> str:
 
 def _names(code: types.CodeType) -> set[str]:
     """Names that code uses, and code inside it."""
-    inner = (_names(one) for one in code.co_consts if isinstance(one, types.CodeType))
+    inner = (_names(held) for held in code.co_consts if isinstance(held, types.CodeType))
     return set(code.co_names).union(*inner)
 
 
@@ -100,9 +100,9 @@ def _of_class(value: type, above: tuple[int, ...]) -> str:
     if value.__module__ == "builtins":
         return f"class {value.__qualname__}"
     members = {
-        name: one
-        for name, one in sorted(vars(value).items())
-        if isinstance(one, types.FunctionType | bool | int | float | str | tuple)
+        name: held
+        for name, held in sorted(vars(value).items())
+        if isinstance(held, types.FunctionType | bool | int | float | str | tuple)
         and name not in ("__module__", "__doc__", "__qualname__", "__firstlineno__")
     }
     bases = tuple(base for base in value.__bases__ if base is not object)

@@ -94,9 +94,9 @@ def _at_most(total: int, n: int, lost: float, gained: float) -> float:
     """
     size = 1 << (2 * n + 1).bit_length()
     angle = 2 * np.pi * np.arange(size) / size
-    one = lost * np.exp(1j * angle) + gained * np.exp(-1j * angle) + (1 - lost - gained)
+    single = lost * np.exp(1j * angle) + gained * np.exp(-1j * angle) + (1 - lost - gained)
     with np.errstate(divide="ignore"):
-        whole = np.exp(n * np.log(one))
+        whole = np.exp(n * np.log(single))
     chances = np.fft.fft(whole).real / size
     return float(chances[np.arange(-n, total + 1)].sum())
 

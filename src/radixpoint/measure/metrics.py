@@ -295,10 +295,10 @@ class MeanIoU:
         if counted.any() and not 0 <= masks[counted].min() <= masks[counted].max() < classes:
             raise DataError(f"metric miou: a mask with other numbers than 0..{classes - 1} and {IGNORED}")
         rows = np.zeros((len(named), 2 * classes))
-        for one in range(classes):
-            ours, theirs = (named == one) & counted, masks == one
-            rows[:, one] = (ours & theirs).sum((1, 2))
-            rows[:, classes + one] = (ours | theirs).sum((1, 2))
+        for label in range(classes):
+            ours, theirs = (named == label) & counted, masks == label
+            rows[:, label] = (ours & theirs).sum((1, 2))
+            rows[:, classes + label] = (ours | theirs).sum((1, 2))
         return Outcomes.of(rows)
 
     def pair(self, reference: Outcomes, candidate: Outcomes) -> Pair:

@@ -94,9 +94,9 @@ def _floating(code: Code, word_length: int, signed: bool) -> Grid:
             f"floating point of {word_length} bits, {code.exponent_bits} of them exponent: expected at most "
             f"{bits}, and values that fit {MAX_STORED} bits"
         )
-    one = 1 << fraction
-    normal = [(one + f) << e for e in range(exponents) for f in range(one)]
-    magnitudes = [*range(one), *normal]
+    steps = 1 << fraction
+    normal = [(steps + f) << e for e in range(exponents) for f in range(steps)]
+    magnitudes = [*range(steps), *normal]
     middles = [(a + b) / 2 for a, b in pairwise(magnitudes)]
     return mirrored(magnitudes, middles, math.nextafter(2 * magnitudes[-1] - middles[-1], 0), signed)
 

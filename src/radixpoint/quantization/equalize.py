@@ -43,7 +43,7 @@ def pairs(graph: Graph) -> list[tuple[Layer, Layer, Layer]]:
         readers = graph.consumers(relu[0].name)
         if len(readers) != 1 or not {first.name, relu[0].name}.isdisjoint(graph.outputs):
             continue
-        alone = all(users[key] == 1 for one in (first, *readers) for key in one.parameters.values())
+        alone = all(users[key] == 1 for user in (first, *readers) for key in user.parameters.values())
         whole = readers[0].op == "fc" or (readers[0].op == "conv" and readers[0].attributes["groups"] == 1)
         if alone and whole:
             found.append((first, relu[0], readers[0]))

@@ -26,7 +26,6 @@ from radixpoint.ir.network import (
 from radixpoint.ir.ops import LAYERS, STEPS, Attributes, pool_counts
 from radixpoint.quantization.codes import Grid, operand_grid, weight_grid
 from radixpoint.quantization.design import Design
-from radixpoint.quantization.settle import settled
 from radixpoint.quantization.sites import Formats, Key, Stored, folded_batch_norm
 
 PARAMETER_STREAMS = 1 << 32
@@ -342,9 +341,6 @@ def lower(
 ) -> IntGraph:
     """Write a network as stored integers and casts.
 
-    Where a sum of two terms that are far apart does not fit 64 bits, binary points move
-    (``radixpoint.quantization.settle``).
-
     Args:
         graph: the network.
         formats: of every quantized place.
@@ -358,13 +354,6 @@ def lower(
     Raises:
         DesignError: an exact result would need more than 64 bits, or a layer cannot take its formats.
     """
-    cache = cache or ParameterCache()
-    try:
-        result = _Lowerer(graph, formats, stored, design, cache).run()
-    except DesignError:
-        moved = settled(graph, formats, stored, design)
-        if moved == formats:
-            raise
-        result = _Lowerer(graph, moved, stored, design, cache).run()
+    result = _Lowerer(graph, formats, stored, design, cache or ParameterCache()).run()
     verify(result)
     return result

@@ -20,7 +20,8 @@ from radixpoint.ir.network import IntGraph
 from radixpoint.measure.calibrate import Ranges
 from radixpoint.quantization.design import Design, Widths
 from radixpoint.quantization.equalize import equalized
-from radixpoint.quantization.lower import ParameterCache, lower
+from radixpoint.quantization.lower import ParameterCache
+from radixpoint.quantization.passes import settle_and_lower
 from radixpoint.quantization.patches import Patches, sampled_patches
 from radixpoint.quantization.refine import Refiner
 from radixpoint.quantization.rules import choose_formats
@@ -60,9 +61,9 @@ def divergence(logits: NDArray[np.floating], reference: NDArray[np.floating]) ->
     p, q = probabilities(logits), probabilities(reference)
     middle = (p + q) / 2
     total = 0.0
-    for one in (p, q):
-        ratio = np.divide(one, middle, out=np.ones_like(one), where=one > 0)
-        total += float((one * log2(ratio)).sum(1).mean())
+    for own in (p, q):
+        ratio = np.divide(own, middle, out=np.ones_like(own), where=own > 0)
+        total += float((own * log2(ratio)).sum(1).mean())
     return max(total / 2, 0.0)
 
 
@@ -120,7 +121,7 @@ class Quantizer:
         """The network in these formats, with the design's form and conversions, verified."""
         if design.equalize:
             return self._even.lowered(replace(design, equalize=False), formats)
-        return lower(self.graph, formats, self._parameters(design), design, self._cache)
+        return settle_and_lower(self.graph, formats, self._parameters(design), design, self._cache)
 
     def loss(self, design: Design, formats: Formats) -> float:
         """How far the answers are from those of float on the calibration sample.
@@ -214,14 +215,20 @@ class Quantizer:
         return self._by_loss[key]
 
     def _integers(self, design: Design) -> IntGraph:
+        """The line of passes: equalize, choose, settle and lower, refine."""
         if design.equalize:
             return self._even._integers(replace(design, equalize=False))
-        result = self.lowered(design, self.formats(design))
-        if design.refine and self.calibration is not None:
-            refiner = Refiner(self.graph, self.calibration, self._operands)
-            symmetric = design.overflow is Overflow.SAT_SYM
-            result = refiner.refine(result, real_weights(self.graph, design), design.refine, symmetric)
-        return result
+        formats = self.formats(design)
+        network = self.lowered(design, formats)
+        return self._refined(design, network) if design.refine else network
+
+    def _refined(self, design: Design, network: IntGraph) -> IntGraph:
+        """Better integers in the same formats, from the calibration images."""
+        if self.calibration is None:
+            raise DesignError("a design that refines needs the calibration images, not only their ranges")
+        refiner = Refiner(self.graph, self.calibration, self._operands)
+        symmetric = design.overflow is Overflow.SAT_SYM
+        return refiner.refine(network, real_weights(self.graph, design), design.refine, symmetric)
 
     def quantize(self, design: Design) -> IntGraph:
         """The network in the representation that ``design`` describes, verified.

@@ -259,7 +259,7 @@ class Refiner:
     def _real(self, layer: str) -> NDArray[np.float32]:
         """What a layer of the float network multiplies; the next ones come with it, as _MEMORY holds."""
         if layer not in self._known:
-            wanted = [one.name for one in self.graph.layers if one.family == "product"]
+            wanted = [product.name for product in self.graph.layers if product.family == "product"]
             names, size = [layer], 0
             for name in wanted[wanted.index(layer) + 1 :]:
                 size += 4 * len(self.inputs) * math.prod(self.graph.shapes[self.layers[name].inputs[0]])

@@ -17,7 +17,7 @@ from radixpoint.engines import BlasEngine, quantize_images
 from radixpoint.ir.graph import Graph
 from radixpoint.measure.calibrate import Ranges
 from radixpoint.quantization.design import BinaryPoint, Design, Widths
-from radixpoint.quantization.lower import lower
+from radixpoint.quantization.passes import settle_and_lower
 from radixpoint.quantization.rules import choose_formats
 from radixpoint.quantization.rules.question import Question
 from radixpoint.quantization.sites import stored_parameters
@@ -43,7 +43,7 @@ def stand_in(graph: Graph, ranges: Ranges) -> Operands:
         binary_point=BinaryPoint(scope="channel", rule="max"),
     )
     stored = stored_parameters(graph, design)
-    network = lower(graph, choose_formats(Question(graph, ranges, design, stored)), stored, design)
+    network = settle_and_lower(graph, choose_formats(Question(graph, ranges, design, stored)), stored, design)
     names = {
         network.tensors[step.name].layer: step.inputs[0] for step in network.steps if step.family == "product"
     }

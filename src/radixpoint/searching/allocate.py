@@ -136,7 +136,7 @@ def allocated(design: Design, allocation: Allocation, graph: Graph) -> Design:
 
 def other_parameters(graph: Graph, design: Design) -> int:
     """Bits of all stored parameters but the weights of ``product_layers``."""
-    return sum(one.bits * one.numbers for one in widths(graph, design) if one.kind == "parameters")
+    return sum(width.bits * width.numbers for width in widths(graph, design) if width.kind == "parameters")
 
 
 class Averages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -254,7 +254,7 @@ def check_constraints(
             f"({constraints.weights} x {constraints.activations})"
             + (", both the same" if constraints.equal or constraints.one_width else "")
         )
-    least = sum(one.weights * constraints.fixed.get(name, min(allowed)) for name, one in layers.items())
+    least = sum(own.weights * constraints.fixed.get(name, min(allowed)) for name, own in layers.items())
     if constraints.memory is not None and constraints.memory < least + others:
         raise DesignError(
             f"{constraints.memory} bits for all parameters: expected at least {least + others}, which the "
@@ -434,9 +434,9 @@ def frontier(
         budgets += exp(steps * math.log(2)).tolist()
     found: list[Allocation] = []
     for budget in budgets:
-        one = program.solve(costs, budget * (1 + 1e-9))
-        if one is not None and (not found or dict(one) != dict(found[-1])):
-            found.append(one)
+        allocation = program.solve(costs, budget * (1 + 1e-9))
+        if allocation is not None and (not found or dict(allocation) != dict(found[-1])):
+            found.append(allocation)
     return found or [safest]
 
 

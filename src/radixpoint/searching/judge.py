@@ -267,7 +267,7 @@ class Judge:
 
     def _settled(self, design: Design) -> None:
         """The verdict on a design is certain: nobody needs to begin what is left of it."""
-        wanted = {self._unit(one, shard) for one in self._coming for shard in self._shards}
+        wanted = {self._unit(coming, shard) for coming in self._coming for shard in self._shards}
         for unit in self.executor.withdraw(lambda unit: unit in wanted):
             self._flying.pop(unit, None)
 

@@ -110,7 +110,7 @@ class OnRay:
             return
         self._looked = time.monotonic()
         alive = {node["NodeID"]: node for node in self._ray.nodes() if node["Alive"]}
-        for node in [one for one in self._actors if one not in alive]:
+        for node in [actor for actor in self._actors if actor not in alive]:
             self._lost(node)
         for node, about in alive.items():
             cores = float(about["Resources"].get("CPU", 0))
@@ -139,7 +139,9 @@ class OnRay:
 
     def submit(self, unit: Unit, network: Callable[[], IntGraph]) -> None:
         if unit.network not in self._networks:
-            used = {one.network for one in self._waiting} | {one.network for one, _ in self._flying.values()}
+            used = {queued.network for queued in self._waiting} | {
+                queued.network for queued, _ in self._flying.values()
+            }
             for key in [key for key in self._networks if key not in used][: len(self._networks) - _WARM + 1]:
                 del self._networks[key]
             data = np.frombuffer(encoded_network(network()), np.uint8)
@@ -154,7 +156,7 @@ class OnRay:
         for _, node in self._flying.values():
             load[node] = load.get(node, 0) + 1
         while self._waiting and load:
-            node = min(load, key=lambda one: load[one])
+            node = min(load, key=lambda name: load[name])
             if load[node] >= EACH:
                 return
             unit = self._waiting.popleft()

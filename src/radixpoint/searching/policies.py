@@ -55,12 +55,12 @@ def sqnr_lengths(graph: Graph, word_length: int) -> dict[str, int]:
     with most weights has ``word_length``; lengths are rounded to nearest.
     """
     layers = product_layers(graph)
-    most = max(one.weights for one in layers.values())
+    most = max(own.weights for own in layers.values())
     return {
         name: min(
-            MAX_STORED, word_length + math.floor(10 * math.log10(most / one.weights) / DECIBELS_A_BIT + 0.5)
+            MAX_STORED, word_length + math.floor(10 * math.log10(most / own.weights) / DECIBELS_A_BIT + 0.5)
         )
-        for name, one in layers.items()
+        for name, own in layers.items()
     }
 
 

@@ -132,7 +132,7 @@ class SharedFolder:
             arrays = {"all": own}
         elif own is not None:
             try:
-                arrays = {f"t{i}": np.asarray(one) for i, one in enumerate(own)}
+                arrays = {f"t{i}": np.asarray(values) for i, values in enumerate(own)}
             except ValueError:  # rows of different lengths
                 arrays = {"t": np.array(None)}
             kind = "arrays"

@@ -371,10 +371,10 @@ class ByLayer:
         if self.name != "per-layer":
             return
         check_constraints(self._layers, space.lengths, self._constraints, self._others)
-        for name, one in self._layers.items():
+        for name, own in self._layers.items():
             fixed = space.constraints.fixed.get(name)
             for pair in product(space.lengths, space.lengths) if fixed is None else [(fixed, fixed)]:
-                one.cost(pair, space.objective)
+                own.cost(pair, space.objective)
 
     def evaluations(self) -> int:
         steps = _bisections(self.space.lengths)
@@ -397,12 +397,12 @@ class ByLayer:
     def _start(self) -> Design:
         return Design.separate(self.space.lengths[-1], self.space.bn_start, **self.space.options)
 
-    def _allocated(self, one: Allocation) -> Design:
-        return self.space.fitted(allocated(self._start, one, self.space.graph))
+    def _allocated(self, allocation: Allocation) -> Design:
+        return self.space.fitted(allocated(self._start, allocation, self.space.graph))
 
-    def _price(self, one: Allocation) -> float:
+    def _price(self, allocation: Allocation) -> float:
         objective = self.space.objective if self.name == "per-layer" else "multipliers"
-        return sum(self._layers[name].cost(pair, objective) for name, pair in one.items())
+        return sum(self._layers[name].cost(pair, objective) for name, pair in allocation.items())
 
     def _sensitivity(self, judge: Judge, plain: Design) -> Sensitivity:
         lengths, fixed = self.space.lengths, self.space.constraints.fixed
@@ -424,39 +424,47 @@ class ByLayer:
         space = self.space
         sensitivity = self._sensitivity(judge, plain)
 
-        def judged(one: Allocation) -> Judged:
+        def judged(allocation: Allocation) -> Judged:
             judge.images_left -= len(judge.images)
-            later = path[next((i for i, other in enumerate(path) if other is one), len(path)) + 1 :]
+            later = path[next((i for i, other in enumerate(path) if other is allocation), len(path)) + 1 :]
             judge.expect([self._allocated(other) for other in later])
-            text = f"{self.name}, point of cost {self._price(one):.6g}"
-            return judge.judge(text, self._allocated(one), True, _half(error))
+            text = f"{self.name}, point of cost {self._price(allocation):.6g}"
+            return judge.judge(text, self._allocated(allocation), True, _half(error))
 
         limits = (space.objective, self._constraints, self._others)
         ruled_out: dict[str, str] = {}
 
-        def runs(one: Allocation) -> bool:
-            why = judge.ruled_out(self._allocated(one))
+        def runs(allocation: Allocation) -> bool:
+            why = judge.ruled_out(self._allocated(allocation))
             if why:
-                ruled_out[f"{self.name}, point of cost {self._price(one):.6g}"] = why
+                ruled_out[f"{self.name}, point of cost {self._price(allocation):.6g}"] = why
             return not why
 
-        path = [one for one in frontier(sensitivity, self._layers, POINTS, *limits)[::-1] if runs(one)]
+        path = [
+            allocation
+            for allocation in frontier(sensitivity, self._layers, POINTS, *limits)[::-1]
+            if runs(allocation)
+        ]
         if not path:
             return sensitivity, path, Found(None, None, True, {}, ruled_out)
         if error is not None:  # nothing that was seen may propose a design
             found = confident(lambda i, _: judged(path[i]), range(len(path)))
             return sensitivity, path, dataclasses.replace(found, ruled_out=ruled_out)
-        verdicts = [judged(one) for one in path]
+        verdicts = [judged(allocation) for allocation in path]
         for _ in range(HALVINGS):
             place = cheapest(verdicts).word_length
             if not place:  # none holds, or the cheapest of all does
                 break
             budget = math.sqrt(sensitivity.loss(path[place]) * sensitivity.loss(path[place - 1]))
-            one = allocate(sensitivity, self._layers, budget, *limits)
-            if one is None or any(dict(one) == dict(other) for other in path) or not runs(one):
+            allocation = allocate(sensitivity, self._layers, budget, *limits)
+            if (
+                allocation is None
+                or any(dict(allocation) == dict(other) for other in path)
+                or not runs(allocation)
+            ):
                 break
-            path.insert(place, one)
-            verdicts.insert(place, judged(one))
+            path.insert(place, allocation)
+            verdicts.insert(place, judged(allocation))
         return sensitivity, path, dataclasses.replace(cheapest(verdicts), ruled_out=ruled_out)
 
     def _along_greedy(
@@ -467,7 +475,7 @@ class ByLayer:
         if error is not None:  # some of them, since each takes every image
             last = len(path) - 1
             path = [path[i] for i in sorted({round(last * k / POINTS) for k in range(POINTS + 1)})]
-        designs = [self._allocated(one) for one in path]
+        designs = [self._allocated(allocation) for allocation in path]
         text = f"{self.name}, bn {self.space.bn_start}, point"
         return path, _along(judge, text, lambda i: designs[i], range(len(path)), _half(error), "")
 
@@ -481,12 +489,12 @@ class ByLayer:
             extra["frontier"] = [
                 Point(
                     **asdict(found.tried[i][0]),
-                    predicted_loss=sensitivity.loss(one),
-                    cost=self._price(one),
-                    average=averages(self._layers, one),
-                    layers=dict(one),
+                    predicted_loss=sensitivity.loss(allocation),
+                    cost=self._price(allocation),
+                    average=averages(self._layers, allocation),
+                    layers=dict(allocation),
                 )
-                for i, one in enumerate(path)
+                for i, allocation in enumerate(path)
                 if i in found.tried
             ]
         point = found.word_length
@@ -504,20 +512,20 @@ class ByLayer:
             return Answer(entry, None, None)
         return Answer(entry, with_width(bn), (self._price(path[point]), bn))
 
-    def _about(self, one: Allocation) -> dict[str, Any]:
-        return {"conv": None, "layers": dict(one), "average": averages(self._layers, one)}
+    def _about(self, allocation: Allocation) -> dict[str, Any]:
+        return {"conv": None, "layers": dict(allocation), "average": averages(self._layers, allocation)}
 
     def admitted(self) -> Iterator[tuple[Rank, Design]]:
         """Designs with one word length for all layers, where the constraints allow them."""
         space = self.space
         for w, bn in product(space.lengths, sorted({*space.lengths, space.bn_start})):
-            one = dict.fromkeys(self._layers, (w, w))
-            stored = sum(self._layers[name].weights * w for name in one) + self._others
+            allocation = dict.fromkeys(self._layers, (w, w))
+            stored = sum(self._layers[name].weights * w for name in allocation) + self._others
             roomy = space.constraints.memory is None or stored <= space.constraints.memory
             if roomy and all(bits == w for bits in space.constraints.fixed.values()):
                 design = Design.separate(w, bn, **space.options)
                 if space.target is None:
-                    yield (self._price(one), bn), design
+                    yield (self._price(allocation), bn), design
 
     def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:
         w = design.classes["conv"].weights or 0

@@ -79,7 +79,7 @@ class _Task:
     def evaluations(self) -> int:
         """Of designs, at most."""
         cells = len(self.space.lengths) ** 2 if self.grid else 0
-        return sum(one.evaluations() for one in self.strategies) + cells
+        return sum(strategy.evaluations() for strategy in self.strategies) + cells
 
     def check(self) -> None:
         """Refuse what is impossible, before any work.
@@ -88,7 +88,7 @@ class _Task:
             DataError, DesignError: it is.
         """
         graph, space = self.graph, self.space
-        names = {one.name for one in self.strategies}
+        names = {strategy.name for strategy in self.strategies}
         if len(space.lengths) < 2 and names & set(LAYERED):
             raise DesignError(
                 f"word lengths {list(space.lengths)}: expected at least two for {' and '.join(LAYERED)}"
@@ -104,8 +104,8 @@ class _Task:
                 f"an objective or constraints with policies {', '.join(sorted(names))}: expected per-layer, "
                 "which keeps to them"
             )
-        for one in (*self.strategies, *([STRATEGIES["separate"](space)] if self.grid else [])):
-            one.check()
+        for strategy in (*self.strategies, *([STRATEGIES["separate"](space)] if self.grid else [])):
+            strategy.check()
         if space.options.get("equalize"):
             pairs(graph)
         self.calibration.check_shape(graph.shapes[graph.input])
@@ -136,8 +136,11 @@ class _Task:
         """What each strategy finds, or a better design that another one came by."""
         error = self.criterion.error
         share = None if error is None else error / len(self.strategies)
-        found = {one.name: one.run(judge, share) for one in self.strategies}
-        return {one.name: _best_admitted(one, found[one.name], judge) for one in self.strategies}
+        found = {strategy.name: strategy.run(judge, share) for strategy in self.strategies}
+        return {
+            strategy.name: _best_admitted(strategy, found[strategy.name], judge)
+            for strategy in self.strategies
+        }
 
 
 def _check_chance(judge: Judge, allowed: bool) -> None:
@@ -168,7 +171,7 @@ def _check_chance(judge: Judge, allowed: bool) -> None:
     judge.watcher.warned(text)
 
 
-def _best_admitted(one: Strategy, answer: Answer, judge: Judge) -> Answer:
+def _best_admitted(strategy: Strategy, answer: Answer, judge: Judge) -> Answer:
     """The strategy's answer, or a better design that it admits and that some strategy has seen hold.
 
     Accuracy is not monotone in word lengths: one strategy may come by a design that another's path misses.
@@ -176,16 +179,16 @@ def _best_admitted(one: Strategy, answer: Answer, judge: Judge) -> Answer:
     better: list[tuple[Rank, Design]] = sorted(
         (
             (rank, design)
-            for rank, design in one.admitted()
+            for rank, design in strategy.admitted()
             if (answer.rank is None or rank < answer.rank) and design.to_json() in judge.held
         ),
         key=lambda pair: pair[0],
     )
     for rank, design in better:
         held = judge.held[design.to_json()]
-        evaluation, verdict = judge.judge(f"{one.name}, seen before", design, True, held.error)
+        evaluation, verdict = judge.judge(f"{strategy.name}, seen before", design, True, held.error)
         if verdict == "holds":
-            return one.adopted(answer, rank, design, evaluation)
+            return strategy.adopted(answer, rank, design, evaluation)
     return answer
 
 
@@ -325,9 +328,9 @@ def search(
         Cache(Path(cache), watcher.warned)  # one that cannot be used is refused before anything is made
     run, settings = open_run_folder(Path(folder)), task.settings()
     if not replaces:
-        check_earlier(run, settings, [one.name for one in strategies], grid)
-    for one in strategies:
-        check_place(run / one.name)
+        check_earlier(run, settings, [strategy.name for strategy in strategies], grid)
+    for strategy in strategies:
+        check_place(run / strategy.name)
     judge, *reporters = open_judges(
         *(graph, task.judged_on, calibration, run, cache, watcher, task.criterion, threads, ranges, engine),
         judged_by,

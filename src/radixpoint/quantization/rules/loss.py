@@ -42,7 +42,7 @@ class ByLoss:
         plain, mse = (replace(point, rule=rule) for rule in ("max", "mse"))
         everywhere = by_output(question, own_formats(question, mse), operands=True)
         shares = {share: replace(point, rule="percentile", percentile=share) for share in _PERCENTILES}
-        first = {share: own_formats(question, plain, one) for share, one in shares.items()}
+        first = {share: own_formats(question, plain, at_share) for share, at_share in shares.items()}
         share = min(first, key=lambda share: loss(first[share]))
         candidates = [
             first[share],

@@ -91,13 +91,13 @@ def best_fractions(
 
     start = _start(weight, by_channel)
     tried = start + np.arange(WEIGHT_CANDIDATES)[:, None]  # (candidates, channels or 1)
-    rounded = [_rounded(rows, weight, one[:, None]) for one in tried]
+    rounded = [_rounded(rows, weight, fractions[:, None]) for fractions in tried]
     exact = outputs(multiplied, rows)
     best: tuple[float, int, NDArray[np.int64]] | None = None
     for fraction in candidates:
         x = _rounded(multiplied, operand, np.array(fraction))
         wrong = (np.square(exact - outputs(x, w)).sum(1, dtype=np.float64).ravel() for w in rounded)
-        errors = np.stack([np.square(factors) * one for one in wrong])
+        errors = np.stack([np.square(factors) * error for error in wrong])
         if not by_channel:
             errors = errors.sum(1, keepdims=True)
         chosen = errors.argmin(0)
