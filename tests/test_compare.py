@@ -78,36 +78,36 @@ class Edit:
 
 
 WINDOW = r"\(c \* 3 \+ ky\) \* 3 \+ kx"
-SUM = r"sum \+= \(int32_t\)w\[k\] \* a\[k\];"
-OFFSET = r"v = v \+ rx_align\((p->\w+\[c\]), (\d+)\);"
+SUM = r"sums\[j\] \+= \(int32_t\)w\[k\] \* a\[k\];"
+OFFSET = r"v = v \+ rx_align32\((p->\w+\[c\]), (\d+)\);"
 EDITS = {
-    "truncates": Edit("rounding mode", "conv0", r"rx_round_RND", "rx_round_TRN"),
-    "to even": Edit("rounding mode", "batch_norm1", r"rx_round_RND", "rx_round_RND_CONV"),
-    "towards zero everywhere": Edit("rounding mode", None, r"rx_round_RND", "rx_round_TRN_ZERO"),
-    "average truncates": Edit("rounding mode", "average_pool13", r"rx_divide_RND", "rx_divide_TRN"),
-    "wraps": Edit("overflow", "batch_norm1", r"rx_saturate\(v, -1024, 1023\)", "rx_wrap(v, 11, 1)"),
-    "wraps everywhere": Edit("overflow", None, r"rx_saturate\(v, -1024, 1023\)", "rx_wrap(v, 11, 1)"),
-    "symmetric": Edit("overflow", "batch_norm1", r"-1024, 1023", "-1023, 1023"),
-    "one place more": Edit("shift", "conv0", r"rx_round_RND\(v, (\d+)\)", r"rx_round_RND(v, \1 + 1)"),
-    "one place fewer": Edit("shift", "batch_norm5", r"rx_round_RND\(v, (\d+)\)", r"rx_round_RND(v, \1 - 1)"),
+    "truncates": Edit("rounding mode", "conv0", r"rx_round32_RND", "rx_round32_TRN"),
+    "to even": Edit("rounding mode", "batch_norm1", r"rx_round32_RND", "rx_round32_RND_CONV"),
+    "towards zero everywhere": Edit("rounding mode", None, r"rx_round32_RND", "rx_round32_TRN_ZERO"),
+    "average truncates": Edit("rounding mode", "average_pool13", r"rx_divide32_RND", "rx_divide32_TRN"),
+    "wraps": Edit("overflow", "batch_norm1", r"rx_ssat\(v, 11\)", "rx_wrap32(v, 11, 1)"),
+    "wraps everywhere": Edit("overflow", None, r"rx_ssat\(v, 11\)", "rx_wrap32(v, 11, 1)"),
+    "symmetric": Edit("overflow", "batch_norm1", r"rx_ssat\(v, 11\)", "rx_saturate32(v, -1023, 1023)"),
+    "one place more": Edit("shift", "conv0", r"rx_round32_RND\(v, (\d+)\)", r"rx_round32_RND(v, \1 + 1)"),
+    "one place fewer": Edit("shift", "batch_norm5", r"(rx_round32_RND)\(v, (\d+)\)", r"\1(v, \2 - 1)"),
     "truncated first": Edit("truncation before the addition", "batch_norm1", OFFSET,
-                            r"v = rx_align(v >> SHIFT, SHIFT) + rx_align(\1, \2);"),
+                            r"v = rx_align32(v >> SHIFT, SHIFT) + rx_align32(\1, \2);"),
     "rounded first": Edit("rounded twice", "batch_norm1", OFFSET,
-                          r"v = rx_align(rx_round_RND(v, SHIFT), SHIFT) + rx_align(\1, \2);"),
-    "no sign": Edit("sign", "conv0", SUM, "sum += (int32_t)w[k] * (a[k] & 127);"),
-    "16 bits": Edit("accumulator", "conv0", r"v = sum;", "v = (int16_t)sum;"),
+                          r"v = rx_align32(rx_round32_RND(v, SHIFT), SHIFT) + rx_align32(\1, \2);"),
+    "no sign": Edit("sign", "conv0", SUM, "sums[j] += (int32_t)w[k] * (a[k] & 127);"),
+    "16 bits": Edit("accumulator", "conv0", r"v = (sums\[c - first\]);", r"v = (int16_t)\1;"),
     "flipped": Edit("kernel flipped", "conv0", WINDOW, "(c * 3 + 2 - ky) * 3 + 2 - kx"),
     "transposed": Edit("kernel transposed", "conv7", WINDOW, "(c * 3 + kx) * 3 + ky"),
     "top and left": Edit("padding side", "conv7", r"(y|x) \* 2 \+ k(y|x) \* 1 - 1", r"\1 * 2 + k\2 * 1 - 2"),
     "bottom and right": Edit("padding side", "conv0", r"(y|x) \* 1 \+ k(y|x) \* 1 - 1", r"\1 * 1 + k\2 * 1"),
     "bias not aligned": Edit("bias", "batch_norm1", OFFSET, r"v = v + \1;"),
-    "bias halved": Edit("bias", "batch_norm1", OFFSET, r"v = v + rx_align(\1, \2 - 1);"),
+    "bias halved": Edit("bias", "batch_norm1", OFFSET, r"v = v + rx_align32(\1, \2 - 1);"),
     "bias missing": Edit("bias", "batch_norm8", OFFSET, r"v = v + 0 * (\1);"),
-    "bias subtracted": Edit("bias", "batch_norm5", OFFSET, r"v = v - rx_align(\1, \2);"),
-    "no ReLU": Edit("ReLU", "relu2", r"rx_saturate\(v, 0, 1023\)", "rx_saturate(v, -1024, 1023)"),
-    "BGR": Edit("image", "conv0", SUM, "sum += (int32_t)w[k] * a[2 - k];"),
-    "weights without sign": Edit("sign", "conv7", SUM, "sum += (w[k] & 127) * (int32_t)a[k];"),
-    "addition not aligned": Edit("addition", "add11", r"rx_align\((\w+\[i\]), 1\)", r"\1"),
+    "bias subtracted": Edit("bias", "batch_norm5", OFFSET, r"v = v - rx_align32(\1, \2);"),
+    "no ReLU": Edit("ReLU", "relu2", r"rx_usat\(v, 10\)", "rx_ssat(v, 11)"),
+    "BGR": Edit("image", "conv0", SUM, "sums[j] += (int32_t)w[k] * a[2 - k];"),
+    "weights without sign": Edit("sign", "conv7", SUM, "sums[j] += (w[k] & 127) * (int32_t)a[k];"),
+    "addition not aligned": Edit("addition", "add11", r"rx_align32\((\w+\[i\]), 1\)", r"\1"),
     "shortcut missing": Edit("addition", "add11", r"v = a \+ b;", "v = a; (void)b;"),
     "factor halved": Edit("factor", "batch_norm5", r"(v \*= .*;)", r"\1 v /= 2;"),
 }  # fmt: skip
@@ -116,11 +116,11 @@ MOVED = {"0": "10", "6": "4", "12": "0"}
 """Where the parts of a concatenation begin when they come in reverse order."""
 MIXED_EDITS = {
     "channels last": Edit("channels last", "fc12", r"(w\[k\] \* \w+)\[k\]", r"\1[k % 8 * 18 + k / 8]"),
-    "padding counted": Edit("average", "average_pool7", r"\(int64_t\)p->\w+\[y \* 6 \+ x\]", "(int64_t)9"),
+    "padding counted": Edit("average", "average_pool7", r"\(int32_t\)p->\w+\[y \* 6 \+ x\]", "(int32_t)9"),
     "first shift": Edit("one binary point", "conv8", r"(p->s\d+_shift)\[c\]", r"\1[0]"),
     "first alignment": Edit("one binary point", "batch_norm9", r"(p->s\d+_left_value)\[c\]", r"\1[0]"),
     "parts reversed": Edit("concatenation", "concat6", r"c = (\d+) \+ k", lambda m: f"c = {MOVED[m[1]]} + k"),
-    "bias unaligned": Edit("bias", "conv5", r"rx_align\(v, p->s13_left_0\[c\]\)", "v"),
+    "bias unaligned": Edit("bias", "conv5", r"rx_align32\(v, p->s13_left_0\[c\]\)", "v"),
 }  # fmt: skip
 """The same for what the first network does not have."""
 TOGETHER = [
@@ -136,17 +136,97 @@ TOGETHER = [
 """Two at a time: in different layers, and in the same one."""
 
 
+ROWS = re.compile(
+    r"for \(int32_t ky = ky_first; ky < ky_last; \+\+ky\) \{\s*(?P<iy>const int32_t iy = [^;]*;)\s*"
+    r"const int32_t length = \(kx_last - kx_first\) \* (?P<terms>\d+);\s*"
+    r"const (?P<value>\w+) \*a = (?P<x>\w+) \+ \(iy \* (?P<columns>\d+) \+ x \* (?P<stride>\d+) \+ "
+    r"kx_first - (?P<left>\d+)\) \* (?P<channels>\d+);\s*"
+    r"const (?P<weight>\w+) \*b = (?P<w>[\w>-]+) \+ first \* \d+ \+ "
+    r"\(ky \* \d+ \+ kx_first\) \* \d+;.*?sums\);.*?\}\n",
+    re.S,
+)
+"""How the exported C sums a window: row by row, four outputs together."""
+DENSE = re.compile(
+    r"(?:if \([^)]*\) )?rx_dot_\w+_4\((?P<x>t\w+), (?P<w>p->\w+) \+ first \* (?P<terms>\d+),[^;]*;"
+    r"(?:\s*else for[^\n]*\n)?"
+)
+
+
+def plain(body: str) -> str:
+    """A function with its sums as loops over single products, in which a fault can be planted."""
+    ends = re.search(
+        r"ky_last = rx_last\([^,]*, (\d+), (\d+), \d+\);.*?kx_last = rx_last\([^,]*, (\d+), (\d+), \d+\);",
+        body,
+        re.S,
+    )
+    outputs = re.search(r"first < (\d+);", body)
+
+    def rows(match: re.Match[str]) -> str:
+        assert ends is not None
+        assert outputs is not None
+        height, kernel_y, width, kernel_x = map(int, ends.groups())
+        g = match.groupdict()
+        return f"""for (int32_t j = 0; j < 4 && first + j < {outputs[1]}; ++j) {{
+          const int32_t c = first + j;
+          for (int32_t ky = 0; ky < {kernel_y}; ++ky) {{
+            {g["iy"]}
+            if (iy < 0 || iy >= {height}) continue;
+            for (int32_t kx = 0; kx < {kernel_x}; ++kx) {{
+              const int32_t ix = x * {g["stride"]} + kx * 1 - {g["left"]};
+              if (ix < 0 || ix >= {width}) continue;
+              const {g["value"]} *a = {g["x"]} + (iy * {g["columns"]} + ix) * {g["channels"]};
+              const {g["weight"]} *w = {g["w"]} + ((c * {kernel_y} + ky) * {kernel_x} + kx) * {g["terms"]};
+              for (int32_t k = 0; k < {g["terms"]}; ++k) sums[j] += (int32_t)w[k] * a[k];
+            }}
+          }}
+        }}
+"""
+
+    def dense(match: re.Match[str]) -> str:
+        assert outputs is not None
+        return (
+            f"for (int32_t j = 0; j < 4 && first + j < {outputs[1]}; ++j) {{"
+            f"const int8_t *w = {match['w']} + (first + j) * {match['terms']};"
+            f"for (int32_t k = 0; k < {match['terms']}; ++k) sums[j] += (int32_t)w[k] * {match['x']}[k]; }}\n"
+        )
+
+    return DENSE.sub(dense, ROWS.sub(rows, body))
+
+
 def planted(text: str, edit: Edit) -> str:
-    """The C text with an edit; the places by which the layer's cast shifts are put in for SHIFT."""
-    name = r"\w+" if edit.layer is None else edit.layer
-    functions = list(re.finditer(rf"static void layer_\d+_{name}\(.*?\n}}\n", text, re.S))
-    assert functions, edit
+    """The C text with an edit; the places by which the layer's cast shifts are put in for SHIFT.
+
+    A layer begins with its function, or within the function of the layer before it, behind its name.
+    """
+    functions = list(re.finditer(r"static void layer_\d+_(\w+)\(.*?\n}\n", text, re.S))
+    count = 0
     for function in reversed(functions):
-        body = function[0]
-        shift = re.search(r"rx_round_\w+\(v, (\d+)", body)
-        to = edit.to.replace("SHIFT", shift[1] if shift else "0") if isinstance(edit.to, str) else edit.to
-        text = text[: function.start()] + re.sub(edit.pattern, to, body) + text[function.end() :]
+        parts = re.split(r"(/\* \w+ \*/\n)", plain(function[0]))
+        names = [function[1], *(re.findall(r"\w+", mark)[0] for mark in parts[1::2])]
+        for number, name in enumerate(names):
+            if edit.layer in (None, name):
+                body = parts[2 * number]
+                shift = re.search(r"rx_round\w+\(v, (\d+)", body)
+                to = edit.to
+                if isinstance(to, str):
+                    to = to.replace("SHIFT", shift[1] if shift else "0")
+                parts[2 * number] = re.sub(edit.pattern, to, body)
+                count += parts[2 * number] != body
+        text = text[: function.start()] + "".join(parts) + text[function.end() :]
+    assert count, edit
     return text
+
+
+def test_plain_loops_are_the_same_network(tmp_path: Path) -> None:
+    for number, case in enumerate((RESIDUAL, MIXED)):
+        nothing = Edit("", None, r"RX_TRACE", "/**/RX_TRACE")
+        export_network(case.network, "c", tmp_path / str(number), case.stored)
+        text = (tmp_path / str(number) / "network.c").read_text()
+        functions = re.findall(r"static void layer_\d+_\w+\(.*?\n}\n", text, re.S)
+        assert any(plain(function) != function for function in functions)
+        dump = dumped(case, tmp_path / f"{number}b", [nothing])
+        expected = ReferenceEngine(case.network).run(case.stored, list(dump))
+        assert all(np.array_equal(dump[name], expected[name]) for name in dump)
 
 
 def dumped(case: Case, to: Path, edits: list[Edit]) -> dict[str, NDArray[np.int64]]:
@@ -257,7 +337,7 @@ def test_a_rounding_that_is_left_out() -> None:
 def test_an_unknown_fault_has_no_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few sums are wrong: nobody's usual mistake, and nothing is named."""
     monkeypatch.setattr("radixpoint.explaining.compare.PAIRS", 100)
-    strange = Edit("", "conv0", r"v = sum;", "v = sum + 3 * (c == 2) * (x == 1);")
+    strange = Edit("", "conv0", r"v = (sums\[c - first\]);", r"v = \1 + 3 * (c == 2) * (x == 1);")
     found = compared(dumped(RESIDUAL, tmp_path / "c", [strange]))
     assert not found.equal
     assert not any(cause.whole for cause in found.causes)

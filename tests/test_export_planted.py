@@ -88,6 +88,9 @@ def more(match: re.Match[str]) -> str:
 # --------------------------------------------------------------------------------- C and high-level synthesis
 
 
+SUM = r"(layer_000_conv0.*?v = )(sums\[c - first\]);"
+
+
 def test_c_weight_bit(exported: Callable[[str, Path], Path], tmp_path: Path) -> None:
     folder = exported("c", tmp_path)
     replace_once(folder / "parameters.c", r"(conv0_weight \*/ \{\s*)(-?\d+)", more)
@@ -98,7 +101,7 @@ def test_c_shift(exported: Callable[[str, Path], Path], tmp_path: Path) -> None:
     folder = exported("c", tmp_path)
     replace_once(
         folder / "network.c",
-        r"(layer_000_conv0.*?rx_round_RND\(v, )(\d+)",
+        r"(layer_000_conv0.*?rx_round32_RND\(v, )(\d+)",
         lambda m: f"{m[1]}{int(m[2]) + 1}",
     )
     is_found(folder)
@@ -106,20 +109,18 @@ def test_c_shift(exported: Callable[[str, Path], Path], tmp_path: Path) -> None:
 
 def test_c_rounding(exported: Callable[[str, Path], Path], tmp_path: Path) -> None:
     folder = exported("c", tmp_path)
-    replace_once(folder / "network.c", r"(layer_000_conv0.*?)rx_round_RND", lambda m: f"{m[1]}rx_round_TRN")
+    replace_once(
+        folder / "network.c", r"(layer_000_conv0.*?)rx_round32_RND", lambda m: f"{m[1]}rx_round32_TRN"
+    )
     is_found(folder)
 
 
 def test_c_accumulator(exported: Callable[[str, Path], Path], network: IntGraph, tmp_path: Path) -> None:
     folder, bits = exported("c", tmp_path), accumulator_bits(network)
-    replace_once(
-        folder / "network.c", r"(layer_000_conv0.*?v = )sum;", lambda m: f"{m[1]}rx_wrap(sum, {bits - 1}, 1);"
-    )
+    replace_once(folder / "network.c", SUM, lambda m: f"{m[1]}rx_wrap32({m[2]}, {bits - 1}, 1);")
     is_found(folder)
     folder = exported("c", tmp_path / "again")
-    replace_once(
-        folder / "network.c", r"(layer_000_conv0.*?v = )sum;", lambda m: f"{m[1]}rx_wrap(sum, {bits}, 1);"
-    )
+    replace_once(folder / "network.c", SUM, lambda m: f"{m[1]}rx_wrap32({m[2]}, {bits}, 1);")
     assert verify_export(folder).mismatch is None  # the proven width is enough
 
 
@@ -127,11 +128,11 @@ def test_c_crash_is_no_pass(exported: Callable[[str, Path], Path], tmp_path: Pat
     from radixpoint.errors import ExportError
 
     folder = exported("c", tmp_path)
-    replace_once(folder / "network.c", r"v = sum;", lambda m: "v = sum + INT64_MAX; v += v;")
+    replace_once(folder / "network.c", SUM, lambda m: f"{m[1]}{m[2]} + INT32_MAX; v += v;")
     with pytest.raises(ExportError, match="ended with status"):
         verify_export(folder)
     folder = exported("c", tmp_path / "again")
-    replace_once(folder / "network.c", r"v = sum;", lambda m: "v = summ;")
+    replace_once(folder / "network.c", SUM, lambda m: f"{m[1]}summ;")
     with pytest.raises(ExportError, match="does not compile"):
         verify_export(folder)
 

@@ -19,6 +19,7 @@ from radixpoint.arithmetic.formats import MAX_STORED, Overflow, Rounding
 from radixpoint.errors import DesignError
 from radixpoint.files import read_regular
 from radixpoint.ir.graph import Graph
+from radixpoint.ir.memory import footprint
 from radixpoint.ir.network import IntGraph, Step
 from radixpoint.ir.ops import LAYERS, STEPS
 from radixpoint.quantization.design import AveragePool, BatchNorm, Codes, Design, Scope, Widths
@@ -135,13 +136,16 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     Attributes:
         parameters: of all parameters together.
         activations: of the activations that live at the same time.
+        ram, flash: of the exported C, in whole bytes: what changes, and all parameters; stack and code apart.
     """
 
     parameters: float | None = None
     activations: float | None = None
+    ram: float | None = None
+    flash: float | None = None
 
     def __post_init__(self) -> None:
-        _check_positive("memory", parameters=self.parameters, activations=self.activations)
+        _check_positive("memory", **{name: getattr(self, name) for name in self.__struct_fields__})
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -275,6 +279,15 @@ class HardwareTarget(
             raise DesignError(f"{path}: {error.strerror}") from None
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, DesignError) as error:
             raise DesignError(f"{path}: not a target: {error}") from None
+
+    def with_memory(self, ram: float | None, flash: float | None) -> HardwareTarget:
+        """The same with other limits, in KiB, on what the exported C takes; None leaves what there is.
+
+        Raises:
+            DesignError: no number above 0.
+        """
+        given = {name: kib for name, kib in (("ram", ram), ("flash", flash)) if kib is not None}
+        return replace(self, memory=replace(self.memory, **given))
 
     @property
     def content(self) -> str:
@@ -435,6 +448,10 @@ class HardwareTarget(
         parameters, activations = counted.weight_bits + counted.parameter_bits, counted.activation_bits
         found.unless_within("memory.parameters", self.memory.parameters, parameters / _KIB, "KiB")
         found.unless_within("memory.activations", self.memory.activations, activations / _KIB, "KiB")
+        if self.memory.ram is not None or self.memory.flash is not None:
+            taken = footprint(network)
+            found.unless_within("memory.ram", self.memory.ram, taken.ram / 1024, "KiB")
+            found.unless_within("memory.flash", self.memory.flash, taken.flash / 1024, "KiB")
         self._timed(counted.macs, found)
         return found.all
 

@@ -18,6 +18,7 @@ from radixpoint.accelerator.target import HardwareTarget
 from radixpoint.cli.options import AsJson, Target
 from radixpoint.cli.terminal import bars, emit, out, say
 from radixpoint.errors import DesignError
+from radixpoint.ir.memory import footprint
 from radixpoint.ir.network import IntGraph
 from radixpoint.ir.storage import load_network
 
@@ -65,15 +66,16 @@ def cost(
                 lanes,
                 lambda what, done, total: shown.reset(task, description=what, completed=done, total=total),
             )
-    counted = cost_of(quantized)
+    counted, taken = cost_of(quantized), footprint(quantized)
     if as_json:
-        parts: dict[str, Any] = {"network": counted, "accelerator": machine, "area": area}
+        parts: dict[str, Any] = {"network": counted, "accelerator": machine, "area": area, "c": taken}
         if hardware is not None:
             problems, least = hardware.problems(quantized), hardware.clock.least(counted.macs)
             parts["target"] = {"name": hardware.name, "milliseconds": least, "problems": problems}
         emit({name: msgspec.to_builtins(part) for name, part in parts.items()})
         return
     _report(counted, machine, area)
+    say(f"as exported C: {taken.ram:,} bytes of RAM, {taken.flash:,} bytes of flash, stack and code apart")
     if hardware is not None:
         _report_target(hardware, quantized, counted)
 

@@ -129,6 +129,13 @@ def search(
         ),
     ] = False,
     target: options.Target = None,
+    ram: Annotated[
+        float | None,
+        typer.Option(help="KiB that the exported C may take for what changes: buffers, input, results."),
+    ] = None,
+    flash: Annotated[
+        float | None, typer.Option(help="KiB that the exported C may take for parameters.")
+    ] = None,
     word_lengths: Annotated[
         str, typer.Option("--word-lengths", "-w", help="Candidates, smallest:largest, or a list: 4,6,8.")
     ] = "2:16",
@@ -190,9 +197,10 @@ def search(
         "refine": options.techniques(refine),
     }
     Design.separate(lengths[-1], bn_start, **fields)  # what cannot be meant is refused before any work
-    hardware = None
-    if target is not None:
-        hardware = HardwareTarget.load(target)
+    hardware = None if target is None else HardwareTarget.load(target)
+    if ram is not None or flash is not None:
+        hardware = (hardware or HardwareTarget(version=1, name="memory")).with_memory(ram, flash)
+    if hardware is not None:
         fields = {name: value for name, value in fields.items() if _was_chosen(context, name)}
     runner = engine_of(engine, device, threads)
     make_executor(executor, out)

@@ -35,6 +35,14 @@ def verify(
             "--strict", help="Refuse a folder in which anything was added or changed since the export."
         ),
     ] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            help="Run exported C on another machine: cortex-m7, which QEMU emulates (needs arm-none-eabi-gcc "
+            "and qemu-system-arm), plain and with DSP instructions. Default: here.",
+        ),
+    ] = None,
     time_limit: Annotated[
         float, typer.Option(help="Seconds that a compiler, a simulator or the exported program may take.")
     ] = TIME_LIMIT,
@@ -60,6 +68,7 @@ def verify(
             lambda done: shown.update(task, completed=done),
             strict,
             time_limit,
+            on,
         )
     _report(result, as_json)
     if result.mismatch is not None:

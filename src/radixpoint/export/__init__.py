@@ -202,6 +202,7 @@ def verify_export(
     progress: Callable[[int], None] | None = None,
     strict: bool = False,
     seconds: float = TIME_LIMIT,
+    machine: str | None = None,
 ) -> Verification:
     """Run what an export folder holds and compare every tensor with our engine's, by ==.
 
@@ -213,6 +214,7 @@ def verify_export(
         progress: called with the number of further images compared so far.
         strict: refuse a folder in which anything was added or changed since the export.
         seconds: that a compiler, a simulator or the exported program may take.
+        machine: where the export is run; ``cortex-m7`` is emulated. Default: here.
 
     Returns:
         What was compared, and the first difference if there is one.
@@ -232,15 +234,30 @@ def verify_export(
             )
     token = time_limit.set(seconds)
     try:
-        return _verified(path, more_images, progress)
+        return _verified(path, more_images, progress, machine)
     finally:
         time_limit.reset(token)
+
+
+def _opened(
+    name: str, machine: str | None, path: Path, network: IntGraph, scratch: Path
+) -> Mapping[str, Engine]:
+    target = target_named(name)
+    if machine is None:
+        return target.open(path, network, scratch)
+    known = getattr(target, "machines", ())
+    if machine not in known:
+        what = f"expected one of {', '.join(known)}" if known else "it runs here only"
+        raise ExportError(f"{name} on {machine}: {what}")
+    found: Mapping[str, Engine] = target.open_on(machine, path, network, scratch)  # type: ignore[attr-defined]
+    return found
 
 
 def _verified(
     path: Path,
     more_images: Callable[[IntGraph], Iterator[Ints]] | None,
     progress: Callable[[int], None] | None,
+    machine: str | None,
 ) -> Verification:
     manifest, network, images = read_folder(path)
     misstated = _stated(network, manifest)
@@ -250,7 +267,7 @@ def _verified(
     layers: list[LayerResult] = []
     done = 0
     with tempfile.TemporaryDirectory(prefix="radixpoint-verify-") as scratch:
-        engines = target_named(manifest.target).open(path, network, Path(scratch))
+        engines = _opened(manifest.target, machine, path, network, Path(scratch))
         for what, theirs in engines.items():
             layers += _compare(network, what, ours, theirs, images)
             if layers[-1].mismatch:

@@ -1,4 +1,4 @@
-"""C99: the whole network with ``stdint.h`` only, a function a layer, static buffers, no float, no malloc."""
+"""C99: the whole network with ``stdint.h`` only, in a buffer of the caller's, no float, no malloc."""
 
 from __future__ import annotations
 
@@ -7,46 +7,50 @@ from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
-from radixpoint.arithmetic.formats import Overflow
+from radixpoint.data import Preprocessing
+from radixpoint.engines import quantize_images
 from radixpoint.errors import ExportError
-from radixpoint.export.source import TracedProgram, Writer, build, literal, rows
+from radixpoint.export.c_loops import Loops
+from radixpoint.export.cortex_m import programs
+from radixpoint.export.source import TracedProgram, Writer, build, rows
 from radixpoint.export.target import EVERY
 from radixpoint.export.tools import tool
-from radixpoint.ir.arena import arena_layout
-from radixpoint.ir.network import IntGraph, IntTensor, Step
-from radixpoint.ir.ops import SELECTED
-from radixpoint.ir.plan import Function, Ints, Nest, Plan, extents
+from radixpoint.ir.memory import arenas, bits_of, c_type, footprint, tensor_bytes
+from radixpoint.ir.network import IntGraph
+from radixpoint.ir.plan import Function, Ints, Plan, clean, extents
 
 WARNINGS = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
 ARRAYS_UP_TO = 1 << 21
 """Stored parameters beyond which they become a binary file: compilers take minutes over larger arrays."""
 
-_LAST = {8: (1 << 7) - 1, 16: (1 << 15) - 1, 32: (1 << 31) - 1, 64: (1 << 63) - 1}
-
-
-def c_type(low: int, high: int) -> str:
-    """The narrowest type of ``stdint.h`` that holds low..high."""
-    for bits, last in _LAST.items():
-        if low >= -last - 1 and high <= last:
-            return f"int{bits}_t"
-        if low >= 0 and high <= 2 * last + 1:
-            return f"uint{bits}_t"
-    raise ExportError(f"range {low}..{high}: expected at most 64 bits")
-
-
-def _bits(c: str) -> int:
-    return int(c.strip("uint_"))
-
 
 def numpy_type(c: str) -> str:
     """The little-endian dtype of a type of ``stdint.h``."""
-    return f"<{'u' if c.startswith('u') else 'i'}{_bits(c) // 8}"
+    return f"<{'u' if c.startswith('u') else 'i'}{bits_of(c) // 8}"
 
 
-_JOINED = {"add": "a + b", "maximum": "a > b ? a : b", "minimum": "a < b ? a : b"}
-"""Of two operands at one binary point."""
+def pixel_values(network: IntGraph) -> Ints | None:
+    """The stored integer of each value 0..255 of a pixel: (channels, 256), channels as the network has them.
+
+    None if that depends on more than the pixel, or the network does not say how its images were prepared.
+    """
+    text = network.metadata.get("preprocessing", "null")
+    prepared = msgspec.json.decode(text, type=Preprocessing | None)
+    shape = network.tensors[network.input].shape
+    if prepared is None or prepared.mean_image is not None or len(shape) != 3:
+        return None
+    if prepared.channels != shape[0]:
+        return None
+    values = np.broadcast_to(np.arange(256)[:, None, None, None], (256, shape[0], 1, 1))
+    return quantize_images(network, prepared.normalize(values))[:, :, 0, 0].T
+
+
+def pixel_order(network: IntGraph) -> str:
+    """Order of the channels that ``pixel_values`` is for: RGB, BGR, L, or stored."""
+    return msgspec.json.decode(network.metadata["preprocessing"], type=Preprocessing).channel_order
 
 
 class Source:
@@ -58,21 +62,26 @@ class Source:
     """
 
     def __init__(self, network: IntGraph, blob: bool | None = None) -> None:
-        self.network, self.plan = network, Plan(network)
+        self.network, self.plan = network, Plan(network, fused=True)
         count = sum(p.data.size for p in network.parameters.values())
         self.blob = count > ARRAYS_UP_TO if blob is None else blob
-        self.tensor_ids = {name: i for i, name in enumerate(self.plan.order)}
         self._parameters: dict[str, Ints] = {}  # member -> values in memory order
+        self.loops = Loops(self.plan, self._member)
         self._functions = [self._function(f) for f in self.plan.functions]
+        self.arenas = arenas(self.plan)
+        table = pixel_values(network)
+        self.classifies = table is not None and len(network.tensors[network.output].shape) == 1
+        if table is not None and self.classifies:
+            self._member("pixel_values", table)
 
     def type_of(self, name: str) -> str:
-        tensor = self.network.tensors[name]
-        return c_type(tensor.low, tensor.high)
+        return self.loops.type_of(name)
 
     def files(self) -> dict[str, bytes]:
         texts = {"network.h": self._header(), "network.c": self._code()}
-        for name in ("radixpoint.h", "harness.c"):
+        for name in ("radixpoint.h", "radixpoint_dsp.h", "harness.c", "CMakeLists.txt"):
             texts[name] = (files("radixpoint.export") / "c" / name).read_text()
+        texts["README.md"] = self._readme()
         result = {name: text.encode() for name, text in texts.items()}
         if self.blob:
             result["parameters.bin"] = b"".join(
@@ -81,6 +90,46 @@ class Source:
         elif self._members:
             result["parameters.c"] = self._arrays().encode()
         return result
+
+    def _readme(self) -> str:
+        image, logits = (self.network.tensors[n] for n in (self.network.input, self.network.output))
+        height, width, channels = extents(image.shape)
+        flash = sum(values.size * bits_of(t) // 8 for _, t, values in self._members)
+        lines = [
+            "# A network in C99",
+            "",
+            "Integers only; no library, no float, no allocation. `network.h` is what you include.",
+            "",
+            "| | bytes |",
+            "|---|---|",
+            f"| parameters (flash) | {flash:,} |",
+            f"| buffer between the layers (RAM, `struct radixpoint_buffer`) | {self.arenas.bytes:,} |",
+            f"| image | {tensor_bytes(self.network, self.network.input):,} |",
+            f"| results | {sum(tensor_bytes(self.network, n) for n in self.network.outputs):,} |",
+            "",
+            "| call | what it does |",
+            "|---|---|",
+            f"| `radixpoint_run` | {height} x {width} x {channels} stored integers ({image.format}) to "
+            f"results ({logits.format}) |",
+        ]
+        if self.classifies:
+            lines.append("| `radixpoint_classify` | bytes of a camera to the number of the best class |")
+        lines += [
+            "",
+            "Both are reentrant: what changes is in the buffer that you pass.",
+            "`cmake -S . -B build && cmake --build build` makes a library. With `-DRADIXPOINT_DSP=ON` it",
+            "uses the DSP instructions of Arm Cortex-M: the same integers. `radixpoint verify` runs what is",
+            "here, and compares every integer; `harness.c` is only for that.",
+            "",
+            "Bytes by function: RAM of the tensors that are alive while it runs, flash of its parameters.",
+            "",
+            "| function | layers | RAM | flash |",
+            "|---|---|---|---|",
+        ]
+        for own in footprint(self.network).layers:
+            names = ", ".join(map(clean, own.layers))
+            lines.append(f"| `{own.function}` | {names} | {own.ram:,} | {own.flash:,} |")
+        return "\n".join([*lines, ""])
 
     # -------------------------------------------------------------------------------- parameters
 
@@ -91,9 +140,9 @@ class Source:
             (name, c_type(int(values.min()), int(values.max())), values.ravel())
             for name, values in self._parameters.items()
         ]
-        typed.sort(key=lambda member: -_bits(member[1]))
-        widest = _bits(typed[0][1]) // 8 if typed else 1
-        size = sum(values.size * _bits(t) // 8 for _, t, values in typed)
+        typed.sort(key=lambda member: -bits_of(member[1]))
+        widest = bits_of(typed[0][1]) // 8 if typed else 1
+        size = sum(values.size * bits_of(t) // 8 for _, t, values in typed)
         if not typed or size % widest:
             fill = (widest - size % widest) % widest or 1
             typed.append(("unused", "int8_t", np.zeros(fill, np.int64)))
@@ -131,12 +180,15 @@ class Source:
             f"{self._other_outputs()}"
             f"{blob if self.blob else ''}struct radixpoint_parameters {{\n{members}\n}};\n"
             f"{'' if self.blob else extern}"
-            "/* Not reentrant: the buffers between the layers are static. */\n"
+            f"{self._memory()}"
+            "/* Reentrant: everything that changes is in the caller's buffer. */\n"
             "void radixpoint_run(const struct radixpoint_parameters *p, const radixpoint_image_t *image,\n"
-            f"                    radixpoint_logit_t *logits{self._other_arguments()});\n\n"
+            f"                    radixpoint_logit_t *logits{self._other_arguments()},\n"
+            "                    struct radixpoint_buffer *buffer);\n\n"
+            f"{self._classify_header() if self.classifies else ''}"
             "#ifdef RADIXPOINT_TRACE\n"
             f"#define RADIXPOINT_TRACE_VALUES {total}\n"
-            f"extern const int32_t radixpoint_trace_offset[{len(self.tensor_ids)}];\n"
+            f"extern const int32_t radixpoint_trace_offset[{len(self.plan.order)}];\n"
             "#endif\n\n#endif\n"
         )
 
@@ -155,6 +207,60 @@ class Source:
         listed = " ".join(f"X({number})" for number in range(2, len(self.network.outputs) + 1))
         return "\n".join([*lines, f"#define RADIXPOINT_OTHER_OUTPUTS(X) {listed}", "", ""])
 
+    def _memory(self) -> str:
+        """The buffer, and what it all takes."""
+        members = "".join(
+            f"  int{bits}_t arena{bits}[{size // (bits // 8)}];\n"
+            for bits, size in sorted(self.arenas.sizes.items(), reverse=True)
+        )
+        flash = sum(values.size * bits_of(t) // 8 for _, t, values in self._members)
+        return (
+            "/* What lies between the layers. */\n"
+            f"#define RADIXPOINT_BUFFER_BYTES {self.arenas.bytes}\n"
+            f"#define RADIXPOINT_PARAMETERS_BYTES {flash}\n"
+            f"struct radixpoint_buffer {{\n{members or '  int8_t unused[1];' + chr(10)}}};\n\n"
+        )
+
+    def _classify_header(self) -> str:
+        height, width, channels = extents(self.network.tensors[self.network.input].shape)
+        order = {"BGR": "red, green, blue", "RGB": "red, green, blue", "L": "brightness"}
+        what = order.get(pixel_order(self.network), "channels as they are stored")
+        others = "".join(
+            f"  radixpoint_output{n}_t output{n}[RADIXPOINT_OUTPUT{n}];\n"
+            for n in range(2, len(self.network.outputs) + 1)
+        )
+        return (
+            "struct radixpoint_memory {\n"
+            "  struct radixpoint_buffer buffer;\n"
+            "  radixpoint_image_t image[RADIXPOINT_IMAGE_VALUES];\n"
+            "  radixpoint_logit_t logits[RADIXPOINT_LOGITS];\n"
+            f"{others}"
+            "};\n\n"
+            f"/* The best class of {height} x {width} x {channels} bytes 0..255 (height, width, {what}),\n"
+            "   whose size is the network's; of several that are equal, the first. */\n"
+            "int32_t radixpoint_classify(const struct radixpoint_parameters *p, const uint8_t *pixels,\n"
+            "                            struct radixpoint_memory *memory);\n\n"
+        )
+
+    def _classify(self, w: Writer) -> None:
+        height, width, channels = extents(self.network.tensors[self.network.input].shape)
+        w("int32_t radixpoint_classify(const struct radixpoint_parameters *p, const uint8_t *pixels,")
+        w.open("                            struct radixpoint_memory *memory)")
+        w("int32_t best = 0;")
+        w.open(f"for (int32_t place = 0; place < {height * width}; ++place)")
+        w.open(f"for (int32_t c = 0; c < {channels}; ++c)")
+        read = f"{channels - 1} - c" if pixel_order(self.network) == "BGR" else "c"
+        w(f"const int32_t first = place * {channels};")
+        w("memory->image[first + c] = p->pixel_values[c * 256 + pixels[first + " + read + "]];")
+        w.close(2)
+        others = "".join(f", memory->output{n}" for n in range(2, len(self.network.outputs) + 1))
+        w(f"radixpoint_run(p, memory->image, memory->logits{others}, &memory->buffer);")
+        w.open("for (int32_t i = 1; i < RADIXPOINT_LOGITS; ++i)")
+        w("if (memory->logits[i] > memory->logits[best]) best = i;")
+        w.close()
+        w("return best;")
+        w.close()
+
     def _other_arguments(self) -> str:
         numbers = range(2, len(self.network.outputs) + 1)
         return "".join(f", radixpoint_output{n}_t *output{n}" for n in numbers)
@@ -171,30 +277,26 @@ class Source:
         offsets = np.cumsum([0, *sizes[:-1]]).tolist()
         w(f"const int32_t radixpoint_trace_offset[{len(sizes)}] = {{\n{rows(offsets)}\n}};")
         w("#endif")
-        for text in self._functions:
+        for text in (*self.loops.kernels.values(), *self._functions):
             w()
             w(text)
         w()
         self._run(w)
+        if self.classifies:
+            w()
+            self._classify(w)
         return "\n".join(w.lines) + "\n"
 
     def _run(self, w: Writer) -> None:
         network, plan = self.network, self.plan
         places: dict[str, str] = {network.input: "image", network.output: "logits"}
         places |= {name: f"output{n}" for n, name in enumerate(network.other_outputs, 2)}
-        inside = [n for n in plan.stored if n not in places]
-        arenas = {}
-        for t in sorted({self.type_of(n) for n in inside}):
-            own = [n for n in inside if self.type_of(n) == t]
-            sizes = {n: int(np.prod(network.tensors[n].shape)) for n in own}
-            layout = arena_layout(sizes, {n: plan.lives[n] for n in own})
-            arenas[t] = max(layout[n] + sizes[n] for n in own)
-            places |= {n: f"arena_{t} + {layout[n]}" for n in own}
-        for t, size in arenas.items():
-            w(f"static {t} arena_{t}[{size}];")
-        w()
+        for name, (bits, first) in self.arenas.places.items():
+            places[name] = f"({self.type_of(name)} *)((unsigned char *)buffer->arena{bits} + {first})"
         w("void radixpoint_run(const struct radixpoint_parameters *p, const radixpoint_image_t *image,")
-        w.open(f"                    radixpoint_logit_t *logits{self._other_arguments()})")
+        w(f"                    radixpoint_logit_t *logits{self._other_arguments()},")
+        w.open("                    struct radixpoint_buffer *buffer)")
+        w("(void)buffer;")
         for function in plan.functions:
             arguments = ", ".join(["p", *(places[n] for n in (*function.reads, *function.writes))])
             w(f"{function.name}({arguments});")
@@ -213,238 +315,9 @@ class Source:
         w.open(f"static void {function.name}({joined})")
         w("(void)p;")
         for nest in function.nests:
-            self._nest(w, nest)
+            self.loops.nest(w, nest)
         w.close()
         return "\n".join(w.lines)
-
-    def _nest(self, w: Writer, nest: Nest) -> None:
-        head = nest.head
-        if head.op == "concat":
-            self._concat(w, nest)
-            return
-        height, width, channels = extents(self.network.tensors[head.name].shape)
-        w.open(f"for (int32_t y = 0; y < {height}; ++y)")
-        w.open(f"for (int32_t x = 0; x < {width}; ++x)")
-        w.open(f"for (int32_t c = 0; c < {channels}; ++c)")
-        w(f"const int32_t i = (y * {width} + x) * {channels} + c;")
-        w("int64_t v;")
-        if head.family == "product":
-            self._product_sum(w, head)
-        elif head.op == "sum_channels":
-            self._sum_channels(w, head)
-        elif head.family == "window":
-            self._pool(w, head)
-        elif head.op == "flatten":
-            self._flatten(w, head)
-        elif head.op == "select":
-            self._select(w, head)
-        elif head.op == "rearrange":
-            w(f"const int32_t from = {self.plan.moved_from(head)};")
-            source = head.inputs[0]
-            w(f"v = {self.plan.identifiers[source]}[{self.plan.element(source, 'from')}];")
-        elif head.op == "multiply":
-            a, b = (f"{self.plan.identifiers[n]}[{self.plan.place(n)}]" for n in head.inputs)
-            w(f"v = (int64_t){a} * {b};")
-        elif head.op in _JOINED:
-            a, b = (
-                self._aligned(f"{self.plan.identifiers[n]}[i]", head, k) for k, n in enumerate(head.inputs)
-            )
-            w(f"const int64_t a = {a}, b = {b};")
-            w(f"v = {_JOINED[head.op]};")
-        else:
-            w(f"v = {self.plan.identifiers[head.inputs[0]]}[i];")
-            self._element(w, head)
-        self._finish(w, head, nest)
-        for step in nest.chain:
-            self._element(w, step)
-            self._finish(w, step, nest)
-        w.close(3)
-
-    def _finish(self, w: Writer, step: Step, nest: Nest) -> None:
-        if step.name in nest.stores:
-            w(f"{self.plan.identifiers[step.name]}[i] = ({self.type_of(step.name)})v;")
-        w(f"RX_TRACE({self.tensor_ids[step.name]}, i, v);")
-
-    def _shift(self, step: Step, role: str, shifts: Ints) -> str:
-        """Expression of a shift: a constant, or from a table by channel."""
-        if len(shifts) == 1:
-            return str(int(shifts[0]))
-        return f"{self._member(f's{self.tensor_ids[step.name]}_{role}', shifts)}[c]"
-
-    def _aligned(self, value: str, step: Step, operand: int | str) -> str:
-        shifts = self.plan.left_shifts(step, operand)
-        if not shifts.any():
-            return value
-        return f"rx_align({value}, {self._shift(step, f'left_{operand}', shifts)})"
-
-    def _beside(self, step: Step, role: str) -> str:
-        """Expression of the element of a parameter."""
-        operand = self.plan.operand(step, role)
-        if operand.values.size == 1:
-            return literal(int(operand.values.flat[0]))
-        name = self.plan.parameter_names[step.parameters[role]]
-        return f"{self._member(name, operand.values)}[{operand.index()}]"
-
-    def _element(self, w: Writer, step: Step) -> None:
-        match step.op:
-            case "cast":
-                self._cast(w, step)
-            case "scale":
-                w(f"v *= {self._beside(step, 'factor')};")
-            case "offset":
-                value = self._aligned(self._beside(step, "value"), step, "value")
-                w(f"v = {self._aligned('v', step, 0)} + {value};")
-            case "lookup":
-                table = self.network.arrays(step)["table"]
-                member = self._member(self.plan.parameter_names[step.parameters["table"]], table)
-                w(f"v = {member}[v - ({literal(step.attributes['first'])})];")
-            case "clamp":
-                low, high = (literal(step.attributes[end]) for end in ("low", "high"))
-                w(f"v = rx_saturate(v, {low}, {high});")
-            case _:
-                self._divide(w, step)
-
-    def _overflow(self, w: Writer, step: Step) -> None:
-        form = self.network.tensors[step.name].format
-        overflow = Overflow(step.attributes["overflow"])
-        if overflow is Overflow.WRAP:
-            w(f"v = rx_wrap(v, {form.word_length}, {int(form.signed)});")
-            return
-        low, high = form.limits(overflow)
-        w(f"v = rx_saturate(v, {literal(low)}, {literal(high)});")
-
-    def _cast(self, w: Writer, step: Step) -> None:
-        shifts = self.plan.cast_shifts(step)
-        rounding = step.attributes["rounding"]
-        left = "WRAP" if Overflow(step.attributes["overflow"]) is Overflow.WRAP else "SAT"
-        draws = ""
-        if self.plan.is_stochastic(step):
-            height, width, _ = extents(self.network.tensors[step.name].shape)
-            place = f"(uint64_t)c * {height * width} + (uint64_t)(y * {width} + x)"
-            draws = f", UINT64_C({self.plan.draw_key(step)}), {place}"
-        text = self._shift(step, "shift", shifts)
-        minus = f"-{text}" if len(shifts) > 1 else str(-int(shifts[0]))
-        right_code, left_code = f"rx_round_{rounding}(v, {text}{draws})", f"rx_left_{left}(v, {minus})"
-        if shifts.min() > 0:
-            w(f"v = {right_code};")
-        elif shifts.max() > 0:
-            w(f"v = {text} > 0 ? {right_code} : {left_code};")
-        elif shifts.min() < 0:
-            w(f"v = {left_code};")
-        self._overflow(w, step)
-
-    def _divide(self, w: Writer, step: Step) -> None:
-        shift = int(self.network.shift(step)[0])
-        numerator = f"rx_align(v, {-shift})" if shift < 0 else "v"
-        divisor = f"(int64_t){self._beside(step, 'divisor')}"
-        if shift > 0:
-            divisor = f"rx_align({divisor}, {shift})"
-        w(f"v = rx_divide_{step.attributes['rounding']}({numerator}, {divisor});")
-        self._overflow(w, step)
-
-    def _product_sum(self, w: Writer, step: Step) -> None:
-        source = self.network.tensors[step.inputs[0]]
-        x = self.plan.identifiers[step.inputs[0]]
-        weight = self.plan.weights(step)
-        member = self._member(self.plan.parameter_names[step.parameters["weight"]], weight)
-        kind = c_type(int(weight.min()), int(weight.max()))
-        # proven: no partial sum in any order leaves the range
-        low, high = self.network.tensors[step.name].low, self.network.tensors[step.name].high
-        accumulator = "int32_t" if low >= -(1 << 31) and high < 1 << 31 else "int64_t"
-        w(f"{accumulator} sum = 0;")
-        if step.op == "dense":
-            terms = weight.shape[1]
-            w(f"const {kind} *w = {member} + c * {terms};")
-            w(f"for (int32_t k = 0; k < {terms}; ++k) sum += ({accumulator})w[k] * {x}[k];")
-            w("v = sum;")
-            return
-        outputs, kernel_y, kernel_x, terms = weight.shape
-        groups = step.attributes["groups"]
-        self._window(w, step, source, kernel_y, kernel_x)
-        offset = f" + c / {outputs // groups} * {terms}" if groups > 1 else ""
-        _, columns, channels = extents(source.shape)
-        w(f"const {self.type_of(step.inputs[0])} *a = {x} + (iy * {columns} + ix) * {channels}{offset};")
-        w(f"const {kind} *w = {member} + ((c * {kernel_y} + ky) * {kernel_x} + kx) * {terms};")
-        w(f"for (int32_t k = 0; k < {terms}; ++k) sum += ({accumulator})w[k] * a[k];")
-        w.close(2)
-        w("v = sum;")
-
-    def _window(self, w: Writer, step: Step, source: IntTensor, kernel_y: int, kernel_x: int) -> None:
-        """Open loops over the places that a window sees; padding is left out."""
-        rows_, columns, _ = extents(source.shape)
-        top, left, _, _ = step.attributes["pads"]
-        stride_y, stride_x = step.attributes["strides"]
-        dilation_y, dilation_x = step.attributes.get("dilations", (1, 1))
-        w.open(f"for (int32_t ky = 0; ky < {kernel_y}; ++ky)")
-        w(f"const int32_t iy = y * {stride_y} + ky * {dilation_y} - {top};")
-        w(f"if (iy < 0 || iy >= {rows_}) continue;")
-        w.open(f"for (int32_t kx = 0; kx < {kernel_x}; ++kx)")
-        w(f"const int32_t ix = x * {stride_x} + kx * {dilation_x} - {left};")
-        w(f"if (ix < 0 || ix >= {columns}) continue;")
-
-    def _pool(self, w: Writer, step: Step) -> None:
-        source = self.network.tensors[step.inputs[0]]
-        _, columns, channels = extents(source.shape)
-        element = f"{self.plan.identifiers[step.inputs[0]]}[(iy * {columns} + ix) * {channels} + c]"
-        w("v = INT64_MIN;" if step.op == "max_pool" else "v = 0;")
-        self._window(w, step, source, *step.attributes["kernel"])
-        w(f"if ({element} > v) v = {element};" if step.op == "max_pool" else f"v += {element};")
-        w.close(2)
-
-    def _flatten(self, w: Writer, step: Step) -> None:
-        source = self.network.tensors[step.inputs[0]]
-        height, width, channels = extents(source.shape)
-        x = self.plan.identifiers[step.inputs[0]]
-        places = height * width  # channels slowest
-        index = "c" if places == 1 else f"c % {places} * {channels} + c / {places}"
-        w(f"v = {x}[{index}];")
-
-    def _select(self, w: Writer, step: Step) -> None:
-        source, places, absent = step.inputs[0], [], []
-        for own, variable in zip(SELECTED, "cyx", strict=True):
-            indices = step.attributes[own]
-            places.append(variable)
-            if indices:
-                member = self._member(f"i{self.tensor_ids[step.name]}_{own}", np.array(indices, np.int64))
-                w(f"const int32_t s{variable} = {member}[{variable}];")
-                places[-1] = f"s{variable}"
-                absent += [f"s{variable} < 0"] if min(indices) < 0 else []
-        c, y, x = places
-        value = f"{self.plan.identifiers[source]}[{self.plan.place(source, y, x, c)}]"
-        for place in places:
-            if place.startswith("s"):
-                w(f"(void){place};")  # an axis of the source with one place is not asked
-        if absent:
-            value = f"{' || '.join(absent)} ? {literal(step.attributes['fill'])} : (int64_t){value}"
-        w(f"v = {value};")
-
-    def _sum_channels(self, w: Writer, step: Step) -> None:
-        source, size = step.inputs[0], step.attributes["size"]
-        channels, before = self.network.tensors[source].shape[0], (size - 1) // 2
-        w("v = 0;")
-        w.open(f"for (int32_t k = c - {before}; k < c + {size - before}; ++k)")
-        element = f"{self.plan.identifiers[source]}[{self.plan.place(source, c='k')}]"
-        w(f"if (k >= 0 && k < {channels}) v += {element};")
-        w.close()
-
-    def _concat(self, w: Writer, nest: Nest) -> None:
-        step = nest.head
-        height, width, channels = extents(self.network.tensors[step.name].shape)
-        first = 0
-        for name in step.inputs:
-            own = extents(self.network.tensors[name].shape)[2]
-            w.open(f"for (int32_t place = 0; place < {height * width}; ++place)")
-            w.open(f"for (int32_t k = 0; k < {own}; ++k)")
-            w(f"const int32_t c = {first} + k, y = place / {width}, x = place % {width};")
-            w(f"const int32_t i = place * {channels} + c;")
-            w(f"int64_t v = {self.plan.identifiers[name]}[place * {own} + k];")
-            w("(void)y, (void)x;")
-            self._finish(w, step, nest)
-            for other in nest.chain:
-                self._element(w, other)
-                self._finish(w, other, nest)
-            w.close(2)
-            first += own
 
 
 class CTarget:
@@ -455,6 +328,7 @@ class CTarget:
     options: tuple[str, ...] = ("parameters",)
     steps = EVERY
     several_outputs = True
+    machines = ("cortex-m7",)
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
         """See ``radixpoint.export.target.Target``; option ``parameters``: ``arrays`` or ``blob``."""
@@ -462,6 +336,12 @@ class CTarget:
         if chosen not in (None, "arrays", "blob"):
             raise ExportError(f"option parameters={chosen!r}: expected arrays or blob")
         return Source(network, None if chosen is None else chosen == "blob").files()
+
+    def open_on(
+        self, machine: str, folder: Path, network: IntGraph, scratch: Path
+    ) -> dict[str, TracedProgram]:
+        """As ``open``, on another machine: one of ``machines``."""
+        return programs(folder, network, scratch, WARNINGS[1:])
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, TracedProgram]:
         """See ``radixpoint.export.target.Target``."""

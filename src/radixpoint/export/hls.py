@@ -16,10 +16,10 @@ import numpy as np
 
 from radixpoint.arithmetic.formats import Overflow, TensorFormat
 from radixpoint.errors import ExportError
-from radixpoint.export.c import c_type
 from radixpoint.export.source import TracedProgram, Writer, build, literal, rows
 from radixpoint.export.target import EVERY
 from radixpoint.export.tools import tool
+from radixpoint.ir.memory import c_type
 from radixpoint.ir.network import IntGraph, Step
 from radixpoint.ir.ops import SELECTED
 from radixpoint.ir.plan import Function, Ints, Nest, Plan, extents

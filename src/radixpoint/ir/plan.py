@@ -2,7 +2,8 @@
 
 A network becomes functions, one a layer; a function becomes loop nests, each one step that reads its
 neighbourhood (a convolution, a pooling) followed by the element-wise steps on its result. Only what a later
-nest reads is stored. Memory order is height, width, channel.
+nest reads is stored. In a fused plan a nest goes on with the element-wise steps of the layers behind it.
+Memory order is height, width, channel.
 """
 
 from __future__ import annotations
@@ -100,15 +101,16 @@ class Plan:
 
     Args:
         network: a verified IntGraph.
+        fused: whether a nest may go on into the layers behind it.
 
     Raises:
         ExportError: a network without steps, or one whose input is its output.
     """
 
-    def __init__(self, network: IntGraph) -> None:
+    def __init__(self, network: IntGraph, fused: bool = False) -> None:
         if not network.steps:
             raise ExportError("the network has no steps: there is nothing to export")
-        self.network = network
+        self.network, self.fused = network, fused
         ops = {network.input: "input"} | {step.name: step.op for step in network.steps}
         self.order: tuple[str, ...] = tuple(ops)
         """Every tensor, in execution order."""
@@ -126,18 +128,20 @@ class Plan:
 
     @cached_property
     def functions(self) -> tuple[Function, ...]:
-        """One for each run of steps of one layer, in execution order."""
+        """One for each run of steps of one layer, and what is fused behind, in execution order."""
         network = self.network
         runs: list[list[list[Step]]] = []
         previous: Step | None = None
         for step in network.steps:
             layer = network.tensors[step.name].layer
-            if previous is None or network.tensors[previous.name].layer != layer:
-                runs.append([[step]])
-            elif previous is not None and step.row.pointwise and step.inputs == (previous.name,):
+            same = previous is not None and network.tensors[runs[-1][0][0].name].layer == layer
+            goes_on = previous is not None and step.row.pointwise and step.inputs == (previous.name,)
+            if goes_on and (self.fused or same):
                 runs[-1][-1].append(step)
-            else:
+            elif same:
                 runs[-1].append([step])
+            else:
+                runs.append([[step]])
             previous = step
         heads = [steps[0] for run in runs for steps in run]
         stored = {*network.outputs, *(name for head in heads for name in head.inputs)}

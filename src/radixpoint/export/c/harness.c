@@ -40,18 +40,27 @@ static int load(const char *path) {
 #define parameters radixpoint_parameters
 #endif
 
+/* Where there is no standard input and output, and no arguments, the names of files are built in. */
+#ifndef RADIXPOINT_PARAMETERS
+#define RADIXPOINT_PARAMETERS (argc == 2 ? argv[1] : "")
+#endif
+
 int main(int argc, char **argv) {
   static int64_t read[RADIXPOINT_IMAGE_VALUES];
   static radixpoint_image_t image[RADIXPOINT_IMAGE_VALUES];
   static radixpoint_logit_t logits[RADIXPOINT_LOGITS];
+  static struct radixpoint_buffer buffer;
+#ifdef RADIXPOINT_INPUT
+  if (freopen(RADIXPOINT_INPUT, "rb", stdin) == NULL) return 3;
+  if (freopen(RADIXPOINT_OUTPUT, "wb", stdout) == NULL) return 3;
+#endif
 #ifdef RADIXPOINT_PARAMETERS_BLOB
-  if (argc != 2 || !load(argv[1])) {
+  if (!load(RADIXPOINT_PARAMETERS)) {
     fprintf(stderr, "usage: network parameters.bin < images > results\n");
     return 2;
   }
-#else
-  (void)argc, (void)argv;
 #endif
+  (void)argc, (void)argv;
   while (fread(read, sizeof read, 1, stdin) == 1) {
     int i;
     for (i = 0; i < RADIXPOINT_IMAGE_VALUES; ++i) image[i] = (radixpoint_image_t)read[i];
@@ -59,7 +68,7 @@ int main(int argc, char **argv) {
     memset(values, 0x80, sizeof values);
     for (i = 0; i < RADIXPOINT_IMAGE_VALUES; ++i) values[i] = image[i];
 #endif
-    radixpoint_run(&parameters, image, logits RADIXPOINT_OTHER_OUTPUTS(PASS));
+    radixpoint_run(&parameters, image, logits RADIXPOINT_OTHER_OUTPUTS(PASS), &buffer);
 #ifdef RADIXPOINT_TRACE
     if (fwrite(values, sizeof values, 1, stdout) != 1) return 1;
 #else

@@ -43,6 +43,23 @@ RX_ROUNDING(RND_INF, rest > half || (rest == half && x > 0))
 RX_ROUNDING(RND_ZERO, rest > half || (rest == half && x < 0))
 RX_ROUNDING(RND_CONV, rest > half || (rest == half && (floor & 1)))
 
+/* The same in 32 bits, 1 <= s <= 30: where every value is proven to fit, also with half a place added. */
+#define RX_ROUNDING32(name, up)                                \
+  static inline int32_t rx_round32_##name(int32_t x, int s) {  \
+    const int32_t floor = x >> s;                              \
+    const uint32_t half = UINT32_C(1) << (s - 1);              \
+    const uint32_t rest = (uint32_t)x & (2 * half - 1);        \
+    (void)rest, (void)half;                                    \
+    return floor + (up);                                       \
+  }
+RX_ROUNDING32(TRN, 0)
+RX_ROUNDING32(TRN_ZERO, x < 0 && rest > 0)
+static inline int32_t rx_round32_RND(int32_t x, int s) { return (x + (1 << (s - 1))) >> s; }
+RX_ROUNDING32(RND_MIN_INF, rest > half)
+RX_ROUNDING32(RND_INF, rest > half || (rest == half && x > 0))
+RX_ROUNDING32(RND_ZERO, rest > half || (rest == half && x < 0))
+RX_ROUNDING32(RND_CONV, rest > half || (rest == half && (floor & 1)))
+
 /* SplitMix64's output function (Steele, Lea, Flood 2014): draw number `index` of a cast with this key. */
 static inline uint64_t rx_mix(uint64_t z) {
   z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
@@ -72,6 +89,26 @@ static inline int64_t rx_saturate(int64_t x, int64_t low, int64_t high) {
   return x < low ? low : x > high ? high : x;
 }
 
+static inline int32_t rx_saturate32(int32_t x, int32_t low, int32_t high) {
+  return x < low ? low : x > high ? high : x;
+}
+
+/* To so many bits, with and without a sign: one instruction where the processor has it. */
+#if defined(__GNUC__) && defined(__ARM_FEATURE_SAT)
+#include <arm_acle.h>
+#define rx_ssat(x, bits) __ssat((x), (bits))
+#define rx_usat(x, bits) ((int32_t)__usat((x), (bits)))
+#else
+#define rx_ssat(x, bits) rx_saturate32((x), -(1 << ((bits) - 1)), (1 << ((bits) - 1)) - 1)
+#define rx_usat(x, bits) rx_saturate32((x), 0, (int32_t)((UINT32_C(1) << (bits)) - 1))
+#endif
+
+static inline int32_t rx_wrap32(int32_t x, int bits, int is_signed) {
+  const uint32_t kept = bits == 32 ? (uint32_t)x : (uint32_t)x & ((UINT32_C(1) << bits) - 1);
+  const uint32_t sign = is_signed ? UINT32_C(1) << (bits - 1) : 0;
+  return (int32_t)((int64_t)(kept ^ sign) - (int64_t)sign);
+}
+
 static inline int64_t rx_wrap(int64_t x, int bits, int is_signed) {
   if (bits == 64) return x;
   const uint64_t kept = (uint64_t)x & ((UINT64_C(1) << bits) - 1);
@@ -95,16 +132,21 @@ static inline int64_t rx_left_WRAP(int64_t x, int s) {
 /* x * 2^s where it is known to fit, 0 <= s <= 62. */
 static inline int64_t rx_align(int64_t x, int s) { return x * ((int64_t)1 << s); }
 
+static inline int32_t rx_align32(int32_t x, int s) { return (int32_t)((int64_t)x * ((int64_t)1 << s)); }
+
 /* ---- n / d rounded once, d > 0 ---- */
 
-#define RX_DIVISION(name, up)                                                      \
-  static inline int64_t rx_divide_##name(int64_t n, int64_t d) {                   \
-    const int64_t x = n, floor = n / d - (n % d < 0);                              \
-    const int64_t part = n % d < 0 ? n % d + d : n % d;                            \
-    const int64_t half = 2, rest = part == 0 ? 0 : part < d - part ? 1 : part == d - part ? 2 : 3; \
+#define RX_DIVISION_IN(function, type, up)                                         \
+  static inline type function(type n, type d) {                                    \
+    const type x = n, floor = n / d - (n % d < 0);                                 \
+    const type part = n % d < 0 ? n % d + d : n % d;                               \
+    const type half = 2, rest = part == 0 ? 0 : part < d - part ? 1 : part == d - part ? 2 : 3; \
     (void)x, (void)rest, (void)half;                                               \
     return floor + (up);                                                           \
   }
+#define RX_DIVISION(name, up)                          \
+  RX_DIVISION_IN(rx_divide_##name, int64_t, up)        \
+  RX_DIVISION_IN(rx_divide32_##name, int32_t, up)
 RX_DIVISION(TRN, 0)
 RX_DIVISION(TRN_ZERO, x < 0 && rest > 0)
 RX_DIVISION(RND, rest >= half)
@@ -112,5 +154,54 @@ RX_DIVISION(RND_MIN_INF, rest > half)
 RX_DIVISION(RND_INF, rest > half || (rest == half && x > 0))
 RX_DIVISION(RND_ZERO, rest > half || (rest == half && x < 0))
 RX_DIVISION(RND_CONV, rest > half || (rest == half && (floor & 1)))
+
+/* ---- windows: taps k with 0 <= at + k * dilation < size ---- */
+
+static inline int32_t rx_first(int32_t at, int32_t dilation) {
+  return at >= 0 ? 0 : (-at + dilation - 1) / dilation;
+}
+
+static inline int32_t rx_last(int32_t at, int32_t size, int32_t kernel, int32_t dilation) {
+  const int32_t inside = at >= size ? 0 : (size - 1 - at) / dilation + 1;
+  return inside < kernel ? inside : kernel;
+}
+
+/* ---- sums of products ----
+   name_4: sums[j] += b[j * stride + i] * a[i] over i < n, for four j. name_1: one such sum.
+   Defined once for each combination of types that a network has, and shared by its layers. */
+
+#define RX_DOT_1(name, weight_t, value_t, sum_t)                                     \
+  static inline sum_t name##_1(const value_t *a, const weight_t *b, int32_t n) {     \
+    sum_t sum = 0;                                                                   \
+    for (int32_t i = 0; i < n; ++i) sum += (sum_t)b[i] * a[i];                       \
+    return sum;                                                                      \
+  }
+
+#define RX_DOT(name, weight_t, value_t, sum_t)                                                             \
+  RX_DOT_1(name, weight_t, value_t, sum_t)                                                                 \
+  static void name##_4(const value_t *a, const weight_t *b, int32_t stride, int32_t n, sum_t *sums) {      \
+    const weight_t *b0 = b, *b1 = b0 + stride, *b2 = b1 + stride, *b3 = b2 + stride;                       \
+    sum_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];                                          \
+    const value_t *const end = a + n, *const whole = a + n / 4 * 4;                                        \
+    for (; a < whole; a += 4, b0 += 4, b1 += 4, b2 += 4, b3 += 4) {                                        \
+      const sum_t x0 = a[0], x1 = a[1], x2 = a[2], x3 = a[3];                                              \
+      s0 += b0[0] * x0, s0 += b0[1] * x1, s0 += b0[2] * x2, s0 += b0[3] * x3;                              \
+      s1 += b1[0] * x0, s1 += b1[1] * x1, s1 += b1[2] * x2, s1 += b1[3] * x3;                              \
+      s2 += b2[0] * x0, s2 += b2[1] * x1, s2 += b2[2] * x2, s2 += b2[3] * x3;                              \
+      s3 += b3[0] * x0, s3 += b3[1] * x1, s3 += b3[2] * x2, s3 += b3[3] * x3;                              \
+    }                                                                                                      \
+    for (; a < end; ++a, ++b0, ++b1, ++b2, ++b3) {                                                         \
+      const sum_t x = a[0];                                                                                \
+      s0 += b0[0] * x, s1 += b1[0] * x, s2 += b2[0] * x, s3 += b3[0] * x;                                  \
+    }                                                                                                      \
+    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;                                                \
+  }
+
+/* Of bytes; radixpoint_dsp.h has another one. */
+#ifdef RADIXPOINT_DSP
+#include "radixpoint_dsp.h"
+#else
+#define RX_DOT_BYTES(name, weight_t, value_t, weight_sign, value_sign) RX_DOT(name, weight_t, value_t, int32_t)
+#endif
 
 #endif
