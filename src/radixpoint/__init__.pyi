@@ -51,6 +51,7 @@ from .engines import make_engine, quantize_images
 from .errors import RadixpointError
 from .export import export_network, verify_export
 from .importers import load
+from .importers.quantized import load_quantized
 from .ir.graph import Graph
 from .ir.network import IntGraph
 from .ir.storage import load_network, save_network
@@ -97,6 +98,7 @@ __all__ = [
     "load",
     "load_images",
     "load_network",
+    "load_quantized",
     "make_engine",
     "quantize",
     "quantize_images",

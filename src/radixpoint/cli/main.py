@@ -14,6 +14,7 @@ import typer
 
 from radixpoint.cli.calibrate import calibrate
 from radixpoint.cli.compare import compare
+from radixpoint.cli.convert import convert
 from radixpoint.cli.cost import cost
 from radixpoint.cli.demo import demo
 from radixpoint.cli.evaluate import evaluate
@@ -46,6 +47,7 @@ for command in (
     calibrate,
     search,
     quantize,
+    convert,
     evaluate,
     export,
     verify,

@@ -1,0 +1,774 @@
+"""Networks that were trained quantized elsewhere: QONNX and QDQ models become an ``IntGraph`` as they are.
+
+A Quant node (QONNX), or a QuantizeLinear with its DequantizeLinear, says that its result is an integer times
+a scale. Where every scale is a power of two, the whole model is a network in fixed-point formats, and nothing
+has to be chosen: convolutions and sums are exact, and each conversion is a cast with the rounding that the
+node names. Other scales are refused with the reason.
+
+Two things of such models are real numbers. Factors and offsets of batch normalization (and of Mul and Add
+with constants) are taken in binary32, as executors compute them, and stored exactly. The image is rounded to
+the format of the first Quant node by RND, as the input of every network, while that node may say otherwise
+for ties. Where images have a format of their own, such as bytes over 256, they enter in that, and the node's
+cast follows.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from radixpoint.arithmetic.formats import MAX_STORED, FixedFormat, Overflow, Rounding, TensorFormat
+from radixpoint.errors import FormatError, GraphError, ModelError, UnsupportedError
+from radixpoint.files import read_regular
+from radixpoint.importers.onnx_node import Node
+from radixpoint.ir.graph import freeze
+from radixpoint.ir.network import IntGraph, IntParameter, IntTensor, Step, derived_tensor, verify
+from radixpoint.ir.ops import Attributes
+
+_MOST = 1 << 31
+"""Bytes of a model."""
+ROUNDINGS: Mapping[str, Rounding] = {
+    "ROUND": Rounding.RND_CONV,
+    "HALF_EVEN": Rounding.RND_CONV,
+    "FLOOR": Rounding.TRN,
+    "DOWN": Rounding.TRN_ZERO,
+    "ROUND_TO_ZERO": Rounding.TRN_ZERO,
+    "HALF_UP": Rounding.RND_INF,
+    "HALF_DOWN": Rounding.RND_ZERO,
+}
+"""QONNX's names of rounding modes, as its executor reads them. UP and CEIL have no mode here."""
+_DATATYPE = re.compile(r"(U)?INT(\d+)|FIXED<(\d+),(-?\d+)>")
+"""QONNX's names of types that are fixed-point."""
+_LEFT_OUT = ("Softmax", "LogSoftmax", "ArgMax", "Identity", "Dropout")
+
+Reals = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Quantizer:
+    """What a Quant node does: integers of ``bits``, times 2**-fraction (one, or one a channel)."""
+
+    signed: bool
+    bits: int
+    fractions: tuple[int, ...]
+    rounding: Rounding
+    overflow: Overflow
+
+    @property
+    def format(self) -> TensorFormat:
+        return TensorFormat(self.signed, self.bits, self.fractions)
+
+
+@dataclass(frozen=True)
+class _Constant:
+    """A tensor that no image changes; ``quantizer``, with scales along ``axis``, if a Quant node made it."""
+
+    values: Reals
+    quantizer: _Quantizer | None = None
+    axis: int = 0
+
+    @property
+    def integers(self) -> Reals:
+        """What the Quant node made of the values, in units of its scales."""
+        assert self.quantizer is not None
+        own = self.quantizer
+        rounded = _ROUND[own.rounding](np.ldexp(self.values, self._places))
+        return np.asarray(np.clip(rounded, *own.format.limits(own.overflow)))
+
+    @property
+    def real(self) -> Reals:
+        """The values, quantized if a Quant node did so."""
+        return self.values if self.quantizer is None else np.ldexp(self.integers, -self._places)
+
+    @property
+    def _places(self) -> NDArray[np.int64]:
+        assert self.quantizer is not None
+        fractions = np.array(self.quantizer.fractions, np.int64)
+        if len(fractions) == 1:
+            return fractions
+        return fractions.reshape([-1 if axis == self.axis else 1 for axis in range(self.values.ndim)])
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """Sums of ``counts`` terms that the next Quant node divides, with one rounding."""
+
+    tensor: str
+    counts: NDArray[np.int64]
+
+
+Known = str | _Constant | _Mean
+
+
+class _Refused(Exception):
+    """A node that cannot be taken; its text says why."""
+
+
+class _Importer:
+    def __init__(self, model: onnx.ModelProto, source: str, image_format: TensorFormat | None) -> None:
+        self.model, self.source, self.image_format = model, source, image_format
+        self.nodes = [Node(proto) for proto in model.graph.node]
+        self.known: dict[str, Known] = {
+            stored.name: _Constant(numpy_helper.to_array(stored).astype(np.float64))
+            for stored in model.graph.initializer
+        }
+        self.raw = {s.name: numpy_helper.to_array(s) for s in model.graph.initializer}
+        self.tensors: dict[str, IntTensor] = {}
+        self.parameters: dict[str, IntParameter] = {}
+        self.steps: list[Step] = []
+        self.input, self.layer, self.count = "", "", 0
+
+    # ------------------------------------------------------------------------------------- the whole
+
+    def run(self) -> IntGraph:
+        images = [value for value in self.model.graph.input if value.name not in self.known]
+        if len(images) != 1:
+            raise ModelError(f"{self.source}: {len(images)} inputs: expected one, the image")
+        shape = tuple(size.dim_value for size in images[0].type.tensor_type.shape.dim)[1:]
+        if not shape or min(shape) < 1:
+            raise ModelError(
+                f"{self.source}: input {images[0].name!r} of shape {shape}: expected sizes above 0"
+            )
+        self.image, self.image_shape = images[0].name, shape
+        stated = self.image_format or self._stated(self.image)
+        self.stated = stated is not None
+        if stated is not None:
+            self._take_image(stated)
+        problems: list[tuple[str, str, str]] = []
+        lost: set[str] = set()
+        labels: set[str] = set()
+        for node in self.nodes:
+            if lost.intersection(node.inputs):  # what it reads was refused already
+                lost.update(node.outputs)
+                continue
+            self.layer, self.count = node.label, 0
+            if self.layer in labels:  # names may repeat, those of results do not
+                self.layer = f"{node.label}:{node.outputs[0]}"
+            labels.add(self.layer)
+            try:
+                self.known[node.outputs[0]] = self._result(node)
+            except (_Refused, GraphError, FormatError) as error:
+                problems.append((node.op, node.label, str(error)))
+                lost.update(node.outputs)
+        if problems:
+            raise UnsupportedError(self.source, problems)
+        if not self.input:
+            raise ModelError(
+                f"{self.source}: nothing quantizes the image {self.image!r}: expected a Quant node"
+            )
+        outputs = [self._output(value.name) for value in self.model.graph.output]
+        network = IntGraph(
+            *(self.input, self.tensors, tuple(self.steps), outputs[0], self.parameters),
+            {"origin": Path(self.source).name},
+            tuple(outputs[1:]),
+        )
+        verify(network)
+        return network
+
+    def _stated(self, name: str) -> TensorFormat | None:
+        """The format that the model's annotation gives a tensor (``finn_datatype``), if it is fixed-point."""
+        for about in self.model.graph.quantization_annotation:
+            if about.tensor_name == name:
+                for entry in about.quant_parameter_tensor_names:
+                    match = _DATATYPE.fullmatch(entry.value) if entry.key == "finn_datatype" else None
+                    if match is not None:
+                        sign, bits, word, integer = match.groups()
+                        if word:
+                            return TensorFormat(True, int(word), (int(word) - int(integer),))
+                        return TensorFormat(sign is None, int(bits), (0,))
+        return None
+
+    def _take_image(self, form: TensorFormat) -> None:
+        self.input = self.image
+        self.tensors[self.image] = IntTensor(
+            self.image_shape, form, form.min, form.max, self.image, self.image
+        )
+        self.known[self.image] = self.image
+
+    def _output(self, name: str) -> str:
+        value = self.known.get(name)
+        if not isinstance(value, str):
+            raise ModelError(f"{self.source}: output {name!r}: expected a tensor behind quantized layers")
+        form = self.tensors[value].format
+        if form.per_channel:  # to one binary point, which loses nothing
+            self.layer, self.count = f"{name}/output", 0
+            tensor = self.tensors[value]
+            most = max(form.fraction_lengths)
+            reach = max(
+                max(-tensor.low - 1, tensor.high).bit_length() + most - f for f in form.fraction_lengths
+            )
+            to = TensorFormat(True, reach + 1, (most,))
+            if to.word_length > MAX_STORED:
+                raise ModelError(f"{self.source}: output {name!r}: {to.word_length} bits at one binary point")
+            value = self._cast(value, to, Rounding.TRN, Overflow.SAT)
+        tensor = self.tensors[value]
+        self.tensors[value] = IntTensor(
+            tensor.shape, tensor.format, tensor.low, tensor.high, tensor.layer, name
+        )
+        return value
+
+    def _result(self, node: Node) -> Known:
+        op = node.op.rsplit(".", 1)[-1]
+        if op in _LEFT_OUT:
+            return self.known[node.inputs[0]]
+        if op not in _RULES:
+            raise _Refused(f"no quantized meaning is known: expected {', '.join(sorted(_RULES))}")
+        return _RULES[op](self, node)
+
+    # ------------------------------------------------------------------------------------- building
+
+    def step(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        attributes: Attributes | None = None,
+        parameters: Mapping[str, IntParameter] | None = None,
+        to: TensorFormat | None = None,
+    ) -> str:
+        """Write a step of the node at hand."""
+        self.count += 1
+        name = f"{self.layer}/{self.count}.{op}"
+        keys = {}
+        for role, parameter in (parameters or {}).items():
+            keys[role] = f"{name}/{role}"
+            self.parameters[keys[role]] = parameter
+        sources = [self.tensors[i] for i in inputs]
+        self.tensors[name] = derived_tensor(
+            op, attributes or {}, sources, parameters or {}, self.layer, None, to
+        )
+        self.steps.append(Step(name, op, tuple(inputs), attributes or {}, keys))
+        return name
+
+    def _cast(self, tensor: str, to: TensorFormat, rounding: Rounding, overflow: Overflow) -> str:
+        attributes = {"rounding": rounding.value, "overflow": overflow.value, "stream": 0, "seed": 0}
+        return self.step("cast", [tensor], attributes, to=to)
+
+    def tensor(self, name: str) -> str:
+        """The tensor of that name, which an image changes and nothing has to divide first."""
+        value = self.known.get(name)
+        if value is None:
+            raise _Refused(f"reads {name!r} before any Quant node: expected one at the image")
+        if isinstance(value, _Mean):
+            raise _Refused("reads an average that no Quant node has rounded: expected one between them")
+        if isinstance(value, _Constant):
+            raise _Refused(f"reads the constant {name!r}: expected a tensor that an image changes")
+        return value
+
+    def constant(self, node: Node, index: int) -> _Constant:
+        value = self.known.get(node.inputs[index]) if node.given(index) else None
+        if not isinstance(value, _Constant):
+            raise _Refused(f"input {index}: expected a constant")
+        return value
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        return self.tensors[tensor].shape
+
+    # ------------------------------------------------------------------------------------ quantizers
+
+    def quantizer(self, node: Node, channel_axis: int) -> _Quantizer:
+        """Of a Quant node; ``channel_axis`` is that of what it quantizes."""
+        scale = self.constant(node, 1).values
+        zero = self.constant(node, 2).values if node.given(2) or node.op != "QuantizeLinear" else np.zeros(1)
+        op = node.op.rsplit(".", 1)[-1]
+        if np.any(zero != 0):
+            raise _Refused(f"zero point {zero.flat[np.flatnonzero(zero)[0]]:g}: expected 0")
+        if op == "Quant":
+            bits, signed = self.constant(node, 3).values, bool(node.get("signed", 1))
+            narrow, mode = bool(node.get("narrow", 0)), str(node.get("rounding_mode", "ROUND")).upper()
+            if bits.size != 1 or bits.flat[0] != int(bits.flat[0]):
+                raise _Refused(f"bit width {bits.tolist()}: expected one whole number")
+            word = int(bits.flat[0])
+        else:
+            stated = node.given(2) and node.inputs[2] in self.raw
+            kind = self.raw[node.inputs[2]].dtype if stated else np.dtype(np.uint8)
+            bits, signed, narrow, mode = np.zeros(1), kind.kind == "i", False, "ROUND"
+            word = 8 * kind.itemsize
+        if narrow and not signed:
+            raise _Refused("narrow without a sign: expected narrow integers to have one")
+        if mode not in ROUNDINGS:
+            raise _Refused(f"rounding mode {mode}: expected one of {', '.join(ROUNDINGS)}")
+        if not (2 if signed else 1) <= word <= MAX_STORED:
+            raise _Refused(f"{word} bits: expected {2 if signed else 1}..{MAX_STORED}")
+        overflow = Overflow.SAT_SYM if narrow else Overflow.SAT
+        return _Quantizer(signed, word, _fractions(scale, channel_axis), ROUNDINGS[mode], overflow)
+
+    def quant(self, node: Node) -> Known:
+        """A Quant node, or the two of QDQ as one."""
+        source = node.inputs[0]
+        value = self.known.get(source)
+        if isinstance(value, _Constant):
+            sizes = self.constant(node, 1).values.shape
+            axis = next((i for i, size in enumerate(sizes) if size > 1), 0)
+            axis += value.values.ndim - len(sizes) if len(sizes) > 1 else 0
+            return _Constant(value.values, self.quantizer(node, axis), axis)
+        own = self.quantizer(node, 1)
+        if source == self.image and not self.stated:
+            if len(own.fractions) > 1:
+                raise _Refused("an image with a scale a channel: expected one")
+            if value is not None and own.format != self.tensors[source].format:
+                other = self.tensors[source].format
+                raise _Refused(
+                    f"quantizes the image to {own.format}, and another node to {other}: "
+                    "expected one format, or one for the images themselves"
+                )
+            self._take_image(own.format)
+            if own.overflow is Overflow.SAT_SYM:
+                return self._cast(source, own.format, own.rounding, own.overflow)
+            return str(source)
+        if isinstance(value, _Mean):
+            attributes = {"rounding": own.rounding.value, "overflow": own.overflow.value}
+            bits = int(value.counts.max()).bit_length() + 1
+            counts = value.counts if np.unique(value.counts).size > 1 else value.counts[:, :1, :1]
+            divisor = IntParameter(freeze(counts), TensorFormat(True, max(bits, 2), (0,)))
+            return self.step("divide", [value.tensor], attributes, {"divisor": divisor}, own.format)
+        return self._cast(self.tensor(source), own.format, own.rounding, own.overflow)
+
+    def written(self, node: Node) -> Known:
+        """A Constant node."""
+        value = node.attributes.get("value")
+        if not isinstance(value, onnx.TensorProto):
+            raise _Refused("a constant that is no tensor: expected one")
+        self.raw[node.outputs[0]] = numpy_helper.to_array(value)
+        return _Constant(self.raw[node.outputs[0]].astype(np.float64))
+
+    def bipolar(self, node: Node) -> Known:
+        """-1 and 1, times a scale; of 0 the sign is positive."""
+        value, scale = self.known.get(node.inputs[0]), self.constant(node, 1).values
+        if not isinstance(value, _Constant):
+            raise _Refused("of activations: expected of constants only")
+        fractions = _fractions(scale, 0)
+        own = _Quantizer(True, 2, fractions, Rounding.TRN, Overflow.SAT)
+        signs = np.where(value.values >= 0, 1.0, -1.0)
+        moved = np.ldexp(signs, -_along(fractions, signs.ndim))
+        return _Constant(moved, own)
+
+    def dequantize(self, node: Node) -> Known:
+        """Of integers that QuantizeLinear made, there is nothing more to do; of stored ones, their values."""
+        value = self.known.get(node.inputs[0])
+        if value is None:
+            raise _Refused("of the image: expected a QuantizeLinear before it")
+        scale = self.constant(node, 1).values
+        if node.inputs[0] not in self.raw:  # made by a QuantizeLinear, whose scale it has to have
+            own = _fractions(scale.reshape(-1), 0)
+            if isinstance(value, _Constant):
+                made = value.quantizer.fractions if value.quantizer is not None else ()
+            else:
+                tensor = value if isinstance(value, str) else value.tensor
+                made = self.tensors[tensor].format.fraction_lengths
+            if own != made:
+                raise _Refused(f"scales of {own} fraction bits, of integers with {made}: expected the same")
+            return value
+        assert isinstance(value, _Constant)
+        if node.given(2) and np.any(self.constant(node, 2).values != 0):
+            raise _Refused("a zero point that is not 0: expected 0")
+        kind = self.raw[node.inputs[0]].dtype
+        axis = int(node.get("axis", 1))
+        fractions = _fractions(scale.reshape(-1), 0)
+        if len(fractions) > 1 and axis not in (0, -value.values.ndim):
+            raise _Refused(f"a scale along axis {axis} of a constant: expected axis 0")
+        values = np.ldexp(value.values, -_along(fractions, value.values.ndim))
+        stored = _Quantizer(kind.kind == "i", 8 * kind.itemsize, fractions, Rounding.RND_CONV, Overflow.SAT)
+        return _Constant(values, stored)
+
+    def stored(self, node: Node, index: int, transposed: bool = False) -> IntParameter:
+        """A constant that a Quant node made, in its integers."""
+        given = self.constant(node, index)
+        own = given.quantizer
+        if own is None:
+            raise _Refused(f"input {index}: weights that no Quant node made: expected one before it")
+        outputs = given.values.ndim - 1 if transposed else 0
+        if len(own.fractions) > 1 and given.axis != outputs:
+            raise _Refused(f"input {index}: scales along axis {given.axis}: expected one an output")
+        integers = given.integers.T if transposed else given.integers
+        return IntParameter(freeze(np.ascontiguousarray(integers, np.int64)), own.format)
+
+    # -------------------------------------------------------------------------------------- products
+
+    def transpose(self, node: Node) -> Known:
+        """Of constants."""
+        given = self.constant(node, 0)
+        order = node.ints("perm", tuple(reversed(range(given.values.ndim))))
+        return _Constant(given.values.transpose(order), given.quantizer, order.index(given.axis))
+
+    def conv(self, node: Node) -> Known:
+        source, weight = self.tensor(node.inputs[0]), self.stored(node, 1)
+        rank = weight.data.ndim
+        if rank != 4:
+            raise _Refused(f"weights of {rank} axes: expected 4")
+        kernel = weight.data.shape[2:]
+        attributes = {
+            "strides": node.ints("strides", (1, 1)),
+            "pads": self._pads(node, kernel),
+            "dilations": node.ints("dilations", (1, 1)),
+            "groups": int(node.get("group", 1)),
+        }
+        result = self.step("conv", [source], attributes, {"weight": weight})
+        return self._biased(node, result, 2)
+
+    def _pads(self, node: Node, kernel: tuple[int, ...]) -> tuple[int, ...]:
+        if str(node.get("auto_pad", "NOTSET")) not in ("NOTSET", "VALID"):
+            raise _Refused(f"auto_pad {node.get('auto_pad', '')}: expected pads as numbers")
+        return node.ints("pads", (0,) * 2 * len(kernel))
+
+    def _biased(self, node: Node, tensor: str, index: int) -> str:
+        if not node.given(index):
+            return tensor
+        return self.offset(tensor, self.constant(node, index).real)
+
+    def offset(self, tensor: str, values: Reals) -> str:
+        """Add exact numbers, one or one a channel."""
+        value = self._exact(values, tensor, max(self.tensors[tensor].format.fraction_lengths) + 64)
+        return self.step("offset", [tensor], {}, {"value": value})
+
+    def _exact(self, values: Reals, tensor: str, most: int) -> IntParameter:
+        """Real numbers as integers with a binary point each, along the channels of ``tensor``; bits beyond
+        ``most`` fraction bits, which no executor in binary32 would see either, are rounded away."""
+        rank = len(self.shape(tensor))
+        flat = np.asarray(values, np.float64).reshape(-1)
+        if flat.size not in (1, self.shape(tensor)[0]):
+            raise _Refused(f"{flat.size} numbers for {self.shape(tensor)[0]} channels")
+        fractions = [min(_fraction(v), most) for v in flat.tolist()]
+        stored = np.array([round(math.ldexp(v, f)) for v, f in zip(flat.tolist(), fractions, strict=True)])
+        bits = max(int(max(-stored.min() - 1, stored.max())).bit_length() + 1, 2)
+        if bits > MAX_STORED:
+            raise _Refused(f"a constant of {bits} bits: expected at most {MAX_STORED}")
+        shaped = stored.astype(np.int64).reshape(-1, *[1] * (rank - 1))
+        return IntParameter(freeze(shaped), TensorFormat(True, bits, tuple(fractions)))
+
+    def dense(self, node: Node) -> Known:
+        source = self.tensor(node.inputs[0])
+        gemm = node.op == "Gemm"
+        if gemm and (node.get("alpha", 1.0), node.get("beta", 1.0), node.get("transA", 0)) != (1.0, 1.0, 0):
+            raise _Refused("alpha, beta or transA: expected 1, 1 and 0")
+        straight = bool(node.get("transB", 0)) if gemm else False
+        weight = self.stored(node, 1, transposed=not straight)
+        result = self.step("dense", [source], {}, {"weight": weight})
+        return self._biased(node, result, 2) if gemm else result
+
+    # ----------------------------------------------------------------------------------- elementwise
+
+    def batch_norm(self, node: Node) -> Known:
+        """y = s x + t with s and t in binary32, as executors have them."""
+        source = self.tensor(node.inputs[0])
+        gamma, beta, mean, variance = (self.constant(node, i).real for i in range(1, 5))
+        scale = gamma / np.sqrt(variance + float(node.get("epsilon", 1e-5)))
+        return self._affine(source, scale, beta - mean * scale)
+
+    def _affine(self, source: str, scale: Reals, offset: Reals | None) -> str:
+        factor = self._exact(_single(scale), source, 1 << 9)
+        result = self.step("scale", [source], {}, {"factor": factor})
+        if offset is None:
+            return result
+        grid = min(self.tensors[result].format.fraction_lengths)
+        value = self._exact(_single(offset), result, max(grid, 0) + 8)
+        return self.step("offset", [result], {}, {"value": value})
+
+    def relu(self, node: Node) -> Known:
+        source = self.tensor(node.inputs[0])
+        return self.step("clamp", [source], {"low": 0, "high": max(self.tensors[source].high, 0)})
+
+    def extreme(self, node: Node) -> Known:
+        """Max or Min of two: tensors, or a tensor and a number."""
+        if len(node.inputs) != 2:
+            raise _Refused(f"of {len(node.inputs)} tensors: expected two")
+        constants = [n for n in node.inputs if isinstance(self.known.get(n), _Constant)]
+        if not constants:
+            names = {"Max": "maximum", "Min": "minimum"}
+            return self.step(names[node.op], [self.tensor(name) for name in node.inputs])
+        source = self.tensor(next(name for name in node.inputs if name not in constants))
+        limit = self.constant(node, node.inputs.index(constants[0])).real
+        if limit.size != 1:
+            raise _Refused("of a tensor and several numbers: expected one")
+        tensor = self.tensors[source]
+        own = self._limit(source, float(limit.reshape(-1)[0]))
+        ends = (own, max(tensor.high, own)) if node.op == "Max" else (min(tensor.low, own), own)
+        return self.step("clamp", [source], {"low": ends[0], "high": ends[1]})
+
+    def _limit(self, source: str, limit: float) -> int:
+        """A real number in the units of a tensor."""
+        form = self.tensors[source].format
+        if limit == 0:
+            return 0
+        if form.per_channel:
+            raise _Refused("a limit on a tensor with a binary point a channel")
+        moved = math.ldexp(limit, form.fraction_lengths[0])
+        if moved != int(moved):
+            raise _Refused(f"limit {limit:g}: expected a multiple of the operand's unit")
+        return int(moved)
+
+    def converted(self, node: Node) -> Known:
+        """Cast between floats, which loses nothing."""
+        value = self.known.get(node.inputs[0])
+        kind = int(node.get("to", 0))
+        if kind not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
+            raise _Refused("to another type than float or double")
+        if value is None:
+            return self.tensor(node.inputs[0])
+        if isinstance(value, str) and kind == onnx.TensorProto.FLOAT:
+            tensor = self.tensors[value]
+            if max(-tensor.low, tensor.high) > 1 << 24:
+                raise _Refused("to float of numbers beyond 24 bits: expected numbers that it holds")
+        return value
+
+    def clip(self, node: Node) -> Known:
+        source = self.tensor(node.inputs[0])
+        tensor = self.tensors[source]
+        ends = []
+        for index, name, plain in ((1, "min", -math.inf), (2, "max", math.inf)):
+            limit = float(node.get(name, plain))
+            if node.given(index):
+                limit = float(self.constant(node, index).values.reshape(-1)[0])
+            if math.isinf(limit):
+                ends.append(tensor.low if limit < 0 else tensor.high)
+                continue
+            ends.append(self._limit(source, limit))
+        return self.step("clamp", [source], {"low": ends[0], "high": ends[1]})
+
+    def add(self, node: Node) -> Known:
+        values = [self.known.get(name) for name in node.inputs]
+        constants = [value for value in values if isinstance(value, _Constant)]
+        if len(constants) == 2:
+            signs = (1.0, -1.0) if node.op == "Sub" else (1.0, 1.0)
+            return _Constant(signs[0] * constants[0].real + signs[1] * constants[1].real)
+        if constants:
+            source = self._beside(node, constants[0])
+            sign = -1.0 if node.op == "Sub" else 1.0
+            if node.op == "Sub" and values[0] is constants[0]:
+                raise _Refused("a constant minus a tensor: expected a tensor minus a constant")
+            return self.offset(source, sign * _by_channel(constants[0].real, len(self.shape(source))))
+        if node.op == "Sub":
+            raise _Refused("of two tensors: expected a constant")
+        return self.step("add", [self.tensor(name) for name in node.inputs])
+
+    def _beside(self, node: Node, constant: _Constant) -> str:
+        """The other input of a node."""
+        return self.tensor(next(name for name in node.inputs if self.known.get(name) is not constant))
+
+    def mul(self, node: Node) -> Known:
+        values = [self.known.get(name) for name in node.inputs]
+        constants = [value for value in values if isinstance(value, _Constant)]
+        if len(constants) == 2:
+            a, b = (constant.real for constant in constants)
+            return _Constant(a / b if node.op == "Div" else a * b)
+        if not constants:
+            if node.op == "Div":
+                raise _Refused("of two tensors: expected a constant")
+            return self.step("multiply", [self.tensor(name) for name in node.inputs])
+        if node.op == "Div" and values[0] is constants[0]:
+            raise _Refused("a constant over a tensor: expected a tensor over a constant")
+        source = self._beside(node, constants[0])
+        numbers = _by_channel(constants[0].real, len(self.shape(source)))
+        return self._affine(source, 1 / numbers if node.op == "Div" else numbers, None)
+
+    # ---------------------------------------------------------------------------- windows and layout
+
+    def max_pool(self, node: Node) -> Known:
+        source, kernel = self.tensor(node.inputs[0]), node.ints("kernel_shape", ())
+        if int(node.get("ceil_mode", 0)) or any(d != 1 for d in node.ints("dilations", (1, 1))):
+            raise _Refused("ceil_mode or dilations: expected neither")
+        return self.step("max_pool", [source], self._windows(node, kernel))
+
+    def _windows(self, node: Node, kernel: tuple[int, ...]) -> dict[str, Any]:
+        strides = node.ints("strides", (1,) * len(kernel))
+        return {"kernel": kernel, "strides": strides, "pads": self._pads(node, kernel)}
+
+    def average(self, node: Node) -> Known:
+        source = self.tensor(node.inputs[0])
+        if node.op == "AveragePool":
+            kernel = node.ints("kernel_shape", ())
+            if int(node.get("ceil_mode", 0)):
+                raise _Refused("ceil_mode: expected none")
+            attributes = self._windows(node, kernel)
+        else:
+            kernel = self.shape(source)[1:]
+            attributes = {"kernel": kernel, "strides": (1, 1), "pads": (0, 0, 0, 0)}
+        result = self.step("sum_pool", [source], attributes)
+        terms = math.prod(kernel)
+        if any(attributes["pads"]) and not int(node.get("count_include_pad", 0)):
+            ones = np.ones((1, *self.shape(source)[1:]), np.int64)
+            counts = _window_sums(ones, attributes)
+        else:
+            counts = np.full((1, 1, 1), terms, np.int64)
+        return _Mean(result, counts)
+
+    def flatten(self, node: Node) -> Known:
+        value = self.known.get(node.inputs[0])
+        if isinstance(value, _Constant):
+            return value
+        if isinstance(value, _Mean):  # one number a channel; what divides them stays the same
+            if value.counts.size > 1:
+                raise _Refused("an average that no Quant node has rounded: expected one between them")
+            return _Mean(self._flat(node, value.tensor), value.counts.reshape(1))
+        return self._flat(node, self.tensor(node.inputs[0]))
+
+    def _flat(self, node: Node, source: str) -> str:
+        if node.op == "Flatten" and int(node.get("axis", 1)) != 1:
+            raise _Refused(f"axis {node.get('axis', 1)}: expected 1")
+        if node.op == "Reshape":
+            wanted = self.constant(node, 1).values.astype(np.int64).tolist()
+            numbers = math.prod(self.shape(source))
+            if len(wanted) != 2 or wanted[0] not in (-1, 0, 1) or wanted[1] not in (-1, numbers):
+                raise _Refused(f"to {wanted}: expected (images, {numbers})")
+        return source if len(self.shape(source)) == 1 else self.step("flatten", [source])
+
+    def concat(self, node: Node) -> Known:
+        if int(node.get("axis", 1)) not in (1, -3):
+            raise _Refused(f"along axis {node.get('axis', 1)}: expected the channels, 1")
+        sources = [self.tensor(name) for name in node.inputs]
+        forms = [self.tensors[name].format for name in sources]
+        fraction = max(f for form in forms for f in form.fraction_lengths)
+        moved = []
+        for source in sources:  # to one format that holds them all, which loses nothing
+            tensor = self.tensors[source]
+            reach = fraction - min(tensor.format.fraction_lengths)
+            moved.append((tensor.low << reach, tensor.high << reach))
+        low, high = min(a for a, _ in moved), max(b for _, b in moved)
+        bits = max(-low - 1, high).bit_length() + (low < 0)
+        to = TensorFormat(low < 0, max(bits, 2 if low < 0 else 1), (fraction,))
+        if to.word_length > MAX_STORED:
+            raise _Refused(f"parts that need {to.word_length} bits in one format")
+        same = [
+            source
+            if self.tensors[source].format == to
+            else self._cast(source, to, Rounding.TRN, Overflow.SAT)
+            for source in sources
+        ]
+        return self.step("concat", same)
+
+
+def _fractions(scale: Reals, channel_axis: int) -> tuple[int, ...]:
+    """Fraction lengths of scales, one or one a channel.
+
+    Raises:
+        _Refused: one that is no power of two, or scales along another axis.
+    """
+    if scale.size > 1 and scale.ndim > 1:
+        others = [axis for axis, size in enumerate(scale.shape) if size > 1]
+        if others != [channel_axis]:
+            raise _Refused(f"scales of shape {scale.shape}: expected one, or one a channel")
+    flat = scale.reshape(-1)
+    mantissas, exponents = np.frexp(flat)
+    wrong = np.flatnonzero(mantissas != 0.5)
+    if wrong.size:
+        raise _Refused(f"scale {flat[wrong[0]]:.9g}: expected a power of two, since then a cast is a shift")
+    found = (1 - exponents).astype(int).tolist()
+    return tuple(found) if len(set(found)) > 1 else (found[0],)
+
+
+def _along(fractions: tuple[int, ...], rank: int) -> NDArray[np.int64]:
+    """Fraction lengths beside an array whose first axis is the channel."""
+    values = np.array(fractions, np.int64)
+    return values if len(values) == 1 else values.reshape(-1, *[1] * (rank - 1))
+
+
+def _fraction(value: float) -> int:
+    """Fewest fraction bits with which a number is exact."""
+    if value == 0:
+        return 0
+    numerator, denominator = value.as_integer_ratio()
+    if denominator > 1:
+        return denominator.bit_length() - 1
+    return -((numerator & -numerator).bit_length() - 1)
+
+
+def _single(values: Reals) -> Reals:
+    return values.astype(np.float32).astype(np.float64)
+
+
+def _by_channel(values: Reals, rank: int) -> Reals:
+    """A constant beside a tensor, as one number or one a channel.
+
+    Raises:
+        _Refused: it differs from place to place.
+    """
+    if values.size == 1:
+        return values.reshape(1)
+    axes = [1] * (rank + 1 - values.ndim) + list(values.shape)
+    if any(size > 1 for axis, size in enumerate(axes) if axis != 1):
+        raise _Refused(f"a constant of shape {values.shape}: expected one number, or one a channel")
+    return values.reshape(-1)
+
+
+def _window_sums(values: NDArray[np.int64], attributes: Mapping[str, Any]) -> NDArray[np.int64]:
+    """How many places of each window lie inside the image."""
+    top, left, bottom, right = attributes["pads"]
+    padded = np.pad(values, ((0, 0), (top, bottom), (left, right)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, attributes["kernel"], axis=(1, 2))
+    rows, columns = attributes["strides"]
+    return np.asarray(windows[:, ::rows, ::columns].sum((-2, -1)))
+
+
+_ROUND: Mapping[Rounding, Callable[[Reals], Reals]] = {
+    Rounding.RND_CONV: np.rint,
+    Rounding.TRN: np.floor,
+    Rounding.TRN_ZERO: np.trunc,
+    Rounding.RND_INF: lambda x: np.sign(x) * np.floor(np.abs(x) + 0.5),
+    Rounding.RND_ZERO: lambda x: np.sign(x) * np.ceil(np.abs(x) - 0.5),
+}
+_RULES: Mapping[str, Callable[[_Importer, Node], Known]] = {
+    "Constant": _Importer.written,
+    "Quant": _Importer.quant,
+    "BipolarQuant": _Importer.bipolar,
+    "QuantizeLinear": _Importer.quant,
+    "DequantizeLinear": _Importer.dequantize,
+    "Conv": _Importer.conv,
+    "Gemm": _Importer.dense,
+    "MatMul": _Importer.dense,
+    "BatchNormalization": _Importer.batch_norm,
+    "Relu": _Importer.relu,
+    "Clip": _Importer.clip,
+    "Add": _Importer.add,
+    "Sub": _Importer.add,
+    "Mul": _Importer.mul,
+    "Div": _Importer.mul,
+    "MaxPool": _Importer.max_pool,
+    "AveragePool": _Importer.average,
+    "GlobalAveragePool": _Importer.average,
+    "Flatten": _Importer.flatten,
+    "Reshape": _Importer.flatten,
+    "Cast": _Importer.converted,
+    "Concat": _Importer.concat,
+    "Max": _Importer.extreme,
+    "Min": _Importer.extreme,
+    "Transpose": _Importer.transpose,
+}
+
+
+def load_quantized(path: str | Path, image: str | None = None) -> IntGraph:
+    """Read a network that was trained quantized.
+
+    Args:
+        path: of a QONNX model (Quant and BipolarQuant nodes, as Brevitas and QKeras write them) or of an ONNX
+            model with QuantizeLinear and DequantizeLinear; every scale a power of two, every zero point 0.
+        image: format of the images, such as ``ufix8_En8`` for bytes over 256. Default: what the model states
+            (``finn_datatype``), or that of the first Quant node.
+
+    Returns:
+        The network in the formats that the model names, verified.
+
+    Raises:
+        FormatError: ``image`` is no format.
+        ModelError: the file cannot be read, or holds no model of one image.
+        UnsupportedError: nodes that have no such meaning, all of them named, with the reason.
+    """
+    place = Path(path)
+    form = None
+    if image is not None:
+        fixed = FixedFormat.parse(image)
+        form = TensorFormat(fixed.signed, fixed.word_length, (fixed.fraction_length,))
+    try:
+        model = onnx.load_model_from_string(read_regular(place, _MOST))
+    except OSError as error:
+        raise ModelError(f"{place}: {error.strerror}") from None
+    except Exception as error:  # protobuf has no common error
+        raise ModelError(f"{place}: not an ONNX model: {str(error)[:200]}") from None
+    return _Importer(model, str(place), form).run()

@@ -1,0 +1,326 @@
+"""Networks that were trained quantized: exact against the executors of QONNX and onnxruntime, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from qonnx.core.modelwrapper import ModelWrapper
+from qonnx.core.onnx_exec import execute_onnx
+from qonnx.transformation.infer_shapes import InferShapes
+
+import exports
+import networks
+from radixpoint.engines import ReferenceEngine, quantize_images
+from radixpoint.errors import FormatError, ModelError, UnsupportedError
+from radixpoint.export import export_network, verify_export
+from radixpoint.importers.quantized import load_quantized
+from radixpoint.ir.network import IntGraph
+from radixpoint.ir.storage import load_network
+from test_cli import run
+
+DOMAIN = "qonnx.custom_op.general"
+
+
+class Model:
+    """A QONNX or QDQ model under construction."""
+
+    def __init__(self, seed: int = 0, shape: tuple[int, ...] = (3, 8, 8)) -> None:
+        self.random, self.shape = np.random.default_rng(seed), shape
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self.last = "x"
+
+    def constant(self, value: Any, dtype: Any = np.float32) -> str:
+        name = f"k{len(self.constants)}"
+        self.constants[name] = np.asarray(value, dtype)
+        return name
+
+    def node(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        self.last = f"t{len(self.nodes)}"
+        made = helper.make_node(
+            op, inputs, [self.last], f"n{len(self.nodes)}_{op}", domain=domain, **attributes
+        )
+        self.nodes.append(made)
+        return self.last
+
+    def quant(self, x: str, scale: Any, bits: int, **attributes: Any) -> str:
+        numbers = (self.constant(scale), self.constant(0.0), self.constant(float(bits)))
+        own = {"signed": 1, "narrow": 0, "rounding_mode": "ROUND"} | attributes
+        return self.node("Quant", x, *numbers, domain=DOMAIN, **own)
+
+    def qdq(self, x: str, scale: float, kind: Any = np.int8) -> str:
+        numbers = (self.constant(scale), self.constant(0, kind))
+        return self.node("DequantizeLinear", self.node("QuantizeLinear", x, *numbers), *numbers)
+
+    def normal(self, *shape: int) -> str:
+        return self.constant(self.random.normal(0, 0.4, shape))
+
+    def bn(self, x: str, channels: int) -> str:
+        r = self.random
+        values = (r.normal(1, 0.3, channels), r.normal(0, 0.3, channels), r.normal(0, 0.3, channels))
+        own = [self.constant(v) for v in (*values, r.uniform(0.5, 2, channels))]
+        return self.node("BatchNormalization", x, *own, epsilon=1e-5)
+
+    def save(self, path: Path, *outputs: str) -> Path:
+        image = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, *self.shape))
+        results = [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs or (self.last,)]
+        stored = [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
+        graph = helper.make_graph(self.nodes, "test", [image], results, stored)
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 2)]
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+        return path
+
+
+def network_of(kind: str) -> Model:
+    """Networks as quantization-aware trainers write them."""
+    m = Model(shape=(3, 8, 8))
+    x = m.quant("x", 2**-7, 8)
+    if kind == "plain":
+        w = m.quant(m.normal(8, 3, 3, 3), 2**-3, 4, narrow=1)
+        x = m.node("Conv", x, w, pads=[1, 1, 1, 1], strides=[2, 2])
+        x = m.quant(m.node("Relu", m.bn(x, 8)), 2**-2, 4, signed=0)
+        w = m.quant(m.normal(8, 1, 3, 3), np.exp2(-m.random.integers(2, 5, (8, 1, 1, 1))), 5)
+        x = m.bn(m.node("Conv", x, w, pads=[1, 1, 1, 1], group=8), 8)
+        x = m.node(
+            "MaxPool", m.quant(x, 2**-3, 6, rounding_mode="FLOOR"), kernel_shape=[2, 2], strides=[2, 2]
+        )
+        x = m.node("Flatten", x)
+        m.node("Gemm", x, m.quant(m.normal(5, 32), 2**-4, 4), m.quant(m.normal(5), 2**-8, 16), transB=1)
+    elif kind == "residual":
+        x = m.quant(m.node("Conv", x, m.quant(m.normal(6, 3, 1, 1), 2**-3, 4)), 2**-4, 6)
+        y = m.node("Conv", x, m.quant(m.normal(6, 6, 3, 3), 2**-4, 5), pads=[1, 1, 1, 1])
+        y = m.quant(m.node("Relu", m.bn(y, 6)), 2**-3, 5, signed=0)
+        x = m.quant(m.node("Add", x, y), 2**-3, 6, rounding_mode="HALF_UP")
+        x = m.node("Concat", x, m.node("Clip", y, m.constant(0.25), m.constant(1.5)), axis=1)
+        x = m.node("GlobalAveragePool", x)
+        x = m.quant(x, 2**-6, 9)
+        x = m.node("Reshape", x, m.constant([1, 12], np.int64))
+        x = m.node("MatMul", x, m.quant(m.normal(12, 4), np.exp2(-m.random.integers(3, 6, (1, 4))), 6))
+        m.node("Softmax", m.node("Add", x, m.constant([0.25, -0.5, 1.0, 0.125])))
+    else:  # signs for weights, a scale and an offset beside, averages of windows, and two results
+        w = m.node("BipolarQuant", m.normal(4, 3, 3, 3), m.constant(2**-2), domain=DOMAIN)
+        x = m.node("Conv", x, w)
+        x = m.node("Mul", x, m.constant(m.random.uniform(0.5, 2, (1, 4, 1, 1))))
+        x = m.node("Sub", x, m.constant(0.3))
+        first = m.quant(x, 2**-3, 5, rounding_mode="DOWN")
+        m.node("AveragePool", first, kernel_shape=[2, 2], strides=[2, 2])
+        m.quant(m.last, 2**-5, 8, rounding_mode="HALF_DOWN")
+    return m
+
+
+def theirs(path: Path, images: np.ndarray) -> list[np.ndarray]:
+    """Every tensor that the executor of the qonnx package computes, image by image."""
+    model = ModelWrapper(onnx.load(path)).transform(InferShapes())
+    return [execute_onnx(model, {"x": image[None]}, return_full_exec_context=True) for image in images]
+
+
+def real(network: IntGraph, name: str, stored: np.ndarray) -> np.ndarray:
+    return stored * np.exp2(-network.tensors[name].format.fractions(stored.ndim).astype(np.float64))
+
+
+@pytest.mark.parametrize("kind", ["plain", "residual", "signs"])
+def test_exact_against_the_executor_of_qonnx(kind: str, tmp_path: Path) -> None:
+    """Every quantized tensor of 12 images whose pixels are bytes over 256, so that ties are common."""
+    path = network_of(kind).save(tmp_path / "m.onnx")
+    network = load_quantized(path, image="ufix8_En8")
+    images = np.random.default_rng(1).integers(0, 256, (12, 3, 8, 8)).astype(np.float32) / 256
+    found = ReferenceEngine(network).run(quantize_images(network, images), list(network.tensors))
+    last = {step.name.rsplit("/", 1)[0]: step.name for step in network.steps}
+    compared = 0
+    for number, expected in enumerate(theirs(path, images)):
+        for proto in onnx.load(path).graph.node:
+            if proto.op_type == "Quant" and proto.name in last:
+                ours = real(network, last[proto.name], found[last[proto.name]][number])
+                assert np.array_equal(ours, expected[proto.output[0]][0]), (number, proto.name)
+                compared += 1
+    assert compared >= 12 * 2
+    result = real(network, network.output, found[network.output])
+    scores = {"residual": -2}.get(kind, -1)  # before the Softmax that is left out
+    name = onnx.load(path).graph.node[scores].output[0]
+    assert all(np.array_equal(r, e[name][0]) for r, e in zip(result, theirs(path, images), strict=True))
+
+
+@pytest.mark.slow("it compiles")
+@pytest.mark.parametrize("kind", ["plain", "residual"])
+def test_what_enters_leaves_verified(kind: str, tmp_path: Path) -> None:
+    network = load_quantized(network_of(kind).save(tmp_path / "m.onnx"))
+    for target in ("c", "verilog", "onnx"):
+        export_network(
+            network, target, tmp_path / target, options={"lanes": "4"} if target == "verilog" else {}
+        )
+        assert verify_export(tmp_path / target).mismatch is None, target
+
+
+def test_qdq_is_exact_against_onnxruntime(tmp_path: Path) -> None:
+    m = Model(shape=(2, 6, 6))
+    x = m.qdq("x", 2**-7)
+    kernel = m.constant(m.random.integers(-127, 128, (4, 2, 3, 3)), np.int8)
+    w = m.node(
+        "DequantizeLinear",
+        kernel,
+        m.constant(np.exp2([-8, -7, -9, -8])),
+        m.constant([0] * 4, np.int8),
+        axis=0,
+    )
+    bias = m.node(
+        "DequantizeLinear", m.constant([5, -9, 30, 0], np.int32), m.constant(2**-12), m.constant(0, np.int32)
+    )
+    x = m.qdq(m.node("Relu", m.node("Conv", x, w, bias, pads=[1, 1, 1, 1])), 2**-6, np.uint8)
+    x = m.qdq(m.node("Add", x, m.qdq(m.node("Conv", x, m.qdq(m.normal(4, 4, 1, 1), 2**-7)), 2**-5)), 2**-5)
+    path = m.save(tmp_path / "m.onnx")
+    network = load_quantized(path)
+    images = np.random.default_rng(2).normal(0, 0.5, (40, 2, 6, 6)).astype(np.float32)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    ours = real(network, network.output, network.run(quantize_images(network, images))[network.output])
+    for image, result in zip(images, ours, strict=True):
+        assert np.array_equal(session.run(None, {"x": image[None]})[0][0], result)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"binary_point": {"scope": "channel"}},
+        {"rounding": "RND_CONV", "overflow": "SAT_SYM"},
+        {"batch_norm": "staged"},
+        {"batch_norm": "folded", "unsigned": True},
+    ],
+)
+def test_our_own_qonnx_comes_back(options: dict[str, Any], tmp_path: Path) -> None:
+    """What 'export --to qonnx' wrote is read as a network of the same results."""
+    n = networks.Net(5, (3, 9, 9))
+    x = n.simple("relu", n.bn(n.conv("input", 6)))
+    x = n.simple("max_pool", x, kernel=(3, 3), strides=(3, 3), pads=(0, 0, 0, 0))
+    x = n.simple("relu", n.add(n.bn(n.conv(x, 6)), n.conv(x, 6, 1, pads=(0, 0, 0, 0), bias=True)))
+    network = exports.quantized(n.graph(n.fc(n.simple("flatten", x), 54, 5)), conv=7, bn=9, **options)
+    export_network(network, "qonnx", tmp_path / "q")
+    (path,) = (tmp_path / "q").glob("*.onnx")
+    back = load_quantized(path)
+    assert back.tensors[back.input].format == network.tensors[network.input].format
+    images = exports.example_images(network, 8)
+    ours, theirs = (real(one, one.output, one.run(images)[one.output]) for one in (network, back))
+    assert np.array_equal(ours, theirs)
+
+
+def test_refusals_name_every_node_and_say_why(tmp_path: Path) -> None:
+    m = Model()
+    x = m.quant("x", 2**-7, 8)
+    a = m.node("Conv", x, m.quant(m.normal(4, 3, 1, 1), 0.3, 4))
+    m.node("Sigmoid", x)
+    b = m.node("Conv", x, m.normal(4, 3, 1, 1))
+    c = m.quant(x, 2**-3, 6, rounding_mode="CEIL")
+    d = m.quant(x, 2**-3, 6, signed=0, narrow=1)
+    path = m.save(tmp_path / "m.onnx", a, b, c, d, m.last)
+    with pytest.raises(UnsupportedError) as error:
+        load_quantized(path)
+    said = str(error.value)
+    for text in (
+        "scale 0.300000012: expected a power of two",
+        "Sigmoid at node",
+        "weights that no Quant node made",
+        "rounding mode CEIL",
+        "narrow without a sign",
+    ):
+        assert text in said, said
+    assert len(error.value.operators) == 5
+
+
+def _model(change: str) -> Model:
+    m = Model()
+    if change == "zero point":
+        numbers = (m.constant(2**-3), m.constant(1.0), m.constant(4.0))
+        m.node("Quant", "x", *numbers, domain=DOMAIN, signed=1, narrow=0)
+    elif change == "no quantizer":
+        m.node("Relu", "x")
+    elif change == "average":
+        m.node("GlobalAveragePool", m.quant("x", 2**-7, 8))
+        m.node("Relu", m.last)
+    elif change == "bits":
+        m.quant("x", 2**-7, 40)
+    elif change == "image by channel":
+        m.quant("x", np.exp2([-7, -6, -5]).reshape(1, 3, 1, 1), 8)
+    elif change == "two formats":
+        m.node("Add", m.quant("x", 2**-7, 8), m.quant("x", 2**-6, 8))
+    elif change == "other scale":
+        q = m.node("QuantizeLinear", "x", m.constant(2**-6), m.constant(0, np.int8))
+        m.node("DequantizeLinear", q, m.constant(2**-5), m.constant(0, np.int8))
+    elif change == "rows":
+        m.node("Reshape", m.quant("x", 2**-7, 8), m.constant([8, 24], np.int64))
+    elif change == "the image":
+        m.constants["w"] = np.zeros(1, np.float32)
+        m.last = "x"
+    elif change == "ceil":
+        m.node("MaxPool", m.quant("x", 2**-7, 8), kernel_shape=[3, 3], ceil_mode=1)
+    return m
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("zero point", "zero point 1: expected 0"),
+        ("no quantizer", "before any Quant node"),
+        ("average", "an average that no Quant node has rounded"),
+        ("bits", "40 bits: expected 2..32"),
+        ("image by channel", "an image with a scale a channel"),
+        ("ceil", "ceil_mode or dilations"),
+        ("two formats", "quantizes the image to sfix8_En6, and another node to sfix8_En7"),
+        ("other scale", "scales of (5,) fraction bits, of integers with (6,)"),
+        ("rows", "to [8, 24]: expected (images, 192)"),
+        ("the image", "nothing quantizes the image 'x'"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(change: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as error:
+        load_quantized(_model(change).save(tmp_path / "m.onnx"))
+    assert message in str(error.value)
+
+
+def test_two_quantizers_of_an_image_that_has_a_format(tmp_path: Path) -> None:
+    """Each is a cast of the image, and not of what the other made of it."""
+    path = _model("two formats").save(tmp_path / "m.onnx")
+    network = load_quantized(path, image="sfix12_En9")
+    images = np.random.default_rng(3).integers(-600, 600, (4, 3, 8, 8)).astype(np.float32) / 512
+    ours = real(network, network.output, network.run(quantize_images(network, images))[network.output])
+    name = onnx.load(path).graph.output[0].name
+    assert all(np.array_equal(o, t[name][0]) for o, t in zip(ours, theirs(path, images), strict=True))
+
+
+def test_nodes_that_share_a_name(tmp_path: Path) -> None:
+    path = network_of("plain").save(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    for proto in model.graph.node:
+        proto.name = "same"
+    onnx.save(model, tmp_path / "n.onnx")
+    first, second = load_quantized(path), load_quantized(tmp_path / "n.onnx")
+    images = exports.example_images(first, 4)
+    assert np.array_equal(first.run(images)[first.output], second.run(images)[second.output])
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="No such file"):
+        load_quantized(tmp_path / "none.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"\x00garbage")
+    with pytest.raises(ModelError, match=r"not an ONNX model|inputs"):
+        load_quantized(tmp_path / "bad.onnx")
+    with pytest.raises(FormatError, match="'u8' is not a format"):
+        load_quantized(network_of("plain").save(tmp_path / "m.onnx"), image="u8")
+
+
+@pytest.mark.slow("it starts processes")
+def test_command_line(tmp_path: Path) -> None:
+    path = network_of("plain").save(tmp_path / "m.onnx")
+    said = run("convert", path, "-o", tmp_path / "n.safetensors", "--image-format", "ufix8_En8").stdout
+    assert "IntGraph: 3x8x8 of ufix8_En8" in said
+    assert load_network(tmp_path / "n.safetensors").digest == load_quantized(path, "ufix8_En8").digest
+    refused = run("convert", path, "-o", tmp_path / "m.safetensors", "--image-format", "byte", status=2)
+    assert "'byte' is not a format" in refused.stderr
+    assert not (tmp_path / "m.safetensors").exists()
+    run("export", tmp_path / "n.safetensors", "--to", "c", "-o", tmp_path / "c")
