@@ -451,7 +451,7 @@ def test_full_resnet50_of_fewer_bits() -> None:
     lengths = np.random.default_rng(0).integers(3, 9, (len(product_layers(graph)), 2)).tolist()
     by_layer = {name: (w, x) for name, (w, x) in zip(product_layers(graph), lengths, strict=True)}
     best = {"unsigned": True, "binary_point": {"scope": "channel", "rule": "sqnr"}}
-    refined = Design.separate(8, 12, **best, refine=["offsets", "columns"])
+    refined = Design.separate(8, 12, **best, refine=["offsets"])
     minifloat = POLICIES["minifloat"].design(5, 12, {"unsigned": True}, graph)
     for design in (allocated(refined, by_layer, graph), minifloat):
         quantized = quantizer.quantize(design)
