@@ -344,7 +344,7 @@ class Loops:
         dilation_y, dilation_x = step.attributes["dilations"]
         stride_y, stride_x = step.attributes["strides"]
         top, left, _, _ = step.attributes["pads"]
-        if kernel_y == kernel_x == 1 and not (top or left):
+        if kernel_y == kernel_x == 1 and not any(step.attributes["pads"]):
             place = f"(y * {stride_y * columns} + x * {stride_x}) * {channels}"
             sums(f"{values} + {place}", f"{member} + first * {terms}", str(terms))
             return
@@ -405,7 +405,7 @@ class Loops:
         top, left, _, _ = step.attributes["pads"]
         stride_y, stride_x = step.attributes["strides"]
         dilation_y, dilation_x = step.attributes.get("dilations", (1, 1))
-        if kernel_y == kernel_x == 1 and not (top or left) and step.family == "product":
+        if kernel_y == kernel_x == 1 and not any(step.attributes["pads"]) and step.family == "product":
             if step.attributes["groups"] > 1:
                 w("const int32_t ky_first = 0, ky_last = 1, kx_first = 0, kx_last = 1, whole = 1;")
                 w("(void)ky_first, (void)ky_last, (void)kx_first, (void)kx_last, (void)whole;")
