@@ -123,12 +123,12 @@ def _text(about: Preprocessing) -> str:
     return msgspec.json.encode(about).decode()
 
 
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("groups", [1, 3])
 def test_a_window_of_one_place_beyond_the_image(groups: int, tmp_path: Path) -> None:
     """Padded below and to the right only, as random networks found: there is nothing to multiply there."""
-    n = networks.Net(7, (2, 5, 5))
-    x = n.bn(n.conv("input", 4, 1, groups=groups, pads=(0, 0, 1, 3), strides=(1, 2)))
-    graph = n.graph(n.fc(n.simple("flatten", x), 4 * 6 * 4, 3))
+    n = networks.Net(7, (3, 5, 5))
+    x = n.bn(n.conv("input", 6, 1, groups=groups, pads=(0, 0, 1, 3), strides=(1, 2)))
+    graph = n.graph(n.fc(n.simple("flatten", x), 6 * 6 * 4, 3))
     assert exports.verified(exports.quantized(graph, conv=8, bn=10), "c", tmp_path).mismatch is None
 
 
