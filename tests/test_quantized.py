@@ -257,6 +257,24 @@ def _model(change: str) -> Model:
     elif change == "the image":
         m.constants["w"] = np.zeros(1, np.float32)
         m.last = "x"
+    elif change == "softmax":
+        m.quant(m.node("Softmax", m.quant("x", 2**-7, 8)), 2**-6, 8)
+    elif change == "thirds":
+        m.node("Div", m.quant("x", 2**-7, 8), m.constant(3.0))
+    elif change == "last axis":
+        m.quant(m.quant("x", 2**-7, 8), np.exp2([-7.0] * 4 + [-6] * 4), 6)
+    elif change == "integers":
+        m.node("Add", *[m.node("QuantizeLinear", "x", m.constant(2**-6), m.constant(0, np.int8))] * 2)
+    elif change == "training":
+        m.bn(m.quant("x", 2**-7, 8), 3)
+        m.nodes[-1].attribute.append(helper.make_attribute("training_mode", 1))
+    elif change == "infinite":
+        m.node("Add", m.quant("x", 2**-7, 8), m.constant(np.inf))
+    elif change == "domain":
+        m.node("Relu", m.quant("x", 2**-7, 8), domain="qonnx.custom_op.channels_last")
+    elif change == "no input":
+        m.nodes.append(helper.make_node("Relu", [], ["t0"], "bare"))
+        m.last = "t0"
     elif change == "ceil":
         m.node("MaxPool", m.quant("x", 2**-7, 8), kernel_shape=[3, 3], ceil_mode=1)
     return m
@@ -275,12 +293,78 @@ def _model(change: str) -> Model:
         ("other scale", "scales of (5,) fraction bits, of integers with (6,)"),
         ("rows", "to [8, 24]: expected (images, 192)"),
         ("the image", "nothing quantizes the image 'x'"),
+        ("softmax", "before other nodes: expected it at the end"),
+        ("thirds", "no power of two"),
+        ("last axis", "scales along axis 3: expected one, or one a channel"),
+        ("integers", "reads integers: expected a DequantizeLinear"),
+        ("training", "in training"),
+        ("infinite", "no finite number"),
+        ("domain", "no quantized meaning is known"),
+        ("no input", "without a result or an input"),
     ],
 )
 def test_what_has_no_meaning_is_refused(change: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError) as error:
         load_quantized(_model(change).save(tmp_path / "m.onnx"))
     assert message in str(error.value)
+
+
+def test_constants_that_are_quantized_twice(tmp_path: Path) -> None:
+    """The second Quant node sees what the first made; so do limits, and the signs of BipolarQuant."""
+    m = Model(shape=(4, 4, 4))
+    x = m.quant("x", 2**-5, 8)
+    w = m.quant(
+        m.quant(m.normal(4, 4, 1, 1), 2**-4, 6, rounding_mode="HALF_UP"), 2**-2, 4, rounding_mode="FLOOR"
+    )
+    x = m.node(
+        "Clip", m.node("Conv", x, w), m.quant(m.constant(-1.0), 0.25, 3), m.quant(m.constant(2.0), 0.25, 3)
+    )
+    signs = m.node("BipolarQuant", m.quant(m.normal(4, 4, 1, 1), 0.25, 3), m.constant(0.5), domain=DOMAIN)
+    m.node("Conv", m.quant(x, 2**-3, 6), signs)
+    path = m.save(tmp_path / "m.onnx")
+    network = load_quantized(path)
+    images = np.random.default_rng(4).integers(-128, 128, (6, 4, 4, 4)).astype(np.float32) / 32
+    ours = real(network, network.output, network.run(quantize_images(network, images))[network.output])
+    assert all(np.array_equal(o, t[m.last][0]) for o, t in zip(ours, theirs(path, images), strict=True))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 1, 1), (1, 3, 1, 1)])
+def test_scales_stand_beside_tensors_as_numpy_has_them(shape: tuple[int, ...], tmp_path: Path) -> None:
+    m = Model()
+    scale = np.exp2(-m.random.integers(2, 5, shape))
+    m.quant(m.quant("x", 2**-7, 8), scale, 6)
+    path = m.save(tmp_path / "m.onnx")
+    network = load_quantized(path)
+    images = np.random.default_rng(5).integers(-128, 128, (4, 3, 8, 8)).astype(np.float32) / 128
+    ours = real(network, network.output, network.run(quantize_images(network, images))[network.output])
+    assert all(np.array_equal(o, t[m.last][0]) for o, t in zip(ours, theirs(path, images), strict=True))
+
+
+def test_an_average_that_is_flattened_first(tmp_path: Path) -> None:
+    m = Model()
+    m.quant(m.node("Flatten", m.node("GlobalAveragePool", m.quant("x", 2**-7, 8))), 2**-6, 9)
+    path = m.save(tmp_path / "m.onnx")
+    network = load_quantized(path)
+    images = np.random.default_rng(6).integers(-128, 128, (9, 3, 8, 8)).astype(np.float32) / 128
+    ours = real(network, network.output, network.run(quantize_images(network, images))[network.output])
+    assert all(np.array_equal(o, t[m.last][0]) for o, t in zip(ours, theirs(path, images), strict=True))
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    """400 files with a few bytes changed: a network, or one clear error."""
+    whole = network_of("residual").save(tmp_path / "m.onnx").read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for place in random.integers(0, len(whole), random.integers(1, 5)):
+            damaged[place] = random.integers(0, 256)
+        (tmp_path / "d.onnx").write_bytes(damaged)
+        try:
+            load_quantized(tmp_path / "d.onnx")
+        except (ModelError, FormatError):
+            refused += 1
+    assert refused > 100
 
 
 def test_two_quantizers_of_an_image_that_has_a_format(tmp_path: Path) -> None:

@@ -178,6 +178,43 @@ def test_layers() -> None:
     assert {one.rule for one in problems} == {"layers.groups"}
 
 
+def test_forms_that_the_network_says_it_has() -> None:
+    """What the steps do not show is in the design that the network names."""
+    channel = Design.separate(8, 12, batch_norm="staged", binary_point={"scope": "channel"})
+    assert broken('[arithmetic]\nscopes = ["tensor"]', channel) == ["arithmetic.scopes"]
+    assert broken('[arithmetic]\nbatch_norm = ["affine"]', channel) == ["arithmetic.batch_norm"]
+    assert broken('[arithmetic]\naverage_pool = ["reciprocal"]', channel) == ["arithmetic.average_pool"]
+    wraps = Design.separate(8, 12, accumulator=msgspec.to_builtins(Accumulator(14)))
+    assert "words.wraps" in broken("[words]\naccumulator = 24", wraps)
+    coded = Design.separate(8, 12, codes={"weights": {"kind": "log2"}})
+    assert broken("", coded) == ["arithmetic.codes"]
+    assert broken('[arithmetic]\ncodes = ["log2"]', coded) == []
+
+
+def test_windows_of_pooling_count() -> None:
+    n = networks.Net(0, (3, 9, 9))
+    x = n.simple("max_pool", n.conv("input", 4), kernel=(5, 5), strides=(2, 2), pads=(0,) * 4)
+    graph = n.graph(n.fc(n.simple("flatten", x), 36, 3))
+    five = target("[layers]\nkernel = 4")
+    given = Design.separate(8, 12)
+    assert [p.rule for p in five.problems_of_design(given, graph)] == ["layers.kernel"]
+    network = quantize(graph, networks.calibrated(graph), given)
+    assert [p.rule for p in five.problems(network)] == ["layers.kernel"]
+    assert target("[layers]\nkernel = 5").problems(network) == []
+
+
+@pytest.mark.slow("it searches")
+def test_greedy_passes_over_word_lengths_that_there_are_not(tmp_path: Path) -> None:
+    gaps = target("[words]\nweights = [3, 9]\nactivations = [4, 11]")
+    found = searched(
+        tmp_path, target=gaps, policies=("greedy",), **{k: v for k, v in EASY.items() if k != "unsigned"}
+    )
+    assert found.policies["greedy"].tried or found.policies["greedy"].conv_search
+    name = tmp_path / "run" / "greedy" / "network.safetensors"
+    if name.exists():
+        assert gaps.problems(load_network(name)) == []
+
+
 def test_fitted() -> None:
     odd = target(ODD)
     fitted = odd.fitted(Design.separate(12, 15))
@@ -204,6 +241,9 @@ def test_fitted() -> None:
         ("[layers]\noperators = ['convolution']", "'convolution': expected some of"),
         ("[clock]\nmilliseconds = 3", "expected clock.multipliers and clock.megahertz"),
         ("name = 3", "not a target"),
+        ("[arithmetic]\ntable = 0", "arithmetic.table = 0"),
+        ("[arithmetic]\ncodes = ['nope']", "arithmetic.codes: 'nope'"),
+        ("[sources]\n'words.nope' = 'x'", "sources: 'words.nope'"),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
@@ -227,6 +267,8 @@ def test_named_targets_say_where_figures_come_from() -> None:
             assert key in tables[table], rule
     with pytest.raises(DesignError, match="expected one, or a name: cortex-m"):
         HardwareTarget.load("nothing-of-the-kind")
+    with pytest.raises(DesignError, match="name too long"):
+        HardwareTarget.load("a" * 5000)
 
 
 @pytest.mark.slow("it searches")

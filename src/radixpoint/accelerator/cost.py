@@ -15,7 +15,8 @@ from radixpoint.quantization.design import Design
 from radixpoint.tables import Chart, Row, Tabular
 
 
-def _products(network: IntGraph, step: Step) -> int:
+def products_of(network: IntGraph, step: Step) -> int:
+    """Multiplications of a step, an image."""
     result = network.tensors[step.name].shape
     if step.family != "product":
         return math.prod(result)
@@ -30,7 +31,7 @@ def multiplier_cost(network: IntGraph) -> int:
     the literature (Baskin et al., UNIQ, 2018) is the same without its additions.
     """
     return sum(
-        _products(network, step) * math.prod(network.operand_widths(step))
+        products_of(network, step) * math.prod(network.operand_widths(step))
         for step in network.steps
         if step.row.factor is not None
     )
@@ -171,7 +172,7 @@ def _widest(network: IntGraph, family: Family) -> tuple[int, int]:
     return max((x for x, _ in widths), default=0), max((w for _, w in widths), default=0)
 
 
-def _activation_bits(network: IntGraph) -> int:
+def activation_bits(network: IntGraph) -> int:
     """A tensor lives from the step that begins to compute it to the last that reads it.
 
     What only one element-wise step reads is never stored: that step works on it as it comes.
@@ -253,7 +254,7 @@ def layer_costs(network: IntGraph) -> dict[str, LayerCost]:
             bits = parameter.data.size * parameter.format.word_length
             added = replace(added, **{field: getattr(added, field) + bits})
         if step.row.factor is not None:
-            products, (x, w) = _products(network, step), network.operand_widths(step)
+            products, (x, w) = products_of(network, step), network.operand_widths(step)
             terms = 1 if step.family != "product" else math.prod(network.arrays(step)["weight"].shape[1:])
             count = "macs" if step.family == "product" else "scalings"
             added = replace(
@@ -285,6 +286,6 @@ def cost(network: IntGraph) -> Cost:
         sum(layer.bit_operations for layer in layers),
         sum(layer.weight_bits for layer in layers),
         sum(layer.parameter_bits for layer in layers),
-        _activation_bits(network),
+        activation_bits(network),
         sum(layer.energy for layer in layers),
     )

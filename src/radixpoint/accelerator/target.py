@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import force_setattr, replace
 
-from radixpoint.accelerator.cost import cost
+from radixpoint.accelerator.cost import activation_bits, products_of
 from radixpoint.arithmetic.formats import MAX_STORED, Overflow, Rounding
 from radixpoint.errors import DesignError
 from radixpoint.files import read_regular
@@ -22,7 +22,15 @@ from radixpoint.ir.graph import Graph
 from radixpoint.ir.memory import footprint
 from radixpoint.ir.network import IntGraph, Step
 from radixpoint.ir.ops import LAYERS, STEPS
-from radixpoint.quantization.design import AveragePool, BatchNorm, Codes, Design, Scope, Widths
+from radixpoint.quantization.design import (
+    CODE_KINDS,
+    AveragePool,
+    BatchNorm,
+    Codes,
+    Design,
+    Scope,
+    Widths,
+)
 from radixpoint.quantization.sites import widths
 
 NAMED = Path(__file__).parent / "targets"
@@ -32,6 +40,8 @@ _MOST = 1 << 20
 _PRODUCTS = ("conv", "fc", "input")
 """Layer classes whose activations are multiplied by weights; ``input`` is what the first of them reads."""
 _KIB = 8 << 10
+_BATCH_NORM = ("/scale", "/gamma")
+"""Ends of names of what batch normalization stores."""
 
 Lengths = list[int]
 """Word lengths, ascending."""
@@ -65,7 +75,7 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         activations: of what it multiplies them by. A multiplier may have two widths: 8 x 6.
         bn: of batch normalization's results and of everything else between the convolutions.
         parameters: of per-channel parameters: factors, offsets, biases, reciprocals.
-        accumulator: bits of the widest sum of products.
+        accumulator: bits of the widest sum of products; a bias is added behind it.
         wraps: whether a sum that is longer than the accumulator may be kept modulo its width.
     """
 
@@ -128,6 +138,13 @@ class Arithmetic(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     operands: list[Literal["signed", "unsigned"]] | None = None
     codes: list[str] = []
     table: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_positive("arithmetic", table=self.table)
+        for code in self.codes:
+            if code not in CODE_KINDS:
+                known = ", ".join(sorted(CODE_KINDS))
+                raise DesignError(f"arithmetic.codes: {code!r}: expected some of {known}")
 
 
 class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -198,7 +215,7 @@ class Clock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return macs / self.multipliers / self.megahertz / 1e3
 
 
-def _check_positive(table: str, **values: float | None) -> None:
+def _check_positive(table: str, /, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not 0 < value < math.inf:
             raise DesignError(f"{table}.{name} = {value}: expected a number above 0")
@@ -259,6 +276,10 @@ class HardwareTarget(
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise DesignError("name: empty: expected the target's name")
+        for rule in self.sources:
+            table, _, key = rule.partition(".")
+            if key not in getattr(getattr(self, table, None), "__struct_fields__", ()):
+                raise DesignError(f"sources: {rule!r}: expected a key of the file, such as 'words.weights'")
 
     @classmethod
     def load(cls, which: str | Path) -> HardwareTarget:
@@ -268,9 +289,9 @@ class HardwareTarget(
             DesignError: no such file or name, or not a target.
         """
         path = Path(which)
-        if not path.exists() and str(which) in named_targets():
-            path = NAMED / f"{which}.toml"
         try:
+            if str(which) in named_targets() and not path.exists():
+                path = NAMED / f"{which}.toml"
             return msgspec.toml.decode(read_regular(path, _MOST), type=cls)
         except FileNotFoundError:
             known = ", ".join(named_targets())
@@ -357,7 +378,7 @@ class HardwareTarget(
     def problems_of_design(self, design: Design, graph: Graph) -> list[Problem]:
         """What rules out the design of this network, as far as it shows without quantizing."""
         found = _Problems()
-        self._forms(design, graph, found)
+        self._forms(design, {layer.op for layer in graph.layers}, found)
         self._layers_of(graph, found)
         stored = 0
         for width in widths(graph, design):
@@ -367,8 +388,6 @@ class HardwareTarget(
                 _rule(width.layer_class, width.kind), known, width.bits, f"{width.bits} bits", width.layer
             )
         found.unless_within("memory.parameters", self.memory.parameters, stored / _KIB, "KiB")
-        if design.accumulator is not None and not self.words.wraps:
-            found.add("words.wraps", "a design whose sums wrap", "sums that do not")
         products = [layer for layer in graph.layers if layer.family == "product"]
         self._timed(
             sum(
@@ -379,8 +398,8 @@ class HardwareTarget(
         )
         return found.all
 
-    def _forms(self, design: Design, graph: Graph, found: _Problems) -> None:
-        own, ops = self.arithmetic, {layer.op for layer in graph.layers}
+    def _forms(self, design: Design, ops: Collection[str], found: _Problems) -> None:
+        own = self.arithmetic
         found.unless_among("arithmetic.rounding", own.rounding, design.rounding)
         found.unless_among("arithmetic.overflow", own.overflow, design.overflow)
         found.unless_among("arithmetic.scopes", own.scopes, design.binary_point.scope)
@@ -392,6 +411,8 @@ class HardwareTarget(
             found.unless_among("arithmetic.average_pool", own.average_pool, design.average_pool)
         if not design.unsigned:
             found.unless_among("arithmetic.operands", own.operands, "signed")
+        if design.accumulator is not None and not self.words.wraps:
+            found.add("words.wraps", "a design whose sums wrap", "sums that do not")
         if design.codes != Codes():
             for code in (design.codes.weights, design.codes.activations):
                 if code is not None:
@@ -400,9 +421,16 @@ class HardwareTarget(
     def _layers_of(self, graph: Graph, found: _Problems) -> None:
         for layer in graph.layers:
             found.unless_among("layers.operators", self.layers.operators, layer.op, layer.op, layer.name)
+            self._windowed(layer.attributes, layer.name, found)
             if layer.family == "product":
                 shape = graph.parameter(layer, "weight").shape
                 self._sized(shape, layer.attributes.get("groups", 1), layer.name, found)
+
+    def _windowed(self, attributes: Mapping[str, Any], layer: str, found: _Problems) -> None:
+        """The window of a pooling."""
+        if "kernel" in attributes:
+            most = max(attributes["kernel"])
+            found.unless_within("layers.kernel", self.layers.kernel, most, "rows or columns", layer)
 
     def _sized(self, shape: tuple[int, ...], groups: int, layer: str, found: _Problems) -> None:
         limits = self.layers
@@ -431,8 +459,11 @@ class HardwareTarget(
                 self._product(network, step, found)
             elif step.row.factor is not None:
                 self._parameters(network, step, found)
+            self._windowed(step.attributes, layer, found)
             if step.row.rounds and not self._is_wrap(network, step):
                 self._rounds(network, step, found)
+            elif step.row.rounds and not self.words.wraps:
+                found.add("words.wraps", "a sum that wraps", "sums that do not", layer)
             if step.row.aligned:
                 places = [network.align(step, i) for i in range(len(step.inputs))]
                 places += [network.align(step, role) for role in step.parameters]
@@ -442,18 +473,30 @@ class HardwareTarget(
             if step.family == "table":
                 entries = 1 << network.tensors[step.inputs[0]].format.word_length
                 found.unless_within("arithmetic.table", self.arithmetic.table, entries, "entries", layer)
-        readers = network.readers[network.input]
-        self._stored(network, network.input, readers, found)
-        counted = cost(network)
-        parameters, activations = counted.weight_bits + counted.parameter_bits, counted.activation_bits
+        bits = network.tensors[network.input].format.word_length
+        found.unless_among("words.activations", self.words.activations, bits, f"{bits} bits", network.input)
+        self._recorded(network, found)
+        parameters = sum(p.data.size * p.format.word_length for p in network.parameters.values())
         found.unless_within("memory.parameters", self.memory.parameters, parameters / _KIB, "KiB")
+        activations = activation_bits(network)
         found.unless_within("memory.activations", self.memory.activations, activations / _KIB, "KiB")
         if self.memory.ram is not None or self.memory.flash is not None:
             taken = footprint(network)
             found.unless_within("memory.ram", self.memory.ram, taken.ram / 1024, "KiB")
             found.unless_within("memory.flash", self.memory.flash, taken.flash / 1024, "KiB")
-        self._timed(counted.macs, found)
+        products = (step for step in network.steps if step.family == "product")
+        self._timed(sum(products_of(network, step) for step in products), found)
         return found.all
+
+    def _recorded(self, network: IntGraph, found: _Problems) -> None:
+        """Forms that do not show in the steps, by the design that the network says it was made by."""
+        design = Design.recorded(network)
+        if design is None:
+            return
+        ops = {"average_pool"} if any(step.op == "sum_pool" for step in network.steps) else set()
+        if design.batch_norm == "folded" or any(key.endswith(_BATCH_NORM) for key in network.parameters):
+            ops.add("batch_norm")
+        self._forms(design, ops, found)
 
     def _is_wrap(self, network: IntGraph, step: Step) -> bool:
         """Whether the step keeps an accumulator's low bits, as the accumulator itself would."""
@@ -476,10 +519,12 @@ class HardwareTarget(
         self._sized(network.arrays(step)["weight"].shape, step.attributes.get("groups", 1), layer, found)
 
     def _parameters(self, network: IntGraph, step: Step, found: _Problems) -> None:
+        """Each fits the longest that there is: a constant of few bits fits the words of others."""
+        layer, own = network.tensors[step.name].layer, self.words.parameters
         for key in step.parameters.values():
             bits = network.parameters[key].format.word_length
-            layer = network.tensors[step.name].layer
-            found.unless_among("words.parameters", self.words.parameters, bits, f"{bits} bits", layer)
+            if isinstance(own, list) and bits > max(own, default=0):
+                found.add("words.parameters", f"{bits} bits", _listed(own), layer)
 
     def _rounds(self, network: IntGraph, step: Step, found: _Problems) -> None:
         layer, own, shift = network.tensors[step.name].layer, self.arithmetic, network.shift(step)

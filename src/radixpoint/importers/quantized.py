@@ -5,11 +5,13 @@ a scale. Where every scale is a power of two, the whole model is a network in fi
 has to be chosen: convolutions and sums are exact, and each conversion is a cast with the rounding that the
 node names. Other scales are refused with the reason.
 
-Two things of such models are real numbers. Factors and offsets of batch normalization (and of Mul and Add
-with constants) are taken in binary32, as executors compute them, and stored exactly. The image is rounded to
-the format of the first Quant node by RND, as the input of every network, while that node may say otherwise
-for ties. Where images have a format of their own, such as bytes over 256, they enter in that, and the node's
-cast follows.
+The result is what the model computes in real numbers. Factors and offsets of batch normalization, and of Mul
+and Add with constants, are rounded to binary32, as the model stores them. Executors compute in binary32
+throughout: where their own roundings cross a boundary of a Quant node, or sums pass 24 bits, they differ.
+
+The image is rounded to the format of the first Quant node by RND, as the input of every network, while that
+node may say otherwise for ties. Where images have a format of their own, such as bytes over 256, they enter
+in that, and the node's cast follows.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from radixpoint.arithmetic.formats import MAX_STORED, FixedFormat, Overflow, Rou
 from radixpoint.errors import FormatError, GraphError, ModelError, UnsupportedError
 from radixpoint.files import read_regular
 from radixpoint.importers.onnx_node import Node
-from radixpoint.ir.graph import freeze
+from radixpoint.ir.domains import check_shape
+from radixpoint.ir.graph import MALFORMED, freeze
 from radixpoint.ir.network import IntGraph, IntParameter, IntTensor, Step, derived_tensor, verify
 from radixpoint.ir.ops import Attributes
 
@@ -48,7 +51,12 @@ ROUNDINGS: Mapping[str, Rounding] = {
 """QONNX's names of rounding modes, as its executor reads them. UP and CEIL have no mode here."""
 _DATATYPE = re.compile(r"(U)?INT(\d+)|FIXED<(\d+),(-?\d+)>")
 """QONNX's names of types that are fixed-point."""
-_LEFT_OUT = ("Softmax", "LogSoftmax", "ArgMax", "Identity", "Dropout")
+_LAST = ("Softmax", "LogSoftmax", "ArgMax")
+"""Left out at the end, where they change no class."""
+_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
+"""Of Quant and BipolarQuant."""
+_FLOAT = np.dtype(np.float32)
+_INTEGERS = tuple(np.dtype(name) for name in ("int8", "uint8", "int16", "uint16", "int32", "uint32"))
 
 Reals = NDArray[np.float64]
 
@@ -70,11 +78,15 @@ class _Quantizer:
 
 @dataclass(frozen=True)
 class _Constant:
-    """A tensor that no image changes; ``quantizer``, with scales along ``axis``, if a Quant node made it."""
+    """A tensor that no image changes; ``quantizer``, with scales along ``axis``, if a Quant node made it.
+
+    ``kind`` is the type in which the model stores it.
+    """
 
     values: Reals
     quantizer: _Quantizer | None = None
     axis: int = 0
+    kind: np.dtype[Any] = _FLOAT
 
     @property
     def integers(self) -> Reals:
@@ -99,6 +111,13 @@ class _Constant:
 
 
 @dataclass(frozen=True)
+class _Coded:
+    """What a QuantizeLinear made: integers, until a DequantizeLinear gives them their scale again."""
+
+    value: str | _Constant
+
+
+@dataclass(frozen=True)
 class _Mean:
     """Sums of ``counts`` terms that the next Quant node divides, with one rounding."""
 
@@ -106,7 +125,7 @@ class _Mean:
     counts: NDArray[np.int64]
 
 
-Known = str | _Constant | _Mean
+Known = str | _Constant | _Mean | _Coded
 
 
 class _Refused(Exception):
@@ -117,11 +136,7 @@ class _Importer:
     def __init__(self, model: onnx.ModelProto, source: str, image_format: TensorFormat | None) -> None:
         self.model, self.source, self.image_format = model, source, image_format
         self.nodes = [Node(proto) for proto in model.graph.node]
-        self.known: dict[str, Known] = {
-            stored.name: _Constant(numpy_helper.to_array(stored).astype(np.float64))
-            for stored in model.graph.initializer
-        }
-        self.raw = {s.name: numpy_helper.to_array(s) for s in model.graph.initializer}
+        self.known: dict[str, Known] = {stored.name: _constant(stored) for stored in model.graph.initializer}
         self.tensors: dict[str, IntTensor] = {}
         self.parameters: dict[str, IntParameter] = {}
         self.steps: list[Step] = []
@@ -134,10 +149,7 @@ class _Importer:
         if len(images) != 1:
             raise ModelError(f"{self.source}: {len(images)} inputs: expected one, the image")
         shape = tuple(size.dim_value for size in images[0].type.tensor_type.shape.dim)[1:]
-        if not shape or min(shape) < 1:
-            raise ModelError(
-                f"{self.source}: input {images[0].name!r} of shape {shape}: expected sizes above 0"
-            )
+        check_shape(shape)
         self.image, self.image_shape = images[0].name, shape
         stated = self.image_format or self._stated(self.image)
         self.stated = stated is not None
@@ -151,13 +163,18 @@ class _Importer:
                 lost.update(node.outputs)
                 continue
             self.layer, self.count = node.label, 0
-            if self.layer in labels:  # names may repeat, those of results do not
-                self.layer = f"{node.label}:{node.outputs[0]}"
+            while self.layer in labels:  # names may repeat
+                self.layer += "'"
             labels.add(self.layer)
             try:
+                if len(node.outputs) < 1 or len(node.inputs) < (node.op != "Constant"):
+                    raise _Refused("without a result or an input: expected both")
                 self.known[node.outputs[0]] = self._result(node)
             except (_Refused, GraphError, FormatError) as error:
                 problems.append((node.op, node.label, str(error)))
+                lost.update(node.outputs)
+            except (*MALFORMED, ZeroDivisionError) as error:
+                problems.append((node.op, node.label, f"malformed: {error}"))
                 lost.update(node.outputs)
         if problems:
             raise UnsupportedError(self.source, problems)
@@ -165,7 +182,10 @@ class _Importer:
             raise ModelError(
                 f"{self.source}: nothing quantizes the image {self.image!r}: expected a Quant node"
             )
-        outputs = [self._output(value.name) for value in self.model.graph.output]
+        # a Softmax that is left out may have made two results one
+        outputs = list(dict.fromkeys(self._output(value.name) for value in self.model.graph.output))
+        if not outputs:
+            raise ModelError(f"{self.source}: no outputs: expected at least one")
         network = IntGraph(
             *(self.input, self.tensors, tuple(self.steps), outputs[0], self.parameters),
             {"origin": Path(self.source).name},
@@ -217,12 +237,24 @@ class _Importer:
         return value
 
     def _result(self, node: Node) -> Known:
-        op = node.op.rsplit(".", 1)[-1]
-        if op in _LEFT_OUT:
+        domain, _, op = node.op.rpartition(".")
+        if op in _LAST and not domain:
+            readers = [other for other in self.nodes if node.outputs[0] in other.inputs]
+            if not all(other.op in (*_LAST, "Identity") for other in readers):
+                raise _Refused("before other nodes: expected it at the end, where it is left out")
             return self.known[node.inputs[0]]
-        if op not in _RULES:
+        if op not in _RULES or domain not in (_DOMAINS if op in ("Quant", "BipolarQuant") else ("",)):
             raise _Refused(f"no quantized meaning is known: expected {', '.join(sorted(_RULES))}")
         return _RULES[op](self, node)
+
+    def same(self, node: Node) -> Known:
+        """Identity, and Dropout where nothing is trained."""
+        if node.given(2) and bool(self.constant(node, 2).values.any()):
+            raise _Refused("in training: expected a network that is trained")
+        value = self.known.get(node.inputs[0])
+        if value is None:
+            raise _Refused("of the image: expected a Quant node before it")
+        return value
 
     # ------------------------------------------------------------------------------------- building
 
@@ -261,6 +293,8 @@ class _Importer:
             raise _Refused("reads an average that no Quant node has rounded: expected one between them")
         if isinstance(value, _Constant):
             raise _Refused(f"reads the constant {name!r}: expected a tensor that an image changes")
+        if isinstance(value, _Coded):
+            raise _Refused("reads integers: expected a DequantizeLinear between them")
         return value
 
     def constant(self, node: Node, index: int) -> _Constant:
@@ -274,44 +308,75 @@ class _Importer:
 
     # ------------------------------------------------------------------------------------ quantizers
 
-    def quantizer(self, node: Node, channel_axis: int) -> _Quantizer:
-        """Of a Quant node; ``channel_axis`` is that of what it quantizes."""
-        scale = self.constant(node, 1).values
-        zero = self.constant(node, 2).values if node.given(2) or node.op != "QuantizeLinear" else np.zeros(1)
-        op = node.op.rsplit(".", 1)[-1]
+    def quantizer(self, node: Node, shape: tuple[int, ...]) -> tuple[_Quantizer, int]:
+        """Of a Quant node, and the axis of its scales in a tensor of ``shape`` (with that of images)."""
+        scale, zero = self.constant(node, 1).real, np.zeros(1)
+        if node.given(2) or not node.op.startswith("Q"):
+            zero = self.constant(node, 2).real
         if np.any(zero != 0):
             raise _Refused(f"zero point {zero.flat[np.flatnonzero(zero)[0]]:g}: expected 0")
-        if op == "Quant":
-            bits, signed = self.constant(node, 3).values, bool(node.get("signed", 1))
+        if node.op == "QuantizeLinear":
+            kind = self._integer_type(node)
+            word, signed, narrow, mode = 8 * kind.itemsize, kind.kind == "i", False, "ROUND"
+            scale = self._along_axis(node, scale, len(shape))
+        else:
+            bits, signed = self.constant(node, 3).real, bool(node.get("signed", 1))
             narrow, mode = bool(node.get("narrow", 0)), str(node.get("rounding_mode", "ROUND")).upper()
-            if bits.size != 1 or bits.flat[0] != int(bits.flat[0]):
+            if bits.size != 1 or not np.isfinite(bits).all() or bits.flat[0] != int(bits.flat[0]):
                 raise _Refused(f"bit width {bits.tolist()}: expected one whole number")
             word = int(bits.flat[0])
-        else:
-            stated = node.given(2) and node.inputs[2] in self.raw
-            kind = self.raw[node.inputs[2]].dtype if stated else np.dtype(np.uint8)
-            bits, signed, narrow, mode = np.zeros(1), kind.kind == "i", False, "ROUND"
-            word = 8 * kind.itemsize
         if narrow and not signed:
             raise _Refused("narrow without a sign: expected narrow integers to have one")
         if mode not in ROUNDINGS:
             raise _Refused(f"rounding mode {mode}: expected one of {', '.join(ROUNDINGS)}")
         if not (2 if signed else 1) <= word <= MAX_STORED:
             raise _Refused(f"{word} bits: expected {2 if signed else 1}..{MAX_STORED}")
+        fractions, axis = _fractions(scale, shape)
         overflow = Overflow.SAT_SYM if narrow else Overflow.SAT
-        return _Quantizer(signed, word, _fractions(scale, channel_axis), ROUNDINGS[mode], overflow)
+        return _Quantizer(signed, word, fractions, ROUNDINGS[mode], overflow), axis
+
+    def _integer_type(self, node: Node) -> np.dtype[Any]:
+        """In which a QuantizeLinear writes."""
+        stated = int(node.get("output_dtype", 0))
+        kind = np.dtype(np.uint8)
+        if node.given(2):
+            kind = self.constant(node, 2).kind
+        elif stated:
+            kind = onnx.helper.tensor_dtype_to_np_dtype(stated)
+        if kind not in _INTEGERS:
+            raise _Refused(f"integers of type {kind}: expected 8, 16 or 32 bits")
+        return kind
+
+    @staticmethod
+    def _along_axis(node: Node, scale: Reals, rank: int) -> Reals:
+        """Scales of QuantizeLinear and DequantizeLinear, as an array beside a tensor of ``rank`` axes."""
+        if int(node.get("block_size", 0)):
+            raise _Refused("scales by block: expected one, or one a channel")
+        if scale.size == 1:
+            return scale.reshape(1)
+        axis = int(node.get("axis", 1))
+        axis += rank if axis < 0 else 0
+        if scale.ndim != 1 or not 0 <= axis < rank:
+            raise _Refused(
+                f"scales of shape {scale.shape} along axis {axis}: expected one axis of the tensor"
+            )
+        return scale.reshape([-1 if i == axis else 1 for i in range(rank)])
 
     def quant(self, node: Node) -> Known:
-        """A Quant node, or the two of QDQ as one."""
+        """A Quant node, or a QuantizeLinear, whose integers a DequantizeLinear has to read."""
+        made = self._quantized(node)
+        return _Coded(made) if node.op == "QuantizeLinear" else made
+
+    def _quantized(self, node: Node) -> str | _Constant:
         source = node.inputs[0]
         value = self.known.get(source)
+        if isinstance(value, _Coded):
+            raise _Refused("of integers: expected a DequantizeLinear between them")
         if isinstance(value, _Constant):
-            sizes = self.constant(node, 1).values.shape
-            axis = next((i for i, size in enumerate(sizes) if size > 1), 0)
-            axis += value.values.ndim - len(sizes) if len(sizes) > 1 else 0
-            return _Constant(value.values, self.quantizer(node, axis), axis)
-        own = self.quantizer(node, 1)
+            own, axis = self.quantizer(node, value.values.shape)
+            return _Constant(value.real, own, axis)
         if source == self.image and not self.stated:
+            own, _ = self.quantizer(node, (1, *self.image_shape))
             if len(own.fractions) > 1:
                 raise _Refused("an image with a scale a channel: expected one")
             if value is not None and own.format != self.tensors[source].format:
@@ -324,60 +389,64 @@ class _Importer:
             if own.overflow is Overflow.SAT_SYM:
                 return self._cast(source, own.format, own.rounding, own.overflow)
             return str(source)
+        tensor = value.tensor if isinstance(value, _Mean) else self.tensor(source)
+        own, axis = self.quantizer(node, (1, *self.shape(tensor)))
+        if len(own.fractions) > 1 and axis != 1:
+            raise _Refused(f"scales along axis {axis}: expected one, or one a channel")
         if isinstance(value, _Mean):
             attributes = {"rounding": own.rounding.value, "overflow": own.overflow.value}
-            bits = int(value.counts.max()).bit_length() + 1
-            counts = value.counts if np.unique(value.counts).size > 1 else value.counts[:, :1, :1]
+            bits, counts = int(value.counts.max()).bit_length() + 1, value.counts
+            if np.unique(counts).size == 1:
+                counts = counts.reshape(-1)[:1].reshape((1,) * len(self.shape(tensor)))
             divisor = IntParameter(freeze(counts), TensorFormat(True, max(bits, 2), (0,)))
-            return self.step("divide", [value.tensor], attributes, {"divisor": divisor}, own.format)
-        return self._cast(self.tensor(source), own.format, own.rounding, own.overflow)
+            return self.step("divide", [tensor], attributes, {"divisor": divisor}, own.format)
+        return self._cast(tensor, own.format, own.rounding, own.overflow)
 
     def written(self, node: Node) -> Known:
         """A Constant node."""
         value = node.attributes.get("value")
         if not isinstance(value, onnx.TensorProto):
             raise _Refused("a constant that is no tensor: expected one")
-        self.raw[node.outputs[0]] = numpy_helper.to_array(value)
-        return _Constant(self.raw[node.outputs[0]].astype(np.float64))
+        return _constant(value)
 
     def bipolar(self, node: Node) -> Known:
         """-1 and 1, times a scale; of 0 the sign is positive."""
-        value, scale = self.known.get(node.inputs[0]), self.constant(node, 1).values
+        value, scale = self.known.get(node.inputs[0]), self.constant(node, 1).real
         if not isinstance(value, _Constant):
             raise _Refused("of activations: expected of constants only")
-        fractions = _fractions(scale, 0)
+        fractions, axis = _fractions(scale, value.values.shape)
         own = _Quantizer(True, 2, fractions, Rounding.TRN, Overflow.SAT)
-        signs = np.where(value.values >= 0, 1.0, -1.0)
-        moved = np.ldexp(signs, -_along(fractions, signs.ndim))
-        return _Constant(moved, own)
+        signs = _Constant(np.where(value.real >= 0, 1.0, -1.0), own, axis)
+        return _Constant(np.ldexp(signs.values, -signs._places), own, axis)
 
     def dequantize(self, node: Node) -> Known:
-        """Of integers that QuantizeLinear made, there is nothing more to do; of stored ones, their values."""
+        """Of integers that a QuantizeLinear made, or that are stored."""
         value = self.known.get(node.inputs[0])
-        if value is None:
-            raise _Refused("of the image: expected a QuantizeLinear before it")
-        scale = self.constant(node, 1).values
-        if node.inputs[0] not in self.raw:  # made by a QuantizeLinear, whose scale it has to have
-            own = _fractions(scale.reshape(-1), 0)
-            if isinstance(value, _Constant):
-                made = value.quantizer.fractions if value.quantizer is not None else ()
-            else:
-                tensor = value if isinstance(value, str) else value.tensor
-                made = self.tensors[tensor].format.fraction_lengths
-            if own != made:
-                raise _Refused(f"scales of {own} fraction bits, of integers with {made}: expected the same")
-            return value
-        assert isinstance(value, _Constant)
-        if node.given(2) and np.any(self.constant(node, 2).values != 0):
+        if node.given(2) and np.any(self.constant(node, 2).real != 0):
             raise _Refused("a zero point that is not 0: expected 0")
-        kind = self.raw[node.inputs[0]].dtype
-        axis = int(node.get("axis", 1))
-        fractions = _fractions(scale.reshape(-1), 0)
-        if len(fractions) > 1 and axis not in (0, -value.values.ndim):
-            raise _Refused(f"a scale along axis {axis} of a constant: expected axis 0")
-        values = np.ldexp(value.values, -_along(fractions, value.values.ndim))
+        scale = self.constant(node, 1).real
+        if isinstance(value, _Coded):  # whose scale it has to have
+            made = value.value
+            if isinstance(made, _Constant):
+                assert made.quantizer is not None
+                shape, fractions, own = made.values.shape, made.quantizer.fractions, made.axis
+            else:
+                shape, own = (1, *self.shape(made)), 1
+                fractions = self.tensors[made].format.fraction_lengths
+            found, axis = _fractions(self._along_axis(node, scale, len(shape)), shape)
+            if found != fractions or (len(found) > 1 and axis != own):
+                raise _Refused(
+                    f"scales of {found} fraction bits, of integers with {fractions}: expected the same"
+                )
+            return made
+        if not isinstance(value, _Constant) or value.kind not in _INTEGERS:
+            raise _Refused("of numbers that no QuantizeLinear made, and that are no stored integers")
+        shape = value.values.shape
+        fractions, axis = _fractions(self._along_axis(node, scale, len(shape)), shape)
+        kind = value.kind
         stored = _Quantizer(kind.kind == "i", 8 * kind.itemsize, fractions, Rounding.RND_CONV, Overflow.SAT)
-        return _Constant(values, stored)
+        whole = _Constant(value.values, stored, axis)
+        return _Constant(np.ldexp(value.values, -whole._places), stored, axis)
 
     def stored(self, node: Node, index: int, transposed: bool = False) -> IntParameter:
         """A constant that a Quant node made, in its integers."""
@@ -434,6 +503,8 @@ class _Importer:
         ``most`` fraction bits, which no executor in binary32 would see either, are rounded away."""
         rank = len(self.shape(tensor))
         flat = np.asarray(values, np.float64).reshape(-1)
+        if not np.isfinite(flat).all():
+            raise _Refused("a constant that is no finite number: expected numbers")
         if flat.size not in (1, self.shape(tensor)[0]):
             raise _Refused(f"{flat.size} numbers for {self.shape(tensor)[0]} channels")
         fractions = [min(_fraction(v), most) for v in flat.tolist()]
@@ -458,9 +529,12 @@ class _Importer:
 
     def batch_norm(self, node: Node) -> Known:
         """y = s x + t with s and t in binary32, as executors have them."""
+        if int(node.get("training_mode", 0)):
+            raise _Refused("in training: expected a network that is trained")
         source = self.tensor(node.inputs[0])
         gamma, beta, mean, variance = (self.constant(node, i).real for i in range(1, 5))
-        scale = gamma / np.sqrt(variance + float(node.get("epsilon", 1e-5)))
+        with np.errstate(invalid="ignore", divide="ignore"):  # not finite: refused below
+            scale = gamma / np.sqrt(variance + float(node.get("epsilon", 1e-5)))
         return self._affine(source, scale, beta - mean * scale)
 
     def _affine(self, source: str, scale: Reals, offset: Reals | None) -> str:
@@ -481,6 +555,8 @@ class _Importer:
         if len(node.inputs) != 2:
             raise _Refused(f"of {len(node.inputs)} tensors: expected two")
         constants = [n for n in node.inputs if isinstance(self.known.get(n), _Constant)]
+        if len(constants) == 2:
+            raise _Refused("of two constants: expected a tensor")
         if not constants:
             names = {"Max": "maximum", "Min": "minimum"}
             return self.step(names[node.op], [self.tensor(name) for name in node.inputs])
@@ -488,22 +564,30 @@ class _Importer:
         limit = self.constant(node, node.inputs.index(constants[0])).real
         if limit.size != 1:
             raise _Refused("of a tensor and several numbers: expected one")
-        tensor = self.tensors[source]
-        own = self._limit(source, float(limit.reshape(-1)[0]))
-        ends = (own, max(tensor.high, own)) if node.op == "Max" else (min(tensor.low, own), own)
-        return self.step("clamp", [source], {"low": ends[0], "high": ends[1]})
+        number = float(limit.reshape(-1)[0])
+        return self._limited(source, *((number, math.inf) if node.op == "Max" else (-math.inf, number)))
 
-    def _limit(self, source: str, limit: float) -> int:
-        """A real number in the units of a tensor."""
-        form = self.tensors[source].format
-        if limit == 0:
-            return 0
-        if form.per_channel:
-            raise _Refused("a limit on a tensor with a binary point a channel")
-        moved = math.ldexp(limit, form.fraction_lengths[0])
-        if moved != int(moved):
-            raise _Refused(f"limit {limit:g}: expected a multiple of the operand's unit")
-        return int(moved)
+    def _limited(self, source: str, least: float, most: float) -> str:
+        """Limits in real numbers; those beyond what the tensor can be change nothing."""
+        tensor, ends = self.tensors[source], []
+        for limit, own in ((least, tensor.low), (most, tensor.high)):
+            if math.isnan(limit):
+                raise _Refused("a limit that is no number")
+            if math.isinf(limit) or limit == 0:
+                ends.append(own if limit else 0)
+                continue
+            if tensor.format.per_channel:
+                raise _Refused("a limit on a tensor with a binary point a channel")
+            moved = math.ldexp(limit, tensor.format.fraction_lengths[0])
+            if tensor.low < moved < tensor.high and moved != int(moved):
+                raise _Refused(f"limit {limit:g}: expected a multiple of the operand's unit")
+            ends.append(int(moved))
+        low, high = max(ends[0], tensor.low), min(ends[1], tensor.high)
+        if low > high or least == math.inf or most == -math.inf:
+            raise _Refused(
+                f"limits {least:g} and {most:g}: expected some of what the operand can be between them"
+            )
+        return self.step("clamp", [source], {"low": low, "high": high})
 
     def converted(self, node: Node) -> Known:
         """Cast between floats, which loses nothing."""
@@ -511,8 +595,10 @@ class _Importer:
         kind = int(node.get("to", 0))
         if kind not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
             raise _Refused("to another type than float or double")
-        if value is None:
+        if value is None or isinstance(value, _Coded):
             return self.tensor(node.inputs[0])
+        if isinstance(value, _Constant):
+            return _Constant(_single(value.real) if kind == onnx.TensorProto.FLOAT else value.real)
         if isinstance(value, str) and kind == onnx.TensorProto.FLOAT:
             tensor = self.tensors[value]
             if max(-tensor.low, tensor.high) > 1 << 24:
@@ -520,25 +606,20 @@ class _Importer:
         return value
 
     def clip(self, node: Node) -> Known:
-        source = self.tensor(node.inputs[0])
-        tensor = self.tensors[source]
-        ends = []
+        source, ends = self.tensor(node.inputs[0]), []
         for index, name, plain in ((1, "min", -math.inf), (2, "max", math.inf)):
             limit = float(node.get(name, plain))
             if node.given(index):
-                limit = float(self.constant(node, index).values.reshape(-1)[0])
-            if math.isinf(limit):
-                ends.append(tensor.low if limit < 0 else tensor.high)
-                continue
-            ends.append(self._limit(source, limit))
-        return self.step("clamp", [source], {"low": ends[0], "high": ends[1]})
+                limit = float(self.constant(node, index).real.reshape(-1)[0])
+            ends.append(limit)
+        return self._limited(source, *ends)
 
     def add(self, node: Node) -> Known:
         values = [self.known.get(name) for name in node.inputs]
         constants = [value for value in values if isinstance(value, _Constant)]
         if len(constants) == 2:
             signs = (1.0, -1.0) if node.op == "Sub" else (1.0, 1.0)
-            return _Constant(signs[0] * constants[0].real + signs[1] * constants[1].real)
+            return _Constant(_single(signs[0] * constants[0].real + signs[1] * constants[1].real))
         if constants:
             source = self._beside(node, constants[0])
             sign = -1.0 if node.op == "Sub" else 1.0
@@ -558,7 +639,7 @@ class _Importer:
         constants = [value for value in values if isinstance(value, _Constant)]
         if len(constants) == 2:
             a, b = (constant.real for constant in constants)
-            return _Constant(a / b if node.op == "Div" else a * b)
+            return _Constant(_single(a / b if node.op == "Div" else a * b))
         if not constants:
             if node.op == "Div":
                 raise _Refused("of two tensors: expected a constant")
@@ -567,7 +648,13 @@ class _Importer:
             raise _Refused("a constant over a tensor: expected a tensor over a constant")
         source = self._beside(node, constants[0])
         numbers = _by_channel(constants[0].real, len(self.shape(source)))
-        return self._affine(source, 1 / numbers if node.op == "Div" else numbers, None)
+        if node.op == "Div":
+            if np.any(np.abs(np.frexp(numbers)[0]) != 0.5):
+                raise _Refused(
+                    "by a number that is no power of two: expected Mul by its reciprocal, or a power of two"
+                )
+            numbers = 1 / numbers
+        return self._affine(source, numbers, None)
 
     # ---------------------------------------------------------------------------- windows and layout
 
@@ -585,8 +672,8 @@ class _Importer:
         source = self.tensor(node.inputs[0])
         if node.op == "AveragePool":
             kernel = node.ints("kernel_shape", ())
-            if int(node.get("ceil_mode", 0)):
-                raise _Refused("ceil_mode: expected none")
+            if int(node.get("ceil_mode", 0)) or any(d != 1 for d in node.ints("dilations", (1, 1))):
+                raise _Refused("ceil_mode or dilations: expected neither")
             attributes = self._windows(node, kernel)
         else:
             kernel = self.shape(source)[1:]
@@ -602,12 +689,10 @@ class _Importer:
 
     def flatten(self, node: Node) -> Known:
         value = self.known.get(node.inputs[0])
-        if isinstance(value, _Constant):
-            return value
         if isinstance(value, _Mean):  # one number a channel; what divides them stays the same
-            if value.counts.size > 1:
+            if np.unique(value.counts).size > 1:
                 raise _Refused("an average that no Quant node has rounded: expected one between them")
-            return _Mean(self._flat(node, value.tensor), value.counts.reshape(1))
+            return _Mean(self._flat(node, value.tensor), value.counts.reshape(-1)[:1])
         return self._flat(node, self.tensor(node.inputs[0]))
 
     def _flat(self, node: Node, source: str) -> str:
@@ -645,29 +730,33 @@ class _Importer:
         return self.step("concat", same)
 
 
-def _fractions(scale: Reals, channel_axis: int) -> tuple[int, ...]:
-    """Fraction lengths of scales, one or one a channel.
+def _constant(stored: onnx.TensorProto) -> _Constant:
+    array = numpy_helper.to_array(stored)
+    return _Constant(array.astype(np.float64), kind=array.dtype)
+
+
+def _fractions(scale: Reals, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    """Fraction lengths of scales beside a tensor, aligned from the right as numpy does, and their axis.
 
     Raises:
-        _Refused: one that is no power of two, or scales along another axis.
+        _Refused: one that is no power of two, or scales along two axes, or of another size.
     """
-    if scale.size > 1 and scale.ndim > 1:
-        others = [axis for axis, size in enumerate(scale.shape) if size > 1]
-        if others != [channel_axis]:
-            raise _Refused(f"scales of shape {scale.shape}: expected one, or one a channel")
+    if scale.ndim > len(shape) and scale.size > 1:
+        raise _Refused(f"scales of shape {scale.shape} beside a tensor of {shape}")
+    axes = (1,) * (len(shape) - scale.ndim) + scale.shape
+    along = [axis for axis, size in enumerate(axes) if size > 1]
+    if len(along) > 1 or not scale.size or any(axes[axis] != shape[axis] for axis in along):
+        raise _Refused(
+            f"scales of shape {scale.shape} beside a tensor of {shape}: expected one, or one a channel"
+        )
     flat = scale.reshape(-1)
     mantissas, exponents = np.frexp(flat)
     wrong = np.flatnonzero(mantissas != 0.5)
     if wrong.size:
         raise _Refused(f"scale {flat[wrong[0]]:.9g}: expected a power of two, since then a cast is a shift")
     found = (1 - exponents).astype(int).tolist()
-    return tuple(found) if len(set(found)) > 1 else (found[0],)
-
-
-def _along(fractions: tuple[int, ...], rank: int) -> NDArray[np.int64]:
-    """Fraction lengths beside an array whose first axis is the channel."""
-    values = np.array(fractions, np.int64)
-    return values if len(values) == 1 else values.reshape(-1, *[1] * (rank - 1))
+    axis = along[0] if along else 0
+    return (tuple(found) if len(set(found)) > 1 else (found[0],)), axis
 
 
 def _fraction(value: float) -> int:
@@ -690,6 +779,8 @@ def _by_channel(values: Reals, rank: int) -> Reals:
     Raises:
         _Refused: it differs from place to place.
     """
+    if values.ndim > rank + 1:
+        raise _Refused(f"a constant of shape {values.shape} beside a tensor of {rank + 1} axes")
     if values.size == 1:
         return values.reshape(1)
     axes = [1] * (rank + 1 - values.ndim) + list(values.shape)
@@ -716,6 +807,8 @@ _ROUND: Mapping[Rounding, Callable[[Reals], Reals]] = {
 }
 _RULES: Mapping[str, Callable[[_Importer, Node], Known]] = {
     "Constant": _Importer.written,
+    "Dropout": _Importer.same,
+    "Identity": _Importer.same,
     "Quant": _Importer.quant,
     "BipolarQuant": _Importer.bipolar,
     "QuantizeLinear": _Importer.quant,
@@ -771,4 +864,9 @@ def load_quantized(path: str | Path, image: str | None = None) -> IntGraph:
         raise ModelError(f"{place}: {error.strerror}") from None
     except Exception as error:  # protobuf has no common error
         raise ModelError(f"{place}: not an ONNX model: {str(error)[:200]}") from None
-    return _Importer(model, str(place), form).run()
+    try:
+        return _Importer(model, str(place), form).run()
+    except (GraphError, FormatError) as error:
+        raise ModelError(f"{place}: {error}") from None
+    except (*MALFORMED, onnx.checker.ValidationError) as error:
+        raise ModelError(f"{place}: malformed: {str(error)[:200]}") from None

@@ -400,6 +400,14 @@ class ByLayer:
     def _allocated(self, allocation: Allocation) -> Design:
         return self.space.fitted(allocated(self._start, allocation, self.space.graph))
 
+    def _has(self, allocation: Allocation) -> bool:
+        """Whether the target has word lengths for it."""
+        try:
+            self._allocated(allocation)
+        except DesignError:
+            return False
+        return True
+
     def _price(self, allocation: Allocation) -> float:
         objective = self.space.objective if self.name == "per-layer" else "multipliers"
         return sum(self._layers[name].cost(pair, objective) for name, pair in allocation.items())
@@ -472,6 +480,7 @@ class ByLayer:
     ) -> tuple[list[Allocation], Found]:
         kind = list[dict[str, tuple[int, int]]]
         path = judge.measured("greedy", plain, self.space.lengths, kind, greedy)[::-1]  # the cheapest first
+        path = [allocation for allocation in path if self._has(allocation)]
         if error is not None:  # some of them, since each takes every image
             last = len(path) - 1
             path = [path[i] for i in sorted({round(last * k / POINTS) for k in range(POINTS + 1)})]
