@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,7 +20,7 @@ from radixpoint.data import Preprocessing
 from radixpoint.demo import demo_images, demo_network
 from radixpoint.engines import make_engine, quantize_images
 from radixpoint.errors import ExportError
-from radixpoint.export import export_network, verify_export
+from radixpoint.export import TARGETS, export_network, verify_export
 from radixpoint.export.c import pixel_values
 from radixpoint.ir.memory import arenas, footprint
 from radixpoint.ir.network import IntGraph
@@ -145,7 +146,19 @@ def test_footprint() -> None:
     assert found.layers[0].ram == 16 + 32
     assert found.ram == 16 + 3 + arenas(Plan(network, fused=True)).bytes
     assert found.layers[0].flash == 18 + 2 + 2
-    assert found.flash == 18 + 2 + 2 + 96
+    assert found.flash == 18 + 2 + 2 + 96 + 256  # and the table of pixels
+
+
+@pytest.mark.parametrize("graph", ["residual", "mixed", "varied"])
+@pytest.mark.parametrize("options", [{}, {"binary_point": {"scope": "channel"}}, {"batch_norm": "staged"}])
+@pytest.mark.parametrize(("conv", "bn"), [(8, 8), (6, 14), (12, 20)])
+def test_footprint_is_what_the_export_takes(graph: str, options: dict[str, Any], conv: int, bn: int) -> None:
+    network = exports.quantized(getattr(networks, graph)(), conv=conv, bn=bn, **options)
+    header = TARGETS["c"].files(network, np.zeros(0), {})["network.h"].decode()
+    stated = {name: int(value) for name, value in re.findall(r"define RADIXPOINT_(\w+)_BYTES (\d+)", header)}
+    found = footprint(network)
+    assert found.flash == stated["PARAMETERS"]
+    assert stated["BUFFER"] < found.ram <= stated["BUFFER"] + 4 * 3 * 12 * 12 + 4 * 10
 
 
 def test_tensors_alive_at_once_do_not_overlap() -> None:

@@ -19,6 +19,7 @@ import networks
 from radixpoint.engines import ReferenceEngine, quantize_images
 from radixpoint.errors import FormatError, ModelError, UnsupportedError
 from radixpoint.export import export_network, verify_export
+from radixpoint.importers import load
 from radixpoint.importers.quantized import load_quantized
 from radixpoint.ir.network import IntGraph
 from radixpoint.ir.storage import load_network
@@ -396,6 +397,17 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         load_quantized(tmp_path / "bad.onnx")
     with pytest.raises(FormatError, match="'u8' is not a format"):
         load_quantized(network_of("plain").save(tmp_path / "m.onnx"), image="u8")
+
+
+def test_the_importer_of_float_networks_names_the_command(tmp_path: Path) -> None:
+    for path in (
+        network_of("plain").save(tmp_path / "m.onnx"),
+        _model("other scale").save(tmp_path / "n.onnx"),
+    ):
+        with pytest.raises(
+            ModelError, match="trained quantized: expected a float network here; 'radixpoint convert'"
+        ):
+            load(path)
 
 
 @pytest.mark.slow("it starts processes")

@@ -65,6 +65,8 @@ def parsed_shape(text: str | None) -> tuple[int, ...] | None:
 def read_model(model: str, weights: str | None, input_shape: str | None, images: ImageSet) -> Graph:
     """The network; images settle what neither the model nor the user says."""
     if model == DEMO_NETWORK:
+        if weights is not None:
+            raise ModelError(f"{model}: has its weights: expected none beside it, but {weights} was given")
         return demo_network()
     asked = parsed_shape(input_shape)
     if asked is None and Path(model).suffix.lower() in (".onnx", ".prototxt", ".pt2"):

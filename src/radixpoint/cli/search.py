@@ -137,7 +137,7 @@ def search(
         float | None, typer.Option(help="KiB that the exported C may take for parameters.")
     ] = None,
     word_lengths: Annotated[
-        str, typer.Option("--word-lengths", "-w", help="Candidates, smallest:largest, or a list: 4,6,8.")
+        str, typer.Option("--word-lengths", help="Candidates, smallest:largest, or a list: 4,6,8.")
     ] = "2:16",
     bn_start: Annotated[int, typer.Option(help="bn word length while conv's is searched.")] = 16,
     grid: Annotated[bool, typer.Option(help="Also evaluate every conv x bn pair on every image.")] = False,

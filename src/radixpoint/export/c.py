@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from importlib.resources import files
@@ -20,7 +21,7 @@ from radixpoint.export.target import EVERY
 from radixpoint.export.tools import tool
 from radixpoint.ir.memory import arenas, bits_of, c_type, footprint, tensor_bytes
 from radixpoint.ir.network import IntGraph
-from radixpoint.ir.plan import Function, Ints, Plan, clean, extents
+from radixpoint.ir.plan import Function, Ints, Plan, extents
 
 WARNINGS = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
 ARRAYS_UP_TO = 1 << 21
@@ -112,22 +113,25 @@ class Source:
             f"| `radixpoint_run` | {height} x {width} x {channels} stored integers ({image.format}) to "
             f"results ({logits.format}) |",
         ]
+        if self.blob:
+            lines.append("| `parameters.bin` | the parameters: pass its address, aligned to eight bytes |")
         if self.classifies:
             lines.append("| `radixpoint_classify` | bytes of a camera to the number of the best class |")
         lines += [
             "",
             "Both are reentrant: what changes is in the buffer that you pass.",
-            "`cmake -S . -B build && cmake --build build` makes a library. With `-DRADIXPOINT_DSP=ON` it",
-            "uses the DSP instructions of Arm Cortex-M: the same integers. `radixpoint verify` runs what is",
-            "here, and compares every integer; `harness.c` is only for that.",
+            "`cmake -S . -B ../build && cmake --build ../build` makes a library. With `-DRADIXPOINT_DSP=ON`",
+            "it uses the DSP instructions of Arm Cortex-M: the same integers. `radixpoint verify` runs what",
+            "is here, and compares every integer; `harness.c` is only for that.",
             "",
             "Bytes by function: RAM of the tensors that are alive while it runs, flash of its parameters.",
+            "A layer stands in two rows where one function rounds its operand, and the next computes it.",
             "",
             "| function | layers | RAM | flash |",
             "|---|---|---|---|",
         ]
         for own in footprint(self.network).layers:
-            names = ", ".join(map(clean, own.layers))
+            names = ", ".join(re.sub(r"[^\w.:/-]+", "_", name) for name in own.layers)
             lines.append(f"| `{own.function}` | {names} | {own.ram:,} | {own.flash:,} |")
         return "\n".join([*lines, ""])
 

@@ -37,6 +37,10 @@ _MALFORMED = (TypeError, ValueError, IndexError, KeyError, AttributeError, Overf
 """What a rule may end in on a node that is not as ONNX says."""
 
 
+TRAINED_QUANTIZED = ("Quant", "BipolarQuant", "QuantizeLinear")
+"""Nodes that say in which integers a network computes."""
+
+
 def import_onnx(path: Path, input_shape: tuple[int, ...] | None) -> Graph:
     """Read an ONNX model.
 
@@ -52,10 +56,17 @@ def import_onnx(path: Path, input_shape: tuple[int, ...] | None) -> Graph:
     """
     try:
         model = onnx.load(path)
-        onnx.checker.check_model(model)
+        quantized = [proto for proto in model.graph.node if proto.op_type in TRAINED_QUANTIZED]
+        if not quantized:
+            onnx.checker.check_model(model)
         model = onnx.inliner.inline_local_functions(model) if model.functions else model
     except Exception as error:  # protobuf, checker and the file system each raise their own
         raise ModelError(f"{path}: not a readable ONNX model: {_first_line(error)}") from None
+    if quantized:
+        raise ModelError(
+            f"{path}: node {quantized[0].name!r} is a {quantized[0].op_type}: the model was trained "
+            "quantized: expected a float network here; 'radixpoint convert' reads it in its own formats"
+        )
     importer = _Importer(str(path), model, input_shape)
     graph = importer.run()
     check_imported(graph, importer.original(graph))

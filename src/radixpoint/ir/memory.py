@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from radixpoint.errors import ExportError
 from radixpoint.ir.arena import arena_layout
-from radixpoint.ir.network import IntGraph
+from radixpoint.ir.network import IntGraph, Step
+from radixpoint.ir.ops import SELECTED
 from radixpoint.ir.plan import Plan
 
 _LAST = {8: (1 << 7) - 1, 16: (1 << 15) - 1, 32: (1 << 31) - 1, 64: (1 << 63) - 1}
@@ -117,7 +122,8 @@ class Footprint:
 
     Attributes:
         ram: of what lies between layers, and of the input and the results.
-        flash: of all parameters, each in the narrowest type that holds its values.
+        flash: of all arrays beside the code, each in the narrowest type that holds its values: parameters,
+            shifts by channel, the table of pixels.
         layers: function by function.
     """
 
@@ -126,12 +132,49 @@ class Footprint:
     layers: tuple[LayerFootprint, ...]
 
 
-def _parameter_bytes(network: IntGraph, names: Iterable[str]) -> int:
-    found = 0
-    for name in dict.fromkeys(names):
-        data = network.parameters[name].data
-        found += data.size * bits_of(c_type(int(data.min()), int(data.max()))) // 8
-    return found
+_Array = tuple[int, int]
+"""How many numbers, and bits of each."""
+
+
+def _array(values: NDArray[np.int64]) -> _Array:
+    return values.size, bits_of(c_type(int(values.min()), int(values.max())))
+
+
+def _bytes(arrays: Iterable[_Array]) -> int:
+    return sum(count * bits // 8 for count, bits in arrays)
+
+
+def _step_arrays(plan: Plan, step: Step) -> Iterator[tuple[str, _Array]]:
+    """Every array that the code of a step reads, by a name that steps may share."""
+    network = plan.network
+    for role, key in step.parameters.items():
+        values = network.parameters[key].data
+        if values.size > 1 or role in ("weight", "table"):  # others are written into the code
+            yield key, _array(values)
+    shifts = {}
+    if step.op == "cast":
+        shifts["shift"] = plan.cast_shifts(step)
+    elif step.row.aligned:
+        operands: list[int | str] = [*range(len(step.inputs)), *step.parameters]
+        shifts = {f"left_{operand}": plan.left_shifts(step, operand) for operand in operands}
+    for role, values in shifts.items():
+        if len(values) > 1:
+            yield f"{step.name} {role}", _array(values)
+    if step.op == "select":
+        for axis in SELECTED:
+            if step.attributes[axis]:
+                yield f"{step.name} {axis}", _array(np.array(step.attributes[axis], np.int64))
+
+
+def _pixel_table(network: IntGraph) -> _Array:
+    """From pixels to stored integers, which ``radixpoint_classify`` reads, if it is there."""
+    about = json.loads(network.metadata.get("preprocessing", "null"))
+    shape = network.tensors[network.input].shape
+    if about is None or about.get("mean_image") or len(shape) != 3 or len(about["mean"]) != shape[0]:
+        return 0, 8
+    if len(network.tensors[network.output].shape) != 1:
+        return 0, 8
+    return 256 * shape[0], bits_of(tensor_type(network, network.input))
 
 
 def footprint(network: IntGraph) -> Footprint:
@@ -141,17 +184,22 @@ def footprint(network: IntGraph) -> Footprint:
         ExportError: the network cannot be written as source code.
     """
     plan = Plan(network, fused=True)
-    layers = []
+    layers: list[LayerFootprint] = []
+    known: dict[str, _Array] = {}
     for number, function in enumerate(plan.functions):
         steps = [step for nest in function.nests for step in nest.steps]
         alive = [n for n in plan.stored if plan.lives[n][0] <= number <= plan.lives[n][1]]
+        own = dict(array for step in steps for array in _step_arrays(plan, step))
+        known |= own
         layers.append(
             LayerFootprint(
                 function.name,
                 tuple(dict.fromkeys(network.tensors[step.name].layer for step in steps)),
                 sum(tensor_bytes(network, name) for name in alive),
-                _parameter_bytes(network, (key for step in steps for key in step.parameters.values())),
+                _bytes(own.values()),
             )
         )
     ends = sum(tensor_bytes(network, name) for name in (network.input, *network.outputs))
-    return Footprint(arenas(plan).bytes + ends, _parameter_bytes(network, network.parameters), tuple(layers))
+    stored = [*known.values(), _pixel_table(network)]
+    unit = max(bits for _, bits in stored) // 8  # the structure that holds them is a multiple of its widest
+    return Footprint(arenas(plan).bytes + ends, -(-_bytes(stored) // unit) * unit, tuple(layers))

@@ -121,9 +121,9 @@ class Space:
                     self.check_target(fitted)
                     found, last = [*found, length], fitted
             except DesignError as error:
-                refused = error
+                refused = refused or error
         if not found and refused is not None:
-            raise DesignError(f"no word length of {_span(lengths)} fits: at {lengths[-1]} bits: {refused}")
+            raise DesignError(f"no word length of {_span(lengths)} fits: at {lengths[0]} bits: {refused}")
         return found
 
 
