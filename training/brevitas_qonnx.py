@@ -2,10 +2,10 @@
 
     python training/brevitas_qonnx.py OUT [--epochs 2] [--bits 4]
 
-Needs brevitas and onnxoptimizer (PyPI). A small network of convolutions, batch normalization and ReLU, weights
-and activations of 4 bits with power-of-two scales, is trained on the demo's images, which takes minutes. Its
-QONNX model is read by ``radixpoint.load_quantized``. The results are compared with those of the qonnx package's
-executor, image by image, and its exports are verified. Prints a table; exits 1 if anything differs.
+Needs brevitas and onnxoptimizer (PyPI). A small network of convolutions, batch normalization and ReLU, with
+weights and activations of 4 bits and power-of-two scales, is trained on the demo's images, which takes
+minutes. Its QONNX model is read by ``radixpoint.load_quantized``. The results are compared with those of the
+qonnx package's executor, image by image, and its exports are verified. Exits 1 if anything differs.
 """
 
 from __future__ import annotations
