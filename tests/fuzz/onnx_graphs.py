@@ -1,8 +1,9 @@
 """Random ONNX models of every operator that is imported: onnxruntime's float, and every engine's integers.
 
-``python tests/fuzz/onnx_graphs.py FIRST LAST [EXPORTED]`` runs seeds FIRST..LAST-1. Importing compares with
-onnxruntime; the engines are compared tensor by tensor; the first EXPORTED networks are exported to every
-target, and verified or refused by name.
+``python tests/fuzz/onnx_graphs.py FIRST LAST [EXPORTED [TARGET]]`` runs seeds FIRST..LAST-1. Importing
+compares with onnxruntime; the engines are compared tensor by tensor; the first EXPORTED networks are exported
+to every target, and verified or refused by name. With TARGET they are exported to that one alone, and the
+engines are not compared; Verilog is then simulated by Icarus Verilog.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+from verilog_networks import icarus
+
 import fast
 import radixpoint
 from radixpoint.data import ImageSet, Preprocessing
 from radixpoint.engines import quantize_images
 from radixpoint.errors import DesignError, ExportError, ModelError
-from radixpoint.export import TARGETS, export_network, verify_export
+from radixpoint.export import TARGETS, export_network, verify_export, verilog
 from radixpoint.ir.graph import Graph
 from radixpoint.measure.calibrate import Ranges, calibrate
 from radixpoint.quantization.design import Design
@@ -363,8 +367,10 @@ def ranges(graph: Graph, inputs: np.ndarray) -> Ranges:
     return calibrate(graph, ImageSet("random", pixels, labels, ("0",), scaled))
 
 
-def check(seed: int, folder: Path, exported: bool = False) -> tuple[Counter[str], dict[str, str]]:
-    """Import, quantize, run on every engine; export if asked for.
+def check(
+    seed: int, folder: Path, exported: bool = False, only: str = ""
+) -> tuple[Counter[str], dict[str, str]]:
+    """Import, quantize, run on every engine; export if asked for, to every target or to one alone.
 
     Returns:
         Operators of the model, and what became of each export.
@@ -394,9 +400,12 @@ def check(seed: int, folder: Path, exported: bool = False) -> tuple[Counter[str]
             return Counter({"beyond 64 bits": 1}), {}
         raise
     stored = quantize_images(network, inputs[8:])
-    fast.agree(network, stored)
+    if not only:
+        fast.agree(network, stored)
     results: dict[str, str] = {}
     for target in TARGETS if exported else ():
+        if only not in ("", target):
+            continue
         place = Path(tempfile.mkdtemp(dir=folder)) / target
         try:
             export_network(network, target, place)
@@ -412,13 +421,15 @@ def check(seed: int, folder: Path, exported: bool = False) -> tuple[Counter[str]
     return counts, results
 
 
-def main(first: int, last: int, exported: int = 0) -> None:
+def main(first: int, last: int, exported: int = 0, only: str = "") -> None:
+    if only == "verilog":  # most models are refused: a simulator that compiles in a second
+        verilog.verilate = icarus
     counts: Counter[str] = Counter()
     exports: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory() as scratch:
         for seed in range(first, last):
             try:
-                more, results = check(seed, Path(scratch), seed - first < exported)
+                more, results = check(seed, Path(scratch), seed - first < exported, only)
             except Exception as error:
                 print(f"seed {seed}: {type(error).__name__}: {str(error)[:1000]}", flush=True)
                 counts["FAILED"] += 1
@@ -431,4 +442,4 @@ def main(first: int, last: int, exported: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:4]), *sys.argv[4:5])
