@@ -17,6 +17,7 @@ from msgspec.structs import replace
 import exports
 import networks
 from radixpoint.data import Preprocessing
+from radixpoint.data.preprocessing import ChannelOrder
 from radixpoint.demo import demo_images, demo_network
 from radixpoint.engines import make_engine, quantize_images
 from radixpoint.errors import ExportError
@@ -56,9 +57,9 @@ int main(void) {
 """
 
 
-def prepared(network: IntGraph, order: str) -> IntGraph:
+def prepared(network: IntGraph, order: ChannelOrder) -> IntGraph:
     """The network with other images in its record."""
-    about = Preprocessing((0.1, 0.5, 0.8), (0.2, 0.25, 0.3), channel_order=order)  # type: ignore[arg-type]
+    about = Preprocessing((0.1, 0.5, 0.8), (0.2, 0.25, 0.3), channel_order=order)
     text = msgspec.json.encode(about).decode()
     return dataclasses.replace(network, metadata={**network.metadata, "preprocessing": text})
 
@@ -79,7 +80,7 @@ def classes(network: IntGraph, pixels: np.ndarray, folder: Path) -> tuple[int, l
 
 
 @pytest.mark.parametrize("order", ["RGB", "BGR", "stored"])
-def test_classify_takes_camera_bytes(order: str, tmp_path: Path) -> None:
+def test_classify_takes_camera_bytes(order: ChannelOrder, tmp_path: Path) -> None:
     """The class that the network gives for the prepared image, for every image and both memories."""
     network = prepared(exports.quantized(networks.balanced(), conv=8, bn=9), order)
     about = msgspec.json.decode(network.metadata["preprocessing"], type=Preprocessing)

@@ -310,6 +310,14 @@ def test_what_has_no_meaning_is_refused(change: str, message: str, tmp_path: Pat
     assert message in str(error.value)
 
 
+def check_last(m: Model, images: np.ndarray, folder: Path) -> None:
+    """The network gives what qonnx's executor gives for the last node, by ==."""
+    path = m.save(folder / "m.onnx")
+    network = load_quantized(path)
+    ours = real(network, network.output, network.run(quantize_images(network, images))[network.output])
+    assert all(np.array_equal(o, t[m.last][0]) for o, t in zip(ours, theirs(path, images), strict=True))
+
+
 def test_constants_that_are_quantized_twice(tmp_path: Path) -> None:
     """The second Quant node sees what the first made; so do limits, and the signs of BipolarQuant."""
     m = Model(shape=(4, 4, 4))
@@ -322,11 +330,8 @@ def test_constants_that_are_quantized_twice(tmp_path: Path) -> None:
     )
     signs = m.node("BipolarQuant", m.quant(m.normal(4, 4, 1, 1), 0.25, 3), m.constant(0.5), domain=DOMAIN)
     m.node("Conv", m.quant(x, 2**-3, 6), signs)
-    path = m.save(tmp_path / "m.onnx")
-    network = load_quantized(path)
     images = np.random.default_rng(4).integers(-128, 128, (6, 4, 4, 4)).astype(np.float32) / 32
-    ours = real(network, network.output, network.run(quantize_images(network, images))[network.output])
-    assert all(np.array_equal(o, t[m.last][0]) for o, t in zip(ours, theirs(path, images), strict=True))
+    check_last(m, images, tmp_path)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3, 1, 1), (1, 3, 1, 1)])
@@ -334,21 +339,15 @@ def test_scales_stand_beside_tensors_as_numpy_has_them(shape: tuple[int, ...], t
     m = Model()
     scale = np.exp2(-m.random.integers(2, 5, shape))
     m.quant(m.quant("x", 2**-7, 8), scale, 6)
-    path = m.save(tmp_path / "m.onnx")
-    network = load_quantized(path)
     images = np.random.default_rng(5).integers(-128, 128, (4, 3, 8, 8)).astype(np.float32) / 128
-    ours = real(network, network.output, network.run(quantize_images(network, images))[network.output])
-    assert all(np.array_equal(o, t[m.last][0]) for o, t in zip(ours, theirs(path, images), strict=True))
+    check_last(m, images, tmp_path)
 
 
 def test_an_average_that_is_flattened_first(tmp_path: Path) -> None:
     m = Model()
     m.quant(m.node("Flatten", m.node("GlobalAveragePool", m.quant("x", 2**-7, 8))), 2**-6, 9)
-    path = m.save(tmp_path / "m.onnx")
-    network = load_quantized(path)
     images = np.random.default_rng(6).integers(-128, 128, (9, 3, 8, 8)).astype(np.float32) / 128
-    ours = real(network, network.output, network.run(quantize_images(network, images))[network.output])
-    assert all(np.array_equal(o, t[m.last][0]) for o, t in zip(ours, theirs(path, images), strict=True))
+    check_last(m, images, tmp_path)
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:

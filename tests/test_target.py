@@ -305,7 +305,9 @@ def test_search_passes_over_what_only_a_network_shows(tmp_path: Path) -> None:
         bits = int(what.split()[-2])
         network = quantize(GRAPH, RANGES, Design.separate(bits, 16))
         assert max(accumulators(network)) > 16
-    tried = {one.word_length for one in found.policies["separate"].conv_search or []}  # type: ignore[union-attr]
+    trials = found.policies["separate"].conv_search
+    assert isinstance(trials, list)
+    tried = {trial.word_length for trial in trials}
     assert tried
     assert all(max(accumulators(quantize(GRAPH, RANGES, Design.separate(bits, 16)))) <= 16 for bits in tried)
     again = searched(tmp_path, target=narrow, policies=("separate",))

@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from radixpoint.cli.inputs import check_writable, make_parents
+from radixpoint.cli.inputs import check_writable, write_quantized
 from radixpoint.cli.options import AsJson
 from radixpoint.cli.terminal import emit, say
 from radixpoint.importers.quantized import load_quantized
-from radixpoint.ir.storage import save_network
 
 
 def convert(
@@ -40,16 +39,8 @@ def convert(
     """
     check_writable(out)
     network = load_quantized(model, image_format)
-    make_parents(out)
-    save_network(network, out)
+    written = write_quantized(network, out)
     if as_json:
-        emit(
-            {
-                "network": str(out),
-                "digest": network.digest,
-                "widest_accumulator": network.widest_accumulator,
-                "formats": {name: str(t.format) for name, t in network.tensors.items()},
-            }
-        )
+        emit(written)
         return
     say(f"{out}: {network.summary()}; widest accumulator {network.widest_accumulator} bits")

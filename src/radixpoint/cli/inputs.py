@@ -1,4 +1,4 @@
-"""What commands read, with bars: models, images, ranges; and where they write."""
+"""What commands read, with bars: models, images, ranges; and what they write."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from radixpoint.engines import check_engine
 from radixpoint.errors import DataError, DesignError, EngineError, ModelError, RunError
 from radixpoint.importers import load
 from radixpoint.ir.graph import Graph
+from radixpoint.ir.network import IntGraph
+from radixpoint.ir.storage import save_network
 from radixpoint.measure.calibrate import Ranges, calibrate
 from radixpoint.searching.criterion import Criterion
 
@@ -195,3 +197,15 @@ def make_parents(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def write_quantized(network: IntGraph, out: Path) -> dict[str, object]:
+    """Save a quantized network; what ``--json`` says of it."""
+    make_parents(out)
+    save_network(network, out)
+    return {
+        "network": str(out),
+        "digest": network.digest,
+        "widest_accumulator": network.widest_accumulator,
+        "formats": {name: str(tensor.format) for name, tensor in network.tensors.items()},
+    }

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from radixpoint.accelerator.target import HardwareTarget
-from radixpoint.cli.inputs import check_writable, make_parents, ranges_of, read_images, read_model
+from radixpoint.cli.inputs import check_writable, ranges_of, read_images, read_model, write_quantized
 from radixpoint.cli.options import (
     AsJson,
     Calibration,
@@ -25,7 +25,6 @@ from radixpoint.cli.options import (
 )
 from radixpoint.cli.terminal import bars, emit, say
 from radixpoint.cli.terminal import out as terminal
-from radixpoint.ir.storage import save_network
 from radixpoint.quantization import quantize as quantization
 from radixpoint.quantization.design import Design
 
@@ -64,17 +63,9 @@ def quantize(
         network = quantization.quantize(graph, measured, chosen, images)
     if hardware is not None:
         hardware.check(hardware.problems(network), design)
-    make_parents(out)
-    save_network(network, out)
+    written = write_quantized(network, out)
     if as_json:
-        emit(
-            {
-                "network": str(out),
-                "digest": network.digest,
-                "widest_accumulator": network.widest_accumulator,
-                "formats": {name: str(t.format) for name, t in network.tensors.items()},
-            }
-        )
+        emit(written)
         return
     table = Table("layer", "step", "format of its result", "proven range of stored integers")
     for step in network.steps:

@@ -131,7 +131,7 @@ def _found(source: str, path: Path, classes: Sequence[str] | None, opened: ExitS
     members: list[_Member] = []
     for shard in shards:
         try:
-            archive = opened.enter_context(tarfile.open(shard))  # noqa: SIM115  # the stack closes it
+            archive = opened.enter_context(tarfile.open(shard))  # noqa: SIM115  # the stack of the caller closes it
             members += _members(archive, _stamp(shard))
         except DAMAGED as error:
             reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__

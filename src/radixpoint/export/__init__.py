@@ -33,7 +33,7 @@ from radixpoint.export.hls import HlsTarget
 from radixpoint.export.hls4ml import Hls4mlTarget
 from radixpoint.export.onnx import OnnxTarget
 from radixpoint.export.qonnx import QonnxTarget
-from radixpoint.export.target import Target, check_steps
+from radixpoint.export.target import Portable, Target, check_steps
 from radixpoint.export.tools import TIME_LIMIT, time_limit
 from radixpoint.export.vectors import VectorsTarget
 from radixpoint.export.verilog import VerilogTarget
@@ -245,12 +245,11 @@ def _opened(
     target = target_named(name)
     if machine is None:
         return target.open(path, network, scratch)
-    known = getattr(target, "machines", ())
-    if machine not in known:
-        what = f"expected one of {', '.join(known)}" if known else "it runs here only"
-        raise ExportError(f"{name} on {machine}: {what}")
-    found: Mapping[str, Engine] = target.open_on(machine, path, network, scratch)  # type: ignore[attr-defined]
-    return found
+    if not isinstance(target, Portable):
+        raise ExportError(f"{name} on {machine}: it runs here only")
+    if machine not in target.machines:
+        raise ExportError(f"{name} on {machine}: expected one of {', '.join(target.machines)}")
+    return target.open_on(machine, path, network, scratch)
 
 
 def _verified(

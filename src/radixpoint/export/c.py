@@ -95,7 +95,6 @@ class Source:
     def _readme(self) -> str:
         image, logits = (self.network.tensors[n] for n in (self.network.input, self.network.output))
         height, width, channels = extents(image.shape)
-        flash = sum(values.size * bits_of(t) // 8 for _, t, values in self._members)
         lines = [
             "# A network in C99",
             "",
@@ -103,7 +102,7 @@ class Source:
             "",
             "| | bytes |",
             "|---|---|",
-            f"| parameters (flash) | {flash:,} |",
+            f"| parameters (flash) | {self._flash:,} |",
             f"| buffer between the layers (RAM, `struct radixpoint_buffer`) | {self.arenas.bytes:,} |",
             f"| image | {tensor_bytes(self.network, self.network.input):,} |",
             f"| results | {sum(tensor_bytes(self.network, n) for n in self.network.outputs):,} |",
@@ -151,6 +150,11 @@ class Source:
             fill = (widest - size % widest) % widest or 1
             typed.append(("unused", "int8_t", np.zeros(fill, np.int64)))
         return typed
+
+    @property
+    def _flash(self) -> int:
+        """Bytes of all members."""
+        return sum(values.size * bits_of(t) // 8 for _, t, values in self._members)
 
     def _arrays(self) -> str:
         parts = ['#include "network.h"\n\nconst struct radixpoint_parameters radixpoint_parameters = {']
@@ -217,11 +221,10 @@ class Source:
             f"  int{bits}_t arena{bits}[{size // (bits // 8)}];\n"
             for bits, size in sorted(self.arenas.sizes.items(), reverse=True)
         )
-        flash = sum(values.size * bits_of(t) // 8 for _, t, values in self._members)
         return (
             "/* What lies between the layers. */\n"
             f"#define RADIXPOINT_BUFFER_BYTES {self.arenas.bytes}\n"
-            f"#define RADIXPOINT_PARAMETERS_BYTES {flash}\n"
+            f"#define RADIXPOINT_PARAMETERS_BYTES {self._flash}\n"
             f"struct radixpoint_buffer {{\n{members or '  int8_t unused[1];' + chr(10)}}};\n\n"
         )
 
@@ -332,7 +335,7 @@ class CTarget:
     options: tuple[str, ...] = ("parameters",)
     steps = EVERY
     several_outputs = True
-    machines = ("cortex-m7",)
+    machines: tuple[str, ...] = ("cortex-m7",)
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
         """See ``radixpoint.export.target.Target``; option ``parameters``: ``arrays`` or ``blob``."""
@@ -344,7 +347,7 @@ class CTarget:
     def open_on(
         self, machine: str, folder: Path, network: IntGraph, scratch: Path
     ) -> dict[str, TracedProgram]:
-        """As ``open``, on another machine: one of ``machines``."""
+        """See ``radixpoint.export.target.Portable``."""
         return programs(folder, network, scratch, WARNINGS[1:])
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, TracedProgram]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from radixpoint.engines import Engine
 from radixpoint.errors import ExportError
@@ -72,6 +72,25 @@ class Target(Protocol):
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> Mapping[str, Engine]:
         """What runs the files in ``folder``, by a name to print; products of compilers go to ``scratch``.
+
+        Raises:
+            ExportError: a tool is missing, or a file cannot be compiled or read.
+        """
+        ...
+
+
+@runtime_checkable
+class Portable(Target, Protocol):
+    """A target whose exports run on other machines too.
+
+    Attributes:
+        machines: their names.
+    """
+
+    machines: tuple[str, ...]
+
+    def open_on(self, machine: str, folder: Path, network: IntGraph, scratch: Path) -> Mapping[str, Engine]:
+        """As ``open``, on one of ``machines``.
 
         Raises:
             ExportError: a tool is missing, or a file cannot be compiled or read.

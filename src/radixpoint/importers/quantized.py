@@ -141,6 +141,7 @@ class _Importer:
         self.parameters: dict[str, IntParameter] = {}
         self.steps: list[Step] = []
         self.input, self.layer, self.count = "", "", 0
+        self.layers: set[str] = set()
 
     # ------------------------------------------------------------------------------------- the whole
 
@@ -157,15 +158,11 @@ class _Importer:
             self._take_image(stated)
         problems: list[tuple[str, str, str]] = []
         lost: set[str] = set()
-        labels: set[str] = set()
         for node in self.nodes:
             if lost.intersection(node.inputs):  # what it reads was refused already
                 lost.update(node.outputs)
                 continue
-            self.layer, self.count = node.label, 0
-            while self.layer in labels:  # names may repeat
-                self.layer += "'"
-            labels.add(self.layer)
+            self._begin(node.label)
             try:
                 if len(node.outputs) < 1 or len(node.inputs) < (node.op != "Constant"):
                     raise _Refused("without a result or an input: expected both")
@@ -220,7 +217,7 @@ class _Importer:
             raise ModelError(f"{self.source}: output {name!r}: expected a tensor behind quantized layers")
         form = self.tensors[value].format
         if form.per_channel:  # to one binary point, which loses nothing
-            self.layer, self.count = f"{name}/output", 0
+            self._begin(f"{name}/output")
             tensor = self.tensors[value]
             most = max(form.fraction_lengths)
             reach = max(
@@ -257,6 +254,13 @@ class _Importer:
         return value
 
     # ------------------------------------------------------------------------------------- building
+
+    def _begin(self, layer: str) -> None:
+        """The next steps are of another layer; names of nodes may repeat."""
+        while layer in self.layers:
+            layer += "'"
+        self.layers.add(layer)
+        self.layer, self.count = layer, 0
 
     def step(
         self,
@@ -851,7 +855,8 @@ def load_quantized(path: str | Path, image: str | None = None) -> IntGraph:
     Raises:
         FormatError: ``image`` is no format.
         ModelError: the file cannot be read, or holds no model of one image.
-        UnsupportedError: nodes that have no such meaning, all of them named, with the reason.
+        UnsupportedError: nodes that have no such meaning, each with the reason; what reads their results
+            is not looked at.
     """
     place = Path(path)
     form = None

@@ -525,16 +525,19 @@ class ByLayer:
         return {"conv": None, "layers": dict(allocation), "average": averages(self._layers, allocation)}
 
     def admitted(self) -> Iterator[tuple[Rank, Design]]:
-        """Designs with one word length for all layers, where the constraints allow them."""
+        """Designs with one word length for all layers, where the constraints allow them.
+
+        None on a target, whose fitted words are not the word length that is priced here.
+        """
         space = self.space
+        if space.target is not None:
+            return
         for w, bn in product(space.lengths, sorted({*space.lengths, space.bn_start})):
             allocation = dict.fromkeys(self._layers, (w, w))
             stored = sum(self._layers[name].weights * w for name in allocation) + self._others
             roomy = space.constraints.memory is None or stored <= space.constraints.memory
             if roomy and all(bits == w for bits in space.constraints.fixed.values()):
-                design = Design.separate(w, bn, **space.options)
-                if space.target is None:
-                    yield (self._price(allocation), bn), design
+                yield (self._price(allocation), bn), Design.separate(w, bn, **space.options)
 
     def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:
         w = design.classes["conv"].weights or 0

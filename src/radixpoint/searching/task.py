@@ -391,13 +391,11 @@ def _grid(judge: Judge, space: Space) -> list[Cell]:
     cells = []
     separate = STRATEGIES["separate"](space)
     places = [(int(rank[0]), int(rank[1])) for rank, _ in separate.admitted() if rank[1] in space.lengths]
-    designs = [space.fitted(Design.separate(conv, bn, **space.options)) for conv, bn in places]
-    runs = [not judge.ruled_out(design) for design in designs]
-    places = [place for place, run in zip(places, runs, strict=True) if run]
-    designs = [design for design, run in zip(designs, runs, strict=True) if run]
-    for number, (conv, bn) in enumerate(places):
-        judge.expect(designs[number + 1 :])
-        evaluation, verdict = judge.judge(f"grid {conv} x {bn} bits", designs[number], whole=True)
+    designs = {(conv, bn): space.fitted(Design.separate(conv, bn, **space.options)) for conv, bn in places}
+    designs = {place: design for place, design in designs.items() if not judge.ruled_out(design)}
+    for number, ((conv, bn), design) in enumerate(designs.items(), 1):
+        judge.expect(list(designs.values())[number:])
+        evaluation, verdict = judge.judge(f"grid {conv} x {bn} bits", design, whole=True)
         judge.images_left -= len(judge.images)
         cells.append(Cell(**asdict(evaluation), conv=conv, bn=bn, verdict=verdict))
     return cells
