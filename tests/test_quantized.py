@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -419,3 +420,42 @@ def test_command_line(tmp_path: Path) -> None:
     assert "'byte' is not a format" in refused.stderr
     assert not (tmp_path / "m.safetensors").exists()
     run("export", tmp_path / "n.safetensors", "--to", "c", "-o", tmp_path / "c")
+
+
+def test_an_offset_finer_than_the_sums_decides_ties(tmp_path: Path) -> None:
+    """y = s x + t of every byte against rational numbers: t far below the last place of s x, and above."""
+    m = Model(shape=(6, 16, 16))
+    factors = np.array([1, 1, 0.5, 1, 0.3, 1], np.float32)
+    offsets = np.array([2.0**-30, -(2.0**-30), 0.25 + 2.0**-22, 0, 2.0**-19, 2.0**-11 + 2.0**-27], np.float32)
+    zeros, ones = m.constant(np.zeros(6)), m.constant(np.ones(6))
+    x = m.node(
+        "BatchNormalization",
+        *(m.quant("x", 2**-7, 8), m.constant(factors), m.constant(offsets), zeros, ones),
+        epsilon=0.0,
+    )
+    m.quant(x, 2**-3, 7)
+    network = load_quantized(m.save(tmp_path / "m.onnx"))
+    stored = np.tile(np.arange(-128, 128).reshape(1, 1, 16, 16), (1, 6, 1, 1))
+    ours = network.run(stored)[network.output][0].reshape(6, 256)
+    for channel, (s, t) in enumerate(zip(factors.tolist(), offsets.tolist(), strict=True)):
+        exact = [round((Fraction(s) * n / 128 + Fraction(t)) * 8) for n in range(-128, 128)]
+        assert ours[channel].tolist() == exact, channel
+
+
+@pytest.mark.parametrize(("op", "limit"), [("Max", 0.5), ("Max", 0.25), ("Min", -8.5), ("Min", -8.25)])
+def test_limits_between_units_at_the_ends_are_refused(op: str, limit: float, tmp_path: Path) -> None:
+    """Of integers -8..0, a limit just beyond an end would be the whole result, and is none of them."""
+    m = Model()
+    m.node(op, m.node("Min", m.quant("x", 1, 4), m.constant(0.0)), m.constant(limit))
+    with pytest.raises(ModelError, match="expected a multiple of the operand's unit"):
+        load_quantized(m.save(tmp_path / "m.onnx"))
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul"])
+def test_sums_of_another_number_of_tensors_are_refused(op: str, tmp_path: Path) -> None:
+    for count in (1, 3):
+        m = Model()
+        m.node(op, *[m.quant("x", 1, 4), m.constant(1.0), "x"][-count:])
+        m.nodes[-1].input[0] = m.nodes[-1].input[0] if count > 1 else "k3"
+        with pytest.raises(ModelError, match=f"of {count} tensors: expected two"):
+            load_quantized(m.save(tmp_path / "m.onnx"))

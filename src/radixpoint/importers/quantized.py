@@ -499,20 +499,21 @@ class _Importer:
 
     def offset(self, tensor: str, values: Reals) -> str:
         """Add exact numbers, one or one a channel."""
-        value = self._exact(values, tensor, max(self.tensors[tensor].format.fraction_lengths) + 64)
+        value = self._exact(values, tensor, [max(self.tensors[tensor].format.fraction_lengths) + 64])
         return self.step("offset", [tensor], {}, {"value": value})
 
-    def _exact(self, values: Reals, tensor: str, most: int) -> IntParameter:
-        """Real numbers as integers with a binary point each, along the channels of ``tensor``; bits beyond
-        ``most`` fraction bits, which no executor in binary32 would see either, are rounded away."""
+    def _exact(self, values: Reals, tensor: str, most: Sequence[int]) -> IntParameter:
+        """Real numbers as integers with a binary point each, along the channels of ``tensor``; those with
+        more than ``most`` fraction bits, one or one a channel, are rounded to odd."""
         rank = len(self.shape(tensor))
         flat = np.asarray(values, np.float64).reshape(-1)
         if not np.isfinite(flat).all():
             raise _Refused("a constant that is no finite number: expected numbers")
         if flat.size not in (1, self.shape(tensor)[0]):
             raise _Refused(f"{flat.size} numbers for {self.shape(tensor)[0]} channels")
-        fractions = [min(_fraction(v), most) for v in flat.tolist()]
-        stored = np.array([round(math.ldexp(v, f)) for v, f in zip(flat.tolist(), fractions, strict=True)])
+        numbers, limits = (a.tolist() for a in np.broadcast_arrays(flat, most))
+        fractions = [min(_fraction(v), limit) for v, limit in zip(numbers, limits, strict=True)]
+        stored = np.array([_odd(math.ldexp(v, f)) for v, f in zip(numbers, fractions, strict=True)])
         bits = max(int(max(-stored.min() - 1, stored.max())).bit_length() + 1, 2)
         if bits > MAX_STORED:
             raise _Refused(f"a constant of {bits} bits: expected at most {MAX_STORED}")
@@ -542,12 +543,12 @@ class _Importer:
         return self._affine(source, scale, beta - mean * scale)
 
     def _affine(self, source: str, scale: Reals, offset: Reals | None) -> str:
-        factor = self._exact(_single(scale), source, 1 << 9)
+        factor = self._exact(_single(scale), source, [1 << 9])
         result = self.step("scale", [source], {}, {"factor": factor})
         if offset is None:
             return result
-        grid = min(self.tensors[result].format.fraction_lengths)
-        value = self._exact(_single(offset), result, max(grid, 0) + 8)
+        most = [max(f, 0) + 8 for f in self.tensors[result].format.fraction_lengths]
+        value = self._exact(_single(offset), result, most)
         return self.step("offset", [result], {}, {"value": value})
 
     def relu(self, node: Node) -> Known:
@@ -574,7 +575,7 @@ class _Importer:
     def _limited(self, source: str, least: float, most: float) -> str:
         """Limits in real numbers; those beyond what the tensor can be change nothing."""
         tensor, ends = self.tensors[source], []
-        for limit, own in ((least, tensor.low), (most, tensor.high)):
+        for limit, own, inward in ((least, tensor.low, 1), (most, tensor.high, -1)):
             if math.isnan(limit):
                 raise _Refused("a limit that is no number")
             if math.isinf(limit) or limit == 0:
@@ -583,10 +584,13 @@ class _Importer:
             if tensor.format.per_channel:
                 raise _Refused("a limit on a tensor with a binary point a channel")
             moved = math.ldexp(limit, tensor.format.fraction_lengths[0])
-            if tensor.low < moved < tensor.high and moved != int(moved):
+            if moved * inward <= own * inward:
+                ends.append(own)
+                continue
+            if moved != int(moved):
                 raise _Refused(f"limit {limit:g}: expected a multiple of the operand's unit")
             ends.append(int(moved))
-        low, high = max(ends[0], tensor.low), min(ends[1], tensor.high)
+        low, high = max(ends[0], tensor.low), min(ends[1], tensor.high)  # of limits at 0
         if low > high or least == math.inf or most == -math.inf:
             raise _Refused(
                 f"limits {least:g} and {most:g}: expected some of what the operand can be between them"
@@ -612,14 +616,16 @@ class _Importer:
     def clip(self, node: Node) -> Known:
         source, ends = self.tensor(node.inputs[0]), []
         for index, name, plain in ((1, "min", -math.inf), (2, "max", math.inf)):
-            limit = float(node.get(name, plain))
+            limit = np.array(float(node.get(name, plain)))
             if node.given(index):
-                limit = float(self.constant(node, index).real.reshape(-1)[0])
-            ends.append(limit)
+                limit = self.constant(node, index).real
+            if limit.size != 1:
+                raise _Refused(f"limits of shape {limit.shape}: expected one number")
+            ends.append(float(limit.reshape(-1)[0]))
         return self._limited(source, *ends)
 
     def add(self, node: Node) -> Known:
-        values = [self.known.get(name) for name in node.inputs]
+        values = self._pair(node)
         constants = [value for value in values if isinstance(value, _Constant)]
         if len(constants) == 2:
             signs = (1.0, -1.0) if node.op == "Sub" else (1.0, 1.0)
@@ -634,12 +640,17 @@ class _Importer:
             raise _Refused("of two tensors: expected a constant")
         return self.step("add", [self.tensor(name) for name in node.inputs])
 
+    def _pair(self, node: Node) -> list[Known | None]:
+        if len(node.inputs) != 2:
+            raise _Refused(f"of {len(node.inputs)} tensors: expected two")
+        return [self.known.get(name) for name in node.inputs]
+
     def _beside(self, node: Node, constant: _Constant) -> str:
         """The other input of a node."""
         return self.tensor(next(name for name in node.inputs if self.known.get(name) is not constant))
 
     def mul(self, node: Node) -> Known:
-        values = [self.known.get(name) for name in node.inputs]
+        values = self._pair(node)
         constants = [value for value in values if isinstance(value, _Constant)]
         if len(constants) == 2:
             a, b = (constant.real for constant in constants)
@@ -771,6 +782,17 @@ def _fraction(value: float) -> int:
     if denominator > 1:
         return denominator.bit_length() - 1
     return -((numerator & -numerator).bit_length() - 1)
+
+
+def _odd(value: float) -> int:
+    """The odd one of the two integers around a number that is none.
+
+    So it stays on its side of everything on a coarser grid, and what rounds there rounds as the number would
+    (Boldo and Melquiond 2008, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding
+    to odd").
+    """
+    whole = math.floor(value)
+    return whole if whole == value else whole | 1
 
 
 def _single(values: Reals) -> Reals:
