@@ -17,6 +17,8 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -209,6 +211,31 @@ def test_records(tmp_path: Path) -> None:
         read_record(tmp_path / "a")
     os.mkfifo(tmp_path / "pipe")
     assert read_record(tmp_path / "pipe") is None
+
+
+def test_records_that_come_and_go_meanwhile(tmp_path: Path) -> None:
+    """A file that appears between two looks at it is no damage, one that goes is no irregular file."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads look at the file between each other's system calls
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            for number in range(300):
+                path = tmp_path / str(number)
+                written = pool.submit(write_record, path, b"content")
+                while not written.done() or not path.exists():
+                    with suppress(FileNotFoundError):
+                        assert read_record(path) == b"content"
+                written.result()
+
+            def come_and_go(path: Path) -> None:
+                for _ in range(1000):
+                    write_record(path, b"")
+                    path.unlink(missing_ok=True)
+
+            for going in [pool.submit(come_and_go, tmp_path / "probe") for _ in range(3)]:
+                going.result()
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_what_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

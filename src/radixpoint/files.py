@@ -140,7 +140,7 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         RunError: the folder cannot be written; nothing of the file is left.
     """
-    if path.exists() and not path.is_file():
+    if _is_regular(path) is False:
         raise RunError(f"{path}: cannot be written: it is no regular file")
     for attempt in range(_ATTEMPTS):
         partial = partial_beside(path)
@@ -159,6 +159,14 @@ def write_whole(path: Path, data: bytes) -> None:
             raise RunError(f"{path}: cannot be written: {error.strerror}") from None
         finally:
             _remove(partial)
+
+
+def _is_regular(path: Path) -> bool | None:
+    """Whether it is a regular file, None if nothing is there: one look, since others change it meanwhile."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return None
 
 
 def _remove(partial: Path) -> None:
@@ -192,7 +200,7 @@ def read_record(path: Path) -> bytes | None:
     Raises:
         FileNotFoundError: there is none.
     """
-    content = path.read_bytes() if path.is_file() or not path.exists() else b""
+    content = b"" if _is_regular(path) is False else path.read_bytes()
     head, newline, data = content.partition(b"\n")
     return data if newline and head == _RECORD + _checksum(path, data) else None
 
