@@ -15,6 +15,8 @@ from radixpoint.engines import (
     make_engine,
     usable_engines,
 )
+from radixpoint.engines.native.isa import native
+from radixpoint.engines.native.planner import Planner
 from radixpoint.ir.network import IntGraph
 from radixpoint.measure.evaluate import first_mismatch
 
@@ -27,10 +29,19 @@ if "torch" in usable_engines():
     DEVICES += ["torch", *(["torch:cuda"] if torch.cuda.is_available() else [])]
 
 
+def fewer_products(graph: IntGraph, name: str) -> list[str]:
+    """Steps that an instruction set can compute both ways."""
+    isa = next(isa for isa in native.instruction_sets() if isa.name == name)
+    planner = Planner(graph, set(), isa.byte_dot, isa.saturates)
+    return [step.name for step in graph.steps if isa.winograd and planner.squares_fit(step)]
+
+
 def fast_engines(graph: IntGraph, threads: int = 0) -> Iterator[tuple[str, Engine]]:
     yield "blas", BlasEngine(graph, threads)
     for name in USABLE:
-        yield name, NativeEngine(graph, threads, name)
+        yield name, NativeEngine(graph, threads, name, winograd=False)
+        if fewer_products(graph, name):
+            yield f"{name}, Winograd", NativeEngine(graph, threads, name, winograd=True)
     for device in DEVICES:
         yield device, make_engine(graph, device, threads or 1)  # its threads spin while they wait
 

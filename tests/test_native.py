@@ -59,6 +59,7 @@ def operands(pattern: str, low: int, high: int, shape: tuple[int, ...], seed: in
             return np.random.default_rng(seed).integers(low, high + 1, shape)
 
 
+WINOGRAD = [isa.name for isa in native.instruction_sets() if isa.supported and isa.winograd] if BUILT else []
 PATTERNS = ("lowest", "highest", "alternating", "random")
 
 
@@ -302,3 +303,87 @@ def test_padding_larger_than_any_value() -> None:
     made.step("conv", window, weight=IntParameter(weight, TensorFormat(True, 8, (0,))))
     made.cast(TensorFormat(True, 16, (-6,)))
     made.check(np.stack([operands(p, -128, 127, (16, 5, 4), 1) for p in PATTERNS]))
+
+
+SQUARES = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "groups": 1}
+
+
+def squares(low: int, high: int, weight: np.ndarray, size: tuple[int, int] = (7, 6)) -> Chain:
+    """A 3x3 convolution of operands from ``low`` to ``high``, and a cast."""
+    made = Chain(16, 0, (weight.shape[1], *size))
+    made.step("clamp", {"low": low, "high": high})
+    made.step("conv", SQUARES, weight=IntParameter(freeze(weight), TensorFormat(True, 16, (0,))))
+    made.cast(TensorFormat(True, 16, (-12,)))
+    return made
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("low", "high", "weight", "fit"),
+    [
+        (0, 8191, 1, True),  # 4 times the largest operand is 32764
+        (0, 8192, 1, False),
+        (-8192, 8191, 1, True),  # and 4 times the least -32768
+        (-8193, 8191, 1, False),
+        (-10000, 6383, 1, False),  # 4 times the least again
+        (0, 255, 3640, True),  # 9 times a weight is 32760, as the middle of the transformed ones
+        (0, 255, 3641, False),
+        (0, 255, -3640, True),
+        (0, 255, -3641, False),
+    ],
+)
+def test_where_fewer_products_are_exact(low: int, high: int, weight: int, fit: bool) -> None:
+    """The largest operands and weights that 16 bits hold when transformed, and the next."""
+    channels = 17 if abs(weight) == 1 else 16
+    signs = np.where(operands("random", 0, 1, (9, channels, 3, 3), 5), 1, -1)
+    signs[0], signs[1] = 1, -1
+    signs[2] = np.where(np.arange(9).reshape(3, 3) % 2, 1, -1)
+    made = squares(low, high, weight * signs)
+    assert all(bool(fast.fewer_products(made.closed(), name)) is fit for name in WINOGRAD)
+    made.check(np.stack([operands(p, -(1 << 15), (1 << 15) - 1, (channels, 7, 6), 6) for p in PATTERNS]))
+
+
+@needs_native
+@pytest.mark.parametrize(("more", "fit"), [(0, True), (1, False)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_fewer_products_at_the_edge_of_32_bits(more: int, fit: bool, sign: int) -> None:
+    """4 times a sum has to fit: 2**29 - 1 is the largest, -2**29 the least."""
+    edge = (1 << 29) - (sign > 0)
+    whole, rest = divmod(edge // 4095, 144 * 9)
+    weight = np.full((3, 144, 3, 3), whole)
+    weight[:, 0, 0, 0] += rest
+    weight[1, 5, 1, 1] += more
+    reached = 4095 * int(weight[1].sum())
+    assert edge - 4095 < reached <= edge or (more and edge < reached <= edge + 4095)
+    made = squares(0, 4095, sign * weight)
+    assert all(bool(fast.fewer_products(made.closed(), name)) is fit for name in WINOGRAD)
+    made.check(np.stack([operands(p, -(1 << 15), (1 << 15) - 1, (144, 7, 6), 6) for p in PATTERNS]))
+
+
+@needs_native
+def test_fewer_products_of_every_size() -> None:
+    """Odd and even lines and columns, few and many channels, several images, pads that differ."""
+    random = np.random.default_rng(8)
+    for number in range(40):
+        channels, outputs = int(random.integers(16, 70)), int(random.integers(1, 70))
+        shape = (channels, int(random.integers(2, 16)), int(random.integers(2, 16)))
+        made = Chain(10, 0, shape)
+        weight = random.integers(-512, 512, (outputs, channels, 3, 3))
+        pads = tuple(int(x) for x in random.integers(1, 3, 4))
+        parameter = IntParameter(freeze(weight), TensorFormat(True, 10, (0,)))
+        made.step("conv", {**SQUARES, "pads": pads}, weight=parameter)
+        made.cast(TensorFormat(True, 12, (-9,)), "RND_CONV" if number % 2 else "RND", "WRAP")
+        assert all(fast.fewer_products(made.closed(), name) for name in WINOGRAD)
+        made.check(random.integers(-512, 512, (int(random.integers(1, 5)), *shape)))
+
+
+@needs_native
+def test_what_is_tried_first_does_not_show() -> None:
+    """The first run tries both ways: it gives what later ones give, with any number of threads."""
+    graph = squares(-512, 511, operands("random", -512, 511, (33, 40, 3, 3), 1), (19, 17)).closed()
+    x = operands("random", -512, 511, (5, 40, 19, 17), 2)
+    expected = make_engine(graph, "reference").run(x)[graph.output]
+    for threads in (1, 2, 3):
+        for name in fast.USABLE:
+            engine = NativeEngine(graph, threads, name)
+            assert all(np.array_equal(engine.run(x)[graph.output], expected) for _ in range(3)), name

@@ -108,6 +108,10 @@ int64_t one(const Kernels& kernels) {
   else
     program.add_conv(source, -1, w, {stored.data(), outputs, each, w.kernel_y, w.kernel_x, groups}, bytes, wide, split,
                      x_low, x_high);
+  // Where that is exact for any such weights; see generic/winograd.hpp.
+  const bool squares = kernels.winograd && !depthwise && !bytes && groups == 1 && taps == 9 && w.stride_y == 1 &&
+                       w.stride_x == 1 && x_bits <= 14 && w_bits <= 12 && 4 * bound <= INT32_MAX;
+  if (squares && chance(0, 3)) program.add_winograd({stored.data(), outputs, each, 3, 3, 1}, chance(0, 1) == 0);
   Stage first = stage(wide, !fits, {}, half, shift, -32768, 32767);
   if (wide && !depthwise) {
     first.from_split = true;

@@ -1,8 +1,12 @@
 #include "engine.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <limits>
+#include <map>
+#include <mutex>
+#include <tuple>
 
 namespace radixpoint {
 
@@ -242,7 +246,50 @@ void Program::add_conv(int source, int padded, const Window& window, const Weigh
     if (kernels_.tiles) pack_tiles(panel, conv, weights, kernels_.lanes);
     else pack(panel, conv, weights, kernels_.lanes, low, high, zero, kernels_.saturates);
   });
-  operations_.push_back({std::move(conv), {}});
+  operations_.push_back({std::move(conv), {}, {}});
+}
+
+void Program::add_winograd(const Weights& w, bool always) {
+  Operation& operation = operations_.back();
+  const Conv& conv = std::get<Conv>(operation.what);
+  Winograd op{conv.source, conv.window, {}, {}};
+  op.zeros = Bytes(op.window.channels * 2);
+  const int64_t width = kernels_.lanes * kernels_.vectors, units = (w.group_channels + 1) / 2;
+  for (int64_t channel = 0; channel < w.outputs; channel += width)
+    for (int point = 0; point < 16; ++point) {
+      Panel panel{};
+      panel.channel = channel;
+      panel.channels = std::min(width, w.outputs - channel);
+      panel.group_channels = w.group_channels;
+      panel.vectors = static_cast<int>((panel.channels + kernels_.lanes - 1) / kernels_.lanes);
+      panel.segments.push_back({0, 0, static_cast<int32_t>(units), 1});
+      panel.weights = Bytes(units * panel.vectors * kernels_.lanes * 4);
+      panel.start = Bytes(panel.vectors * kernels_.lanes * 4);
+      op.panels.push_back(std::move(panel));
+    }
+  pool_->run(static_cast<int64_t>(op.panels.size()) / 16, [&](int64_t p) {
+    Panel* const points = op.panels.data() + 16 * p;
+    const int64_t lanes = points->vectors * kernels_.lanes;
+    for (int64_t lane = 0; lane < points->channels; ++lane)
+      for (int64_t c = 0; c < w.group_channels; ++c) {
+        const int16_t* const g = w.data + ((points->channel + lane) * w.group_channels + c) * 9;
+        int half[12];  // 2G g
+        for (int j = 0; j < 3; ++j) {
+          half[j] = 2 * g[j];
+          half[3 + j] = g[j] + g[3 + j] + g[6 + j];
+          half[6 + j] = g[j] - g[3 + j] + g[6 + j];
+          half[9 + j] = 2 * g[6 + j];
+        }
+        for (int i = 0; i < 4; ++i) {
+          const int *const h = half + 3 * i;
+          const int whole[4] = {2 * h[0], h[0] + h[1] + h[2], h[0] - h[1] + h[2], 2 * h[2]};
+          for (int j = 0; j < 4; ++j)
+            points[4 * i + j].weights.as<int16_t>()[(c / 2 * lanes + lane) * 2 + c % 2] = static_cast<int16_t>(whole[j]);
+        }
+      }
+  });
+  if (always) operation.what = std::move(op);
+  else operation.instead = std::move(op);
 }
 
 void Program::add_depthwise(int source, const Window& window, const Weights& weights, bool wide) {
@@ -277,17 +324,17 @@ void Program::add_depthwise(int source, const Window& window, const Weights& wei
       d.start.as<uint32_t>()[c] = static_cast<uint32_t>(-zero * sum);
     }
   }
-  operations_.push_back({std::move(d), {}});
+  operations_.push_back({std::move(d), {}, {}});
 }
 
 void Program::add_pool(int source, const Window& window, Pooling pooling, bool wide) {
-  operations_.push_back({Pool{source, window, pooling, wide}, {}});
+  operations_.push_back({Pool{source, window, pooling, wide}, {}, {}});
 }
 
 void Program::add_move(int source, int target, const int64_t* starts, const int64_t* lengths, int64_t runs, int64_t fill) {
   Move move{source, target, fill, {}};
   for (int64_t i = 0; i < runs; ++i) move.runs.push_back({starts[i], lengths[i]});
-  operations_.push_back({std::move(move), {}});
+  operations_.push_back({std::move(move), {}, {}});
 }
 
 void Program::add_stage(Stage stage) { operations_.back().chain.push_back(std::move(stage)); }
@@ -369,22 +416,70 @@ void Program::run_move(const Move& move) {
   });
 }
 
+void Program::run_winograd(const Winograd& op, const Chain& chain) {
+  // Transformed operands and sums of a task stay in the second-level cache.
+  constexpr int64_t LARGEST = 192 << 10, MOST = 48;
+  const int64_t room = LARGEST / (32 * op.window.channels);
+  const int64_t each = std::max<int64_t>(2, std::min(MOST, room) / kernels_.rows) * kernels_.rows;
+  const int64_t squares = batch_ * op.squares_y() * op.squares_x(), panels = static_cast<int64_t>(op.panels.size()) / 16;
+  const View view{&buffers_, arena_.data(), batch_, batch_ * op.window.out_height * op.window.out_width};
+  const int64_t blocks = (squares + each - 1) / each;
+  const int64_t groups = std::min(panels, std::max<int64_t>(1, 4 * threads_ / blocks));
+  pool_->run(blocks * groups, [&](int64_t i) {
+    const int64_t block = i / groups, group = i % groups;
+    kernels_.winograd(op, chain, view, block * each, std::min(squares, (block + 1) * each), panels * group / groups,
+                      panels * (group + 1) / groups);
+  });
+}
+
+void Program::choose(Operation& operation) {
+  using Shape = std::tuple<const Kernels*, int, int64_t, int64_t, int64_t, int64_t>;
+  static std::mutex mutex;
+  static std::map<Shape, bool> faster;  // whether Winograd's kernel is; shared by every program of the process
+  const Window& w = operation.instead->window;
+  const Panel& last = operation.instead->panels.back();
+  const Shape shape{&kernels_, threads_, w.channels, last.channel + last.channels, w.out_height, w.out_width};
+  const std::lock_guard<std::mutex> guard(mutex);
+  auto known = faster.find(shape);
+  if (known == faster.end()) {
+    using Clock = std::chrono::steady_clock;
+    auto direct = Clock::duration::max(), fewer = Clock::duration::max();
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      const auto start = Clock::now();
+      run_conv(std::get<Conv>(operation.what), operation.chain);
+      const auto between = Clock::now();
+      run_winograd(*operation.instead, operation.chain);
+      direct = std::min(direct, between - start);
+      fewer = std::min(fewer, Clock::now() - between);
+    }
+    known = faster.emplace(shape, fewer < direct).first;
+  }
+  if (known->second) operation.what = std::move(*operation.instead);
+  operation.instead.reset();
+}
+
+void Program::run_operation(const Operation& operation) {
+  const Chain& chain = operation.chain;
+  if (const auto* conv = std::get_if<Conv>(&operation.what)) run_conv(*conv, chain);
+  if (const auto* op = std::get_if<Winograd>(&operation.what)) run_winograd(*op, chain);
+  if (const auto* d = std::get_if<Depthwise>(&operation.what)) {
+    const int64_t rows = batch_ * d->window.out_height * d->window.out_width;
+    const View view{&buffers_, arena_.data(), batch_, rows};
+    over_rows(rows, 192, [&](int64_t a, int64_t b) { kernels_.depthwise(*d, chain, view, a, b); });
+  }
+  if (const auto* pool = std::get_if<Pool>(&operation.what)) {
+    const int64_t rows = batch_ * pool->window.out_height * pool->window.out_width;
+    const View view{&buffers_, arena_.data(), batch_, rows};
+    over_rows(rows, 192, [&](int64_t a, int64_t b) { kernels_.pool(*pool, chain, view, a, b); });
+  }
+  if (const auto* move = std::get_if<Move>(&operation.what)) run_move(*move);
+}
+
 void Program::run(int64_t begin, int64_t end) {
   for (int64_t index = begin; index < end; ++index) {
-    const Operation& operation = operations_[static_cast<std::size_t>(index)];
-    const Chain& chain = operation.chain;
-    if (const auto* conv = std::get_if<Conv>(&operation.what)) run_conv(*conv, chain);
-    if (const auto* d = std::get_if<Depthwise>(&operation.what)) {
-      const int64_t rows = batch_ * d->window.out_height * d->window.out_width;
-      const View view{&buffers_, arena_.data(), batch_, rows};
-      over_rows(rows, 192, [&](int64_t a, int64_t b) { kernels_.depthwise(*d, chain, view, a, b); });
-    }
-    if (const auto* pool = std::get_if<Pool>(&operation.what)) {
-      const int64_t rows = batch_ * pool->window.out_height * pool->window.out_width;
-      const View view{&buffers_, arena_.data(), batch_, rows};
-      over_rows(rows, 192, [&](int64_t a, int64_t b) { kernels_.pool(*pool, chain, view, a, b); });
-    }
-    if (const auto* move = std::get_if<Move>(&operation.what)) run_move(*move);
+    Operation& operation = operations_[static_cast<std::size_t>(index)];
+    if (operation.instead) choose(operation);
+    run_operation(operation);
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -29,6 +30,9 @@ class Program {
   // the window as taps, over the source copied to `padded`.
   void add_conv(int source, int padded, const Window& window, const Weights& weights, bool bytes, bool wide, int split,
                 int64_t low, int64_t high);
+  // The convolution added last with fewer products, for sources and transformed weights within 16 bits and four times its sums
+  // within 32: always, or where a first run of both finds that faster.
+  void add_winograd(const Weights& weights, bool always);
   void add_depthwise(int source, const Window& window, const Weights& weights, bool wide);
   void add_pool(int source, const Window& window, Pooling pooling, bool wide);
   // Copies elements: the target, channels last, is made of runs of the source, channels last; one that starts at -1 is
@@ -55,11 +59,16 @@ class Program {
     std::vector<Run> runs;
   };
   struct Operation {
-    std::variant<Conv, Depthwise, Pool, Move> what;
+    std::variant<Conv, Winograd, Depthwise, Pool, Move> what;
     Chain chain;
+    std::optional<Winograd> instead;  // of a convolution, until it is known which is faster
   };
 
+  void run_operation(const Operation& operation);
   void run_conv(const Conv& conv, const Chain& chain);
+  void run_winograd(const Winograd& op, const Chain& chain);
+  // Keeps the faster of an operation and what may run instead; either has run then.
+  void choose(Operation& operation);
   void run_move(const Move& move);
   void copy_padded(const Conv& conv);
   // In row blocks of a multiple of a tile.

@@ -260,5 +260,5 @@ bool supported() {
 }  // namespace amx
 
 const Kernels AMX = {"amx",     RP_LANES,       RP_VECTORS, RP_ROWS,        true, false, true, amx::supported,
-                     amx::conv, amx::depthwise, amx::pool,  amx::tile_peak};
+                     amx::conv, nullptr, amx::depthwise, amx::pool,  amx::tile_peak};
 }  // namespace radixpoint

@@ -40,5 +40,5 @@ namespace {
 bool has_avx2() { return __builtin_cpu_supports("avx2"); }
 }  // namespace
 const Kernels AVX2 = {"avx2",     RP_LANES,        RP_VECTORS, RP_ROWS,   true,  true,  false, has_avx2,
-                      avx2::conv, avx2::depthwise, avx2::pool, avx2::peak};
+                      avx2::conv, avx2::winograd, avx2::depthwise, avx2::pool, avx2::peak};
 }  // namespace radixpoint

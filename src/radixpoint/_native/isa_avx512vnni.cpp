@@ -9,5 +9,5 @@
 
 namespace radixpoint {
 const Kernels AVX512VNNI = {"avx512vnni",     RP_LANES,         RP_VECTORS, RP_ROWS, true, false, false, has_avx512vnni,
-                            avx512vnni::conv, avx512vnni::depthwise, avx512vnni::pool, avx512vnni::peak};
+                            avx512vnni::conv, avx512vnni::winograd, avx512vnni::depthwise, avx512vnni::pool, avx512vnni::peak};
 }

@@ -25,5 +25,5 @@ bool has_i8mm() {
 }
 }  // namespace
 const Kernels I8MM = {"i8mm",     RP_LANES,        RP_VECTORS, RP_ROWS,   true, false, false, has_i8mm,
-                      i8mm::conv, i8mm::depthwise, i8mm::pool, i8mm::peak};
+                      i8mm::conv, i8mm::winograd, i8mm::depthwise, i8mm::pool, i8mm::peak};
 }  // namespace radixpoint

@@ -10,5 +10,5 @@ namespace {
 bool anywhere() { return true; }
 }  // namespace
 const Kernels NEON = {"neon",     RP_LANES,        RP_VECTORS, RP_ROWS,   false, false, false, anywhere,
-                      neon::conv, neon::depthwise, neon::pool, neon::peak};
+                      neon::conv, neon::winograd, neon::depthwise, neon::pool, neon::peak};
 }  // namespace radixpoint

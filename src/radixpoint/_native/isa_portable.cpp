@@ -14,5 +14,5 @@ namespace {
 bool anywhere() { return true; }
 }  // namespace
 const Kernels PORTABLE = {"portable",     RP_LANES,            RP_VECTORS,     RP_ROWS,       false, false, false, anywhere,
-                          portable::conv, portable::depthwise, portable::pool, portable::peak};
+                          portable::conv, portable::winograd, portable::depthwise, portable::pool, portable::peak};
 }  // namespace radixpoint

@@ -18,6 +18,9 @@ struct Kernels {
   // Output pixels row_begin..row_end (over all images) of panels panel_begin..panel_end, through the chain.
   void (*conv)(const Conv&, const Chain&, const View&, int64_t row_begin, int64_t row_end, int64_t panel_begin,
                int64_t panel_end);
+  // Squares of results begin..end (over all images) likewise; none where matrix tiles are faster.
+  void (*winograd)(const Winograd&, const Chain&, const View&, int64_t begin, int64_t end, int64_t panel_begin,
+                   int64_t panel_end);
   void (*depthwise)(const Depthwise&, const Chain&, const View&, int64_t row_begin, int64_t row_end);
   void (*pool)(const Pool&, const Chain&, const View&, int64_t row_begin, int64_t row_end);
   // Dot-product instructions in a loop over registers alone; returns multiply-accumulates done.

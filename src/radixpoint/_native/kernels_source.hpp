@@ -30,6 +30,7 @@ namespace {
 #include "generic/vectors.hpp"
 #include "generic/stages.hpp"
 #include "generic/convolution.hpp"
+#include "generic/winograd.hpp"
 #include "generic/windows.hpp"
 #include "generic/peak.hpp"
 

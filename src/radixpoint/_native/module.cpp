@@ -92,6 +92,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("supported", [](const Kernels& k) { return k.supported(); })
       .def_ro("byte_dot", &Kernels::byte_dot)
       .def_ro("saturates", &Kernels::saturates)
+      .def_prop_ro("winograd", [](const Kernels& k) { return k.winograd != nullptr; })
       .def_ro("lanes", &Kernels::lanes);
   m.def("instruction_sets", [] { return instruction_sets(); }, nb::rv_policy::reference);
   m.def("peak", [](const std::string& name, bool bytes, int64_t rounds) {
@@ -169,6 +170,14 @@ NB_MODULE(_native, m) {
           },
           nb::kw_only(), "source"_a, "padded"_a, "window"_a, "weights"_a, "groups"_a, "bytes"_a, "wide"_a, "split"_a,
           "low"_a, "high"_a)
+      .def(
+          "add_winograd",
+          [](Program& p, const Shorts& weights, bool always) {
+            const Weights w = weights_of(weights, 1);
+            nb::gil_scoped_release release;
+            p.add_winograd(w, always);
+          },
+          nb::kw_only(), "weights"_a, "always"_a)
       .def(
           "add_depthwise",
           [](Program& p, int source, const Window& window, const Shorts& weights, bool wide) {

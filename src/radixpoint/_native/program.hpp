@@ -152,6 +152,17 @@ struct Conv {
   int64_t depth;  // operands of the reduction, in whole blocks of 64
 };
 
+// A 3x3 convolution of stride 1 with 16 products for four results; see generic/winograd.hpp.
+struct Winograd {
+  int source;
+  Window window;
+  std::vector<Panel> panels;  // [panel][point of 16]: transformed weights, each point a product of matrices
+  Bytes zeros;                // what a tap outside the image reads
+
+  RP_INLINE int64_t squares_x() const { return (window.out_width + 1) / 2; }
+  RP_INLINE int64_t squares_y() const { return (window.out_height + 1) / 2; }
+};
+
 struct Depthwise {
   static constexpr int64_t MOST_PAIRS = 41;  // of a 9 x 9 window
 

@@ -72,7 +72,7 @@ void prefetch(const Chain& chain, const Tile& tile, const View& view) {
 // without the last `split` bits. A block loses less than 2**split there, so for up to 2**(32 - split) blocks the sum is
 // high * 2**split + (low - high * 2**split modulo 2**32).
 template <class Dot, int R, int N, bool WIDE>
-void tile_product(const Panel& panel, const uint8_t* const* pointers, Tile& tile) {
+void tile_product(const Panel& panel, const uint8_t* const* pointers, uint8_t* data, int split) {
   I32 sums[R * N];
   const uint8_t* weights = panel.weights.data();
   RP_EACH(i, R * N, sums[i] = load<I32>(panel.start.data() + i % N * sizeof(I32)));
@@ -93,17 +93,16 @@ void tile_product(const Panel& panel, const uint8_t* const* pointers, Tile& tile
     }
     if constexpr (WIDE) {
       if (segment->flush) {
-        const int split = tile.split;
         if (first) {
           RP_EACH(i, R * N, {
-            uint8_t* low = tile.data + (i / N * PANEL + i % N * LANES) * 4;
+            uint8_t* low = data + (i / N * PANEL + i % N * LANES) * 4;
             store(low, sums[i]);
             store(low + SPLIT_PLANE, sums[i] >> split);
             sums[i] = I32{};
           });
         } else {
           RP_EACH(i, R * N, {
-            uint8_t* low = tile.data + (i / N * PANEL + i % N * LANES) * 4;
+            uint8_t* low = data + (i / N * PANEL + i % N * LANES) * 4;
             store(low, load<U32>(low) + (U32)sums[i]);
             store(low + SPLIT_PLANE, plus(load<I32>(low + SPLIT_PLANE), sums[i] >> split));
             sums[i] = I32{};
@@ -113,7 +112,7 @@ void tile_product(const Panel& panel, const uint8_t* const* pointers, Tile& tile
       }
     }
   }
-  if constexpr (!WIDE) RP_EACH(i, R * N, store(tile.data + (i / N * PANEL + i % N * LANES) * 4, sums[i]));
+  if constexpr (!WIDE) RP_EACH(i, R * N, store(data + (i / N * PANEL + i % N * LANES) * 4, sums[i]));
 }
 
 #ifdef RP_ADD16
@@ -171,20 +170,21 @@ void product_in_runs(const Panel& panel, const uint8_t* const* pointers, Tile& t
 #endif
 
 template <class Dot, bool WIDE, int R>
-void product_of_rows(const Panel& panel, const uint8_t* const* pointers, Tile& tile) {
+void product_of_rows(const Panel& panel, const uint8_t* const* pointers, uint8_t* data, int split) {
   switch (panel.vectors) {
-    case 1: return tile_product<Dot, R, 1, WIDE>(panel, pointers, tile);
-    case 2: return tile_product<Dot, R, std::min(2, VECTORS), WIDE>(panel, pointers, tile);
-    case 3: return tile_product<Dot, R, std::min(3, VECTORS), WIDE>(panel, pointers, tile);
-    default: return tile_product<Dot, R, std::min(4, VECTORS), WIDE>(panel, pointers, tile);
+    case 1: return tile_product<Dot, R, 1, WIDE>(panel, pointers, data, split);
+    case 2: return tile_product<Dot, R, std::min(2, VECTORS), WIDE>(panel, pointers, data, split);
+    case 3: return tile_product<Dot, R, std::min(3, VECTORS), WIDE>(panel, pointers, data, split);
+    default: return tile_product<Dot, R, std::min(4, VECTORS), WIDE>(panel, pointers, data, split);
   }
 }
 
+// `data` gets the sums as a tile holds them; `split` is looked at if they are wide.
 template <class Dot, bool WIDE>
-void product(const Panel& panel, const uint8_t* const* pointers, Tile& tile) {
-  if (tile.rows > ROWS / 2) product_of_rows<Dot, WIDE, ROWS>(panel, pointers, tile);
-  else if (tile.rows > 1) product_of_rows<Dot, WIDE, ROWS / 2>(panel, pointers, tile);
-  else product_of_rows<Dot, WIDE, 1>(panel, pointers, tile);
+void product(const Panel& panel, const uint8_t* const* pointers, int rows, uint8_t* data, int split) {
+  if (rows > ROWS / 2) product_of_rows<Dot, WIDE, ROWS>(panel, pointers, data, split);
+  else if (rows > 1) product_of_rows<Dot, WIDE, ROWS / 2>(panel, pointers, data, split);
+  else product_of_rows<Dot, WIDE, 1>(panel, pointers, data, split);
 }
 
 void conv(const Conv& conv, const Chain& chain, const View& view, int64_t row_begin, int64_t row_end,
@@ -215,9 +215,9 @@ void conv(const Conv& conv, const Chain& chain, const View& view, int64_t row_be
         if (conv.bytes && panel.runs.front()) product_in_runs(panel, own, tile);
         else
 #endif
-        if (conv.bytes) product<Dot8, false>(panel, own, tile);
-        else if (conv.wide) product<Dot16, true>(panel, own, tile);
-        else product<Dot16, false>(panel, own, tile);
+        if (conv.bytes) product<Dot8, false>(panel, own, tile.rows, tile.data, 0);
+        else if (conv.wide) product<Dot16, true>(panel, own, tile.rows, tile.data, tile.split);
+        else product<Dot16, false>(panel, own, tile.rows, tile.data, 0);
         run_chain(route, chain, tile, view);
       }
       source_channel = panel.source_channel;

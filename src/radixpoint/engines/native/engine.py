@@ -53,6 +53,8 @@ class NativeEngine:
         network: a verified IntGraph.
         threads: how many; 0 takes all cores. Results do not depend on it.
         instruction_set: default: ``chosen_instruction_set``.
+        winograd: whether 3 x 3 convolutions take fewer products where that is exact; by default, each shape
+            is tried both ways once and the faster stays. Results do not depend on it.
 
     Attributes:
         notes: one line for each step that runs in the exact fallback, and why.
@@ -61,7 +63,13 @@ class NativeEngine:
         EngineError: the native engine is not installed or cannot run what was asked for.
     """
 
-    def __init__(self, network: IntGraph, threads: int = 0, instruction_set: str | None = None) -> None:
+    def __init__(
+        self,
+        network: IntGraph,
+        threads: int = 0,
+        instruction_set: str | None = None,
+        winograd: bool | None = None,
+    ) -> None:
         verify(network)
         self.network = network
         self.threads = check_threads(threads) or os.cpu_count() or 1
@@ -72,6 +80,7 @@ class NativeEngine:
                 f"instruction set {self.instruction_set!r}: expected one of "
                 f"{', '.join(name for name, usable in instruction_sets().items() if usable)} on this machine"
             )
+        self._winograd = winograd if rows[self.instruction_set].winograd else False
         self._byte_dot = rows[self.instruction_set].byte_dot
         self._saturates = rows[self.instruction_set].saturates
         self._lock = Lock()  # one arena: calls from several threads take turns
@@ -292,6 +301,8 @@ class NativeEngine:
                     low=tensor.low,
                     high=tensor.high,
                 )
+                if self._winograd is not False and planner.squares_fit(step):
+                    program.add_winograd(weights=weight, always=bool(self._winograd))
         for stage in operation.stages:
             program.add_stage(stage.built(buffers, operation.offset, split))
             split = 0

@@ -87,6 +87,26 @@ class Planner:
         least, most = np.minimum(weight[:, :2], 0).sum(1).min(), np.maximum(weight[:, -2:], 0).sum(1).max()
         return bool(least * largest >= low and most * largest <= high)
 
+    def squares_fit(self, step: Step) -> bool:
+        """Whether 16 products may stand for the 36 of four results of a convolution; see winograd.hpp.
+
+        Transformed operands and weights have to stay within 16 bits, four times a result within 32.
+        """
+        if step.op != "conv" or step.attributes["groups"] != 1:
+            return False
+        weight = self.network.arrays(step)["weight"].astype(np.int64)
+        near = step.attributes["strides"] == step.attributes["dilations"] == (1, 1)
+        if weight.shape[2:] != (3, 3) or not near or self.storage[step.inputs[0]][0] != "I16":
+            return False
+        source, result = self.network.tensors[step.inputs[0]], self.network.tensors[step.name]
+        least, most = min(source.low, 0), max(source.high, 0)  # 0 is what pads it
+        low, high = RANGES["I16"]
+        if 4 * most > high or 4 * least < low or 2 * (most - least) > high:
+            return False
+        doubled = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])
+        weight = doubled @ weight @ doubled.T
+        return bool(weight.min() >= low and weight.max() <= high and not wide(result, 4))
+
     def _storage(self, name: str) -> tuple[Carrier, int]:
         """How a tensor lies in memory, and its zero."""
         tensor, readers = self.network.tensors[name], self._operand_of(name)

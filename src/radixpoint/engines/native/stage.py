@@ -39,8 +39,10 @@ def within(tensor: IntTensor, carrier: Carrier) -> bool:
     return tensor.low >= low and tensor.high <= high
 
 
-def wide(tensor: IntTensor) -> bool:
-    return not within(tensor, "I32")
+def wide(tensor: IntTensor, times: int = 1) -> bool:
+    """Whether 32 bits are too few for so many times the tensor's integers."""
+    low, high = RANGES["I32"]
+    return times * tensor.low < low or times * tensor.high > high
 
 
 def magnitude(tensor: IntTensor) -> int:
