@@ -218,3 +218,21 @@ def test_cost_refuses_what_it_does_not_count(
         main()
     assert caught.value.code == 2
     assert "its design codes weights" in " ".join(capsys.readouterr().err.split())
+
+
+def test_memory_cuts_where_a_number_is_stored() -> None:
+    """Weights, operands, sums and pooled tensors have W bits and are cut; results before them have bn's."""
+    graph = networks.residual()
+    design = POLICIES["memory"].design(5, 14, {}, graph)
+    network = quantize(graph, networks.calibrated(graph), design)
+    casts = [step for step in network.steps if step.op == "cast"]
+    assert {step.attributes["rounding"] for step in casts} == {"TRN"}
+    for layer in graph.layers:
+        width = {"add": 5, "average_pool": 5, "batch_norm": 14, "conv": 14}.get(layer.op)
+        own = [t for t in network.tensors.values() if t.value == layer.name]
+        assert width is None or all(t.format.word_length == width for t in own), layer.name
+    weights = [network.parameters[step.parameters["weight"]] for step in network.steps if step.op == "conv"]
+    assert {parameter.format.word_length for parameter in weights} == {5}
+    real = graph.parameter(next(layer for layer in graph.layers if layer.op == "conv"), "weight")
+    cut = weights[0].data / 2.0 ** weights[0].format.fraction_lengths[0]
+    assert np.all(cut <= real.astype(np.float64))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,14 +20,23 @@ from radixpoint.engines import ENGINES, make_engine, quantize_images
 from radixpoint.engines.reference import _conv
 from radixpoint.errors import DesignError
 from radixpoint.export import export_network, verify_export
-from radixpoint.ir.graph import Graph
-from radixpoint.ir.network import IntGraph, Step, verify
+from radixpoint.ir.graph import Graph, freeze
+from radixpoint.ir.network import IntGraph, IntParameter, Step, verify
 from radixpoint.measure.calibrate import calibrate
 from radixpoint.measure.floating import FloatingEngine
 from radixpoint.quantization.design import Design
 from radixpoint.quantization.patches import patches
-from radixpoint.quantization.quantize import quantize
-from radixpoint.quantization.refine import TECHNIQUES, Refiner, _columns, _evening, _second_moments, _units
+from radixpoint.quantization.quantize import Quantizer, quantize
+from radixpoint.quantization.refine import (
+    IMAGES,
+    TECHNIQUES,
+    Refiner,
+    _columns,
+    _evening,
+    _second_moments,
+    _units,
+    with_parameters,
+)
 from radixpoint.quantization.sites import stored_parameters
 from radixpoint.quantization.stand_in import stand_in
 
@@ -290,3 +300,44 @@ def test_one_refiner_for_many_designs() -> None:
         plain = quantize(graph, ranges, design)
         again = quantize(graph, ranges, Design.separate(bits, 12, refine=["columns"]), seen)
         assert refiner.refine(plain, weights, ["columns"]).digest == again.digest
+
+
+def test_what_fits_its_own_images_alone_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judged on calibration images of no part: the last technique goes first, all if none helps."""
+    graph = networks.residual()
+    calibration = images(graph, IMAGES + 80)
+    quantizer = Quantizer(graph, calibrate(graph, calibration), calibration)
+    design = Design.separate(4, 10, refine=["units", "offsets", "columns"])
+    plain = quantizer.quantize(Design.separate(4, 10))
+    inputs, _ = quantizer._judges
+    assert len(inputs) == 80
+    seen = {image.tobytes() for image in calibration.first(IMAGES).inputs(0, IMAGES)}
+    assert not seen & {image.tobytes() for image in inputs}
+
+    honest, asked = Refiner.refine, []
+
+    def damaging(*techniques: str) -> None:
+        """From now on these techniques make nonsense of the weights of the last layer."""
+
+        def refine(self: Refiner, network: IntGraph, weights: Any, names: Any, *rest: Any) -> IntGraph:
+            asked.append(tuple(names))
+            better = honest(self, network, weights, names, *rest)
+            key = better.steps[-3].parameters["weight"]
+            parameter = better.parameters[key]
+            worse = IntParameter(freeze(parameter.data[::-1].copy()), parameter.format)
+            return with_parameters(better, {key: worse}) if set(names) & set(techniques) else better
+
+        monkeypatch.setattr(Refiner, "refine", refine)
+        quantizer._last = None
+
+    damaging()
+    whole = quantizer.quantize(design)
+    assert whole.metadata["refined"] == "offsets+columns+units"
+    assert asked == [("offsets", "columns", "units")]
+    damaging("units")
+    assert quantizer.quantize(design).metadata["refined"] == "offsets+columns"
+    damaging("offsets")
+    left = quantizer.quantize(design)
+    assert left.metadata["refined"] == ""
+    assert left.digest == plain.digest
+    assert asked[-3:] == [("offsets", "columns", "units"), ("offsets", "columns"), ("offsets",)]

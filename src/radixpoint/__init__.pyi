@@ -61,6 +61,8 @@ from .measure.evaluate import Evaluation, evaluate
 from .measure.metrics import MeanIoU, Score, Total, find_metric, torch_metric
 from .quantization.design import Design
 from .quantization.quantize import quantize
+from .quantization.retrain import retrain
+from .quantization.training import Training
 from .report.page import write_report
 from .report.progress import Bars
 from .searching import search
@@ -88,6 +90,7 @@ __all__ = [
     "Rounding",
     "Score",
     "Total",
+    "Training",
     "__version__",
     "caffe_preprocessing",
     "calibrate",
@@ -103,6 +106,7 @@ __all__ = [
     "quantize",
     "quantize_images",
     "read_classes",
+    "retrain",
     "save_network",
     "search",
     "torch_metric",

@@ -24,6 +24,7 @@ from radixpoint.cli.inspect import inspect
 from radixpoint.cli.quantize import quantize
 from radixpoint.cli.report import report
 from radixpoint.cli.reproduce import reproduce
+from radixpoint.cli.retrain import retrain
 from radixpoint.cli.run_file import expanded
 from radixpoint.cli.search import search
 from radixpoint.cli.target import target
@@ -47,6 +48,7 @@ for command in (
     calibrate,
     search,
     quantize,
+    retrain,
     convert,
     evaluate,
     export,

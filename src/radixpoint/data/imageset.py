@@ -108,7 +108,7 @@ class ImageSet:
         for start in range(0, len(self), size):
             yield self.inputs(start, start + size)
 
-    def _taken(self, places: NDArray[np.int64]) -> ImageSet:
+    def taken(self, places: NDArray[np.int64]) -> ImageSet:
         """The images at those places, which ascend."""
         own = self.targets
         chosen = (
@@ -118,7 +118,7 @@ class ImageSet:
 
     def first(self, count: int) -> ImageSet:
         """The first ``count`` of a fixed shuffle: a random choice from all classes."""
-        return self._taken(np.array(chosen_places(len(self), count), np.int64))
+        return self.taken(np.array(chosen_places(len(self), count), np.int64))
 
     def leading(self, count: int) -> ImageSet:
         """The images 0..count-1.
@@ -128,7 +128,7 @@ class ImageSet:
         """
         if count > len(self):
             raise DataError(f"{self.source}: {len(self)} images: expected at least {count}")
-        return self._taken(np.arange(count))
+        return self.taken(np.arange(count))
 
     def parted(self, count: int) -> tuple[ImageSet, ImageSet]:
         """The ``count`` images of ``first``, and the others; the first part tells what was unreadable.
@@ -142,7 +142,7 @@ class ImageSet:
                 f"expected at least one held out and one left"
             )
         order = np.random.default_rng(0).permutation(len(self))
-        return self.first(count), replace(self._taken(np.sort(order[count:])), unreadable=())
+        return self.first(count), replace(self.taken(np.sort(order[count:])), unreadable=())
 
     @cached_property
     def marks(self) -> tuple[bytes, ...]:

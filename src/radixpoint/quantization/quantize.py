@@ -18,6 +18,8 @@ from radixpoint.errors import DesignError
 from radixpoint.ir.graph import Graph
 from radixpoint.ir.network import IntGraph
 from radixpoint.measure.calibrate import Ranges
+from radixpoint.measure.floating import FloatingEngine
+from radixpoint.quantization import refine
 from radixpoint.quantization.design import Design, Widths
 from radixpoint.quantization.equalize import equalized
 from radixpoint.quantization.lower import ParameterCache
@@ -222,13 +224,39 @@ class Quantizer:
         network = self.lowered(design, formats)
         return self._refined(design, network) if design.refine else network
 
+    @cached_property
+    def _judges(self) -> tuple[NDArray[np.float32], NDArray[np.floating]]:
+        """Calibration images that no refiner sees, where there are any, and what float answers to them."""
+        assert self.calibration is not None
+        left = self.calibration
+        if len(left) > refine.IMAGES:
+            left = left.parted(refine.IMAGES)[1].first(refine.IMAGES)
+        inputs = left.inputs(0, len(left))
+        return inputs, FloatingEngine(self.graph).run(inputs)[self.graph.output]
+
+    def _apart(self, network: IntGraph) -> float:
+        """How far a network's answers to those images are from those of float."""
+        inputs, real = self._judges
+        stored = make_engine(network).run(quantize_images(network, inputs))[network.output]
+        return answers_apart(self.graph, dequantize(stored, network.logit_fraction_length()), real)
+
     def _refined(self, design: Design, network: IntGraph) -> IntGraph:
-        """Better integers in the same formats, from the calibration images."""
+        """Better integers in the same formats, from the calibration images.
+
+        The techniques that the design names, in their order, less the last ones if the network's answers are
+        no nearer to float on images that took no part. ``metadata["refined"]`` names those that are left.
+        """
         if self.calibration is None:
             raise DesignError("a design that refines needs the calibration images, not only their ranges")
         refiner = Refiner(self.graph, self.calibration, self._operands)
         symmetric = design.overflow is Overflow.SAT_SYM
-        return refiner.refine(network, real_weights(self.graph, design), design.refine, symmetric)
+        weights, before = real_weights(self.graph, design), self._apart(network)
+        asked = [name for name in refine.TECHNIQUES if name in design.refine]
+        for count in range(len(asked), 0, -1):
+            better = refiner.refine(network, weights, asked[:count], symmetric)
+            if self._apart(better) < before:
+                return dataclasses.replace(better, metadata={"refined": "+".join(asked[:count])})
+        return dataclasses.replace(network, metadata={"refined": ""})
 
     def quantize(self, design: Design) -> IntGraph:
         """The network in the representation that ``design`` describes, verified.
@@ -242,6 +270,7 @@ class Quantizer:
             raise DesignError("a design that refines needs the calibration images, not only their ranges")
         result = self._integers(design)
         metadata = {
+            **result.metadata,
             "design": design.to_json().decode(),
             "network": self.graph.digest,
             "ranges": self.ranges.digest,

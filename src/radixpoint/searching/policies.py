@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from radixpoint.arithmetic.formats import MAX_STORED
+from radixpoint.arithmetic.formats import MAX_STORED, Rounding
 from radixpoint.errors import DesignError
 from radixpoint.ir.domains import MAX_TABLE
 from radixpoint.ir.graph import Graph
 from radixpoint.quantization.codes import operand_grid, weight_grid
-from radixpoint.quantization.design import Design
+from radixpoint.quantization.design import Design, Widths
 from radixpoint.searching.allocate import product_layers
 
 Options = Mapping[str, Any]
@@ -105,6 +106,15 @@ def _sqnr(conv: int, bn: int, options: Options, graph: Graph) -> Design:
     return Design.separate(conv, bn, **{**options, "layers": layers})
 
 
+def _memory(conv: int, bn: int, options: Options, graph: Graph) -> Design:
+    """Short where a number lies in memory: weights, operands, sums of branches, pooled tensors."""
+    cut = {"rounding": Rounding.TRN, "parameter_rounding": Rounding.TRN}
+    design = Design.separate(conv, bn, **{**options, **cut})
+    return replace(
+        design, classes={**design.classes, **dict.fromkeys(("add", "pool"), Widths(activations=conv))}
+    )
+
+
 def _coded(kind: str) -> dict[str, Any]:
     return {"codes": {"weights": {"kind": kind}, "activations": {"kind": kind}}}
 
@@ -125,6 +135,7 @@ POLICIES: Mapping[str, Policy] = {
         "separate, with stochastic rounding (Gupta et al. 2015)",
         _with(rounding="STOCHASTIC", parameter_rounding="STOCHASTIC", average_pool="reciprocal"),
     ),
+    "memory": Policy("cut where it is stored, wide where it is computed (Deng et al. 2015)", _memory),
     "float-weights": Policy(
         "short floating-point weights, fixed-point activations (Lai et al. 2017)",
         _with(codes=_floating("weights")),
