@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -15,12 +16,17 @@ from radixpoint.accelerator.hardware import AcceleratorCost, Area, accelerator_a
 from radixpoint.accelerator.machine import LANES
 from radixpoint.accelerator.synthesis import ModuleCost, module_costs
 from radixpoint.accelerator.target import HardwareTarget
+from radixpoint.accelerator.workloads import WORKLOADS, loops
+from radixpoint.cli.inputs import make_parents
 from radixpoint.cli.options import AsJson, Target
 from radixpoint.cli.terminal import bars, emit, out, say
-from radixpoint.errors import DesignError
+from radixpoint.errors import DesignError, RunError
+from radixpoint.files import write_whole
 from radixpoint.ir.memory import footprint
 from radixpoint.ir.network import IntGraph
 from radixpoint.ir.storage import load_network
+
+Workload = Literal["timeloop", "zigzag"]
 
 
 def cost(
@@ -31,6 +37,13 @@ def cost(
         bool, typer.Option("--modules", help="The hardware modules at every word length instead.")
     ] = False,
     target: Target = None,
+    workload: Annotated[
+        Workload | None,
+        typer.Option(help="Write the layers as this model of accelerators reads them, to the folder --out."),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for --workload; it must be new or empty.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """What a quantized network costs in hardware.
@@ -41,6 +54,11 @@ def cost(
     """
     if modules == (network is not None):
         raise DesignError("cost: expected a quantized network, or --modules")
+    if (workload is None) != (folder is None) or (workload is not None and network is None):
+        raise DesignError("cost: expected a quantized network, --workload and --out together")
+    if workload is not None and folder is not None and network is not None:
+        _write_workload(load_network(network), workload, folder)
+        return
     if network is None:
         with bars() as shown:
             task = shown.add_task("synthesis", total=None)
@@ -78,6 +96,17 @@ def cost(
     say(f"as exported C: {taken.ram:,} bytes of RAM, {taken.flash:,} bytes of flash, stack and code apart")
     if hardware is not None:
         _report_target(hardware, quantized, counted)
+
+
+def _write_workload(network: IntGraph, workload: Workload, folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder}: expected a new or an empty folder")
+    files = WORKLOADS[workload](network)
+    for name, text in files.items():
+        make_parents(folder / name)
+        write_whole(folder / name, text.encode())
+    many = f"{len(files)} files" if len(files) > 1 else "one file"
+    say(f"{folder}: {len(loops(network))} layers for {workload}, in {many}")
 
 
 def _report_modules(found: Mapping[str, Mapping[int, ModuleCost]]) -> None:
