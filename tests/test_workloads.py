@@ -38,7 +38,7 @@ def test_loops_multiply_what_the_network_does(network: IntGraph) -> None:
 
 
 def test_zigzag(network: IntGraph) -> None:
-    """As its validator asks (3.9.1): sizes in the order of their names, sources that exist, padded extents."""
+    """As its validator asks (3.9.1): sizes in the order of their names, sources that exist, padded sizes."""
     (text,) = WORKLOADS["zigzag"](network).values()
     layers = yaml.safe_load(text)
     assert layers == json.loads(text)
