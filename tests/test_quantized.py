@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,17 @@ from qonnx.transformation.infer_shapes import InferShapes
 
 import exports
 import networks
+from radixpoint.cli.main import main
 from radixpoint.engines import ReferenceEngine, quantize_images
-from radixpoint.errors import FormatError, ModelError, UnsupportedError
+from radixpoint.errors import DataError, FormatError, ModelError, UnsupportedError
 from radixpoint.export import export_network, verify_export
 from radixpoint.importers import load
 from radixpoint.importers.quantized import load_quantized
 from radixpoint.ir.network import IntGraph
-from radixpoint.ir.storage import load_network
+from radixpoint.ir.storage import load_network, save_network
+from radixpoint.measure.evaluate import accuracy
+from radixpoint.quantization.design import Design
+from radixpoint.quantization.quantize import quantize
 from test_cli import run
 
 DOMAIN = "qonnx.custom_op.general"
@@ -459,3 +465,46 @@ def test_sums_of_another_number_of_tensors_are_refused(op: str, tmp_path: Path) 
         m.nodes[-1].input[0] = m.nodes[-1].input[0] if count > 1 else "k3"
         with pytest.raises(ModelError, match=f"of {count} tensors: expected two"):
             load_quantized(m.save(tmp_path / "m.onnx"))
+
+
+def test_accuracy_by_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that stands for no other is judged by labels; the same numbers by hand."""
+    graph = networks.residual()
+    images = networks.labelled(graph, 200, 3)
+    network = quantize(graph, networks.calibrated(graph), Design.separate(4, 10))
+    network = dataclasses.replace(network, metadata={})
+    found = accuracy(network, images)
+    scores = ReferenceEngine(network).run(quantize_images(network, images.inputs(0, 200)))[network.output]
+    better = (scores > np.take_along_axis(scores, images.labels[:, None], 1)).sum(1)
+    level = (scores == np.take_along_axis(scores, images.labels[:, None], 1)).sum(1) == 1
+    assert 100 * np.mean((better == 0) & level) <= found.top1 <= 100 * np.mean(better == 0)
+    assert found.top5 is not None
+    assert found.top1 <= found.top5 <= 100 * np.mean(better < 5)
+    low, high = found.top1_interval
+    for end in (low, high):  # Wilson's interval: where the share is 1.96 deviations off
+        p = end / 100
+        assert abs(found.top1 / 100 - p) == pytest.approx(1.959964 * np.sqrt(p * (1 - p) / 200), rel=1e-6)
+    assert low < found.top1 < high
+    assert f"top-1 {found.top1:.2f} %" in found.summary()
+
+    file, data = tmp_path / "n.safetensors", tmp_path / "images.npz"
+    save_network(network, file)
+    np.savez(data, images=images.pixels, labels=images.labels)
+
+    def command(*more: str) -> int:
+        monkeypatch.setattr("sys.argv", ["radixpoint", "evaluate", "-n", str(file), "-i", str(data), *more])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    assert command("--json") == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 200
+    assert command() == 0
+    assert "200 images: top-1" in capsys.readouterr().out
+    for wrong in (("--layers",), ("--metric", "top5"), ("--confidence", "0.9"), ("--input-shape", "3,8,8")):
+        assert command(*wrong) == 2
+        assert f"{wrong[0]} without MODEL: expected the float network" in capsys.readouterr().err
+    with pytest.raises(DataError, match="without labels"):
+        accuracy(network, dataclasses.replace(images, targets=None))

@@ -57,7 +57,7 @@ from .ir.network import IntGraph
 from .ir.storage import load_network, save_network
 from .measure.calibrate import Ranges, calibrate
 from .measure.detection import MeanAveragePrecision
-from .measure.evaluate import Evaluation, evaluate
+from .measure.evaluate import Accuracy, Evaluation, accuracy, evaluate
 from .measure.metrics import MeanIoU, Score, Total, find_metric, torch_metric
 from .quantization.design import Design
 from .quantization.quantize import quantize
@@ -71,6 +71,7 @@ from .searching.criterion import Criterion
 __version__: str
 
 __all__ = [
+    "Accuracy",
     "Bars",
     "Cost",
     "Criterion",
@@ -92,6 +93,7 @@ __all__ = [
     "Total",
     "Training",
     "__version__",
+    "accuracy",
     "caffe_preprocessing",
     "calibrate",
     "cost",

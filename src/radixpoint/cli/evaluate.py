@@ -12,6 +12,7 @@ from rich.table import Table
 
 from radixpoint.cli.inputs import criterion, engine_of, read_images, read_model
 from radixpoint.cli.options import (
+    MODEL_HELP,
     AsJson,
     Classes,
     Confidence,
@@ -22,7 +23,6 @@ from radixpoint.cli.options import (
     Labels,
     MaxImages,
     Metric,
-    Model,
     Network,
     PreprocessingFile,
     Store,
@@ -30,6 +30,7 @@ from radixpoint.cli.options import (
     Weights,
 )
 from radixpoint.cli.terminal import bars, emit, note_the_engine, out, say
+from radixpoint.data import ImageSet
 from radixpoint.errors import ModelError
 from radixpoint.ir.storage import load_network
 from radixpoint.measure import evaluate as measure
@@ -37,10 +38,25 @@ from radixpoint.measure.metrics import find_metric
 from radixpoint.report import words
 
 
+def _alone(network: str, images: ImageSet, engine: str, threads: int, as_json: bool) -> None:
+    quantized = load_network(network)
+    with bars() as shown:
+        task = shown.add_task("evaluate", total=len(images))
+        found = measure.accuracy(
+            quantized, images, engine, lambda done, _: shown.update(task, completed=done), threads
+        )
+    if as_json:
+        emit(found)
+        return
+    low, high = found.top1_interval
+    more = "" if found.top5 is None else f", top-5 {found.top5:.2f} %"
+    say(f"{found.images} images: top-1 {found.top1:.2f} %, 95 % interval [{low:.2f}, {high:.2f}]{more}")
+
+
 def evaluate(
-    model: Model,
     network: Network,
     images: Images,
+    model: Annotated[str | None, typer.Argument(help=MODEL_HELP)] = None,
     weights: Weights = None,
     input_shape: InputShape = None,
     classes: Classes = None,
@@ -60,11 +76,20 @@ def evaluate(
 ) -> None:
     """Accuracy of a quantized network against float.
 
-    Both run on the same images.
+    Both run on the same images. Without MODEL, as for a network from 'convert', it is judged by itself.
 
     Example: radixpoint evaluate resnet50.onnx --network run/separate/network.safetensors --images val/
     """
     runner = engine_of(engine, device, threads)
+    if model is None:
+        needing = {"--weights": weights, "--layers": layers, "--confidence": confidence}
+        needing |= {"--input-shape": input_shape, "--metric": None if metric == "top1" else metric}
+        for name, given in needing.items():
+            if given:
+                raise ModelError(f"{name} without MODEL: expected the float network, which it compares with")
+        _alone(network, read_images(images, classes, preprocessing, max_images, None, labels, store), runner,
+               threads, as_json)  # fmt: skip
+        return
     criterion(metric, "0", confidence)
     quantized = load_network(network)
     if "network" not in quantized.metadata:

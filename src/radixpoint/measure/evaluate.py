@@ -20,6 +20,7 @@ from radixpoint.ir.graph import Graph
 from radixpoint.ir.network import IntGraph
 from radixpoint.measure.calibrate import float_outcomes
 from radixpoint.measure.floating import FloatingEngine
+from radixpoint.measure.intervals import Z95
 from radixpoint.measure.metrics import Agreement, Metric, TopK, ahead, find_metric
 from radixpoint.measure.outcomes import NO_OUTCOMES, Outcomes
 from radixpoint.measure.pairs import check_resamples
@@ -73,6 +74,38 @@ class Evaluation(Tabular, msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     def chart(self) -> Chart:
         """The score of both networks."""
         return Chart(["float", "quantized"], {self.metric: [self.float_score, self.score]}, ("", self.metric))
+
+
+class Accuracy(Tabular, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A quantized network by itself, in percent of the images.
+
+    Attributes:
+        images: how many it was judged on.
+        top1: share whose best class is the label.
+        top1_interval: 95 % interval of that share (Wilson, "Probable Inference, the Law of Succession, and
+            Statistical Inference", 1927).
+        top5: share whose label is among the best five; None of a network of five outputs or fewer.
+    """
+
+    images: int
+    top1: float
+    top1_interval: tuple[float, float]
+    top5: float | None
+
+    def summary(self) -> str:
+        """It in a line."""
+        low, high = self.top1_interval
+        return f"Accuracy on {self.images:,} images: top-1 {self.top1:.2f} % [{low:.2f}, {high:.2f}]"
+
+    def rows(self) -> list[Row]:
+        """One row."""
+        return [
+            {"images": self.images, "top1": self.top1, **ends("top1", self.top1_interval), "top5": self.top5}
+        ]
+
+    def chart(self) -> Chart:
+        """Its top-1 accuracy."""
+        return Chart(["quantized"], {"top1": [self.top1]}, ("", "top1"))
 
 
 def check_confidence(confidence: float) -> float:
@@ -192,6 +225,37 @@ def evaluate(
     runner = make_engine(quantized, engine, threads)
     result = network_outcomes(quantized, runner, images, chosen, progress)
     return summarize(float_outcomes(graph, images, chosen), result, chosen, error)
+
+
+def accuracy(
+    quantized: IntGraph,
+    images: ImageSet,
+    engine: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+    threads: int = 0,
+) -> Accuracy:
+    """Judge a quantized classifier by itself, as one that was trained quantized and stands for no other.
+
+    Raises:
+        DataError: the images do not fit the network, or have no labels.
+        DesignError: it has one output.
+        EngineError: there is no such engine.
+        ModelError: it is no classifier.
+    """
+    shapes = [quantized.tensors[name].shape for name in quantized.outputs]
+    if len(shapes) > 1 or len(shapes[0]) != 1:
+        raise ModelError(f"the network's results are {shapes}: expected one vector of class scores")
+    (outputs,) = shapes[0]
+    if outputs == 1:
+        raise DesignError("accuracy of a network with one output: every answer would be right")
+    images.check(quantized.tensors[quantized.input].shape, outputs)
+    found = network_outcomes(quantized, make_engine(quantized, engine, threads), images, TopK(1), progress)
+    hits, count = TopK(1).hits(found), len(found)
+    share, z2 = float(hits.mean()), Z95**2 / len(found)
+    middle = (share + z2 / 2) / (1 + z2)
+    half = math.sqrt(share * (1 - share) * z2 + z2**2 / 4) / (1 + z2)
+    top5 = 100 * float(TopK(5).hits(found).mean()) if outputs > 5 else None
+    return Accuracy(count, 100 * share, (100 * (middle - half), 100 * (middle + half)), top5)
 
 
 class _Recorded(msgspec.Struct, frozen=True):

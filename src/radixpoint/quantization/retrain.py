@@ -110,34 +110,23 @@ class _Trainer:
         self.steps = len(images) // training.batch
         """Of one epoch."""
         self.values = list(self.model.values.values())
-
-    def begin(self, state: dict[str, Any] | None) -> int:
-        """Take up a training where it stood; how many epochs are done."""
-        if state is None:
-            self.rates = [
-                self.training.rate * max(float(value.detach().square().mean().sqrt()), 1e-9)
-                for value in self.values
-            ]
-        else:
-            self.rates = state["rates"]
-            with torch.no_grad():
-                for own, value in zip(self.values, state["values"], strict=True):
-                    own.copy_(value)
+        sizes = (float(value.detach().square().mean().sqrt()) for value in self.values)
+        self.rates = [training.rate * max(size, 1e-9) for size in sizes]
         groups = zip(self.values, self.rates, strict=True)
         self.optimizer = torch.optim.Adam([{"params": [value], "lr": rate} for value, rate in groups])
-        if state is None:
-            return 0
+
+    def restore(self, state: dict[str, Any]) -> int:
+        """Take up a training where it stood; how many epochs are done."""
+        with torch.no_grad():
+            for own, value in zip(self.values, state["values"], strict=True):
+                own.copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
         return int(state["epoch"])
 
     def state(self, epoch: int) -> dict[str, Any]:
+        """Where the training stands after so many epochs."""
         values = [value.detach() for value in self.values]
-        return {
-            "epoch": epoch,
-            "rates": self.rates,
-            "values": values,
-            "optimizer": self.optimizer.state_dict(),
-        }
+        return {"epoch": epoch, "values": values, "optimizer": self.optimizer.state_dict()}
 
     def epoch(self, number: int) -> float:
         """See every image once; the mean of what is made small."""
@@ -232,7 +221,8 @@ def retrain(
     torch.set_num_threads(check_threads(threads) or before)
     try:
         trainer = _Trainer(graph, network, images, training, device)
-        for epoch in range(trainer.begin(kept.read(trainer.model.device)), training.epochs):
+        state = kept.read(trainer.model.device)
+        for epoch in range(0 if state is None else trainer.restore(state), training.epochs):
             loss = trainer.epoch(epoch)
             if not math.isfinite(loss):
                 raise RunError(
