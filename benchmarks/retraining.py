@@ -1,11 +1,13 @@
 """What retraining gains: the network in the package at few bits, before and after.
 
-    python benchmarks/retraining.py [--bits 4 3] [--epochs 90] [--batch 32] [--rate 0.004] [--threads 1]
+    python benchmarks/retraining.py [--bits 4 3] [--operands 8] [--weights 8] [--epochs 90] [--batch 32]
+                                    [--rate 0.004] [--threads 1]
 
-One word length for everything that is multiplied, 16 bits for batch normalization, scope channel, rule
-``loss``, unsigned operands. Trained on the 1,000 calibration images of the package without their labels,
-mirrored and moved; judged on its 10,000 test images. Prints the drop of top-1 with its paired 95 % interval,
-the share of images on which float and quantized agree, and the seconds that training took.
+One word length for everything that is multiplied, or another for the weights or the operands; 16 bits for
+batch normalization, scope channel, rule ``loss``, unsigned operands. Trained on the 1,000 calibration images
+of the package without their labels, mirrored and moved; judged on its 10,000 test images. Prints the drop of
+top-1 with its paired 95 % interval, the share of images on which float and quantized agree, and the seconds
+that training took.
 """
 
 from __future__ import annotations
@@ -13,8 +15,11 @@ from __future__ import annotations
 import argparse
 import time
 
+from msgspec.structs import replace
+
 import radixpoint
 from radixpoint.demo import demo_images, demo_network
+from radixpoint.quantization.design import Widths
 from radixpoint.quantization.quantize import Quantizer
 
 
@@ -28,6 +33,8 @@ def row(bits: int, name: str, found: radixpoint.Evaluation, seconds: float | Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 3])
+    parser.add_argument("--operands", type=int)
+    parser.add_argument("--weights", type=int)
     parser.add_argument("--epochs", type=int, default=90)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=0.004)
@@ -41,7 +48,9 @@ def main() -> None:
         design = radixpoint.Design.separate(
             bits, 16, unsigned=True, binary_point={"scope": "channel", "rule": "loss"}
         )
-        network = quantizer.quantize(design)
+        own = Widths(arguments.weights or bits, arguments.operands or bits, 16)
+        classes = {**design.classes, **dict.fromkeys(("conv", "fc", "input"), own)}
+        network = quantizer.quantize(replace(design, classes=classes))
         print(row(bits, "quantized", radixpoint.evaluate(graph, network, judges), None), flush=True)
         started = time.perf_counter()
         network = radixpoint.retrain(graph, network, images, asked, threads=arguments.threads)

@@ -502,7 +502,7 @@ def test_accuracy_by_itself(
     assert command("--json") == 0
     assert json.loads(capsys.readouterr().out)["images"] == 200
     assert command() == 0
-    assert "200 images: top-1" in capsys.readouterr().out
+    assert "Accuracy on 200 images: top-1" in capsys.readouterr().out
     for wrong in (("--layers",), ("--metric", "top5"), ("--confidence", "0.9"), ("--input-shape", "3,8,8")):
         assert command(*wrong) == 2
         assert f"{wrong[0]} without MODEL: expected the float network" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from radixpoint.measure.calibrate import calibrate
 from radixpoint.measure.floating import FloatingEngine
 from radixpoint.quantization.design import Design
 from radixpoint.quantization.patches import patches
-from radixpoint.quantization.quantize import Quantizer, quantize
+from radixpoint.quantization.quantize import LEAST_JUDGES, Quantizer, quantize
 from radixpoint.quantization.refine import (
     IMAGES,
     TECHNIQUES,
@@ -309,8 +309,10 @@ def test_what_fits_its_own_images_alone_is_left_out(monkeypatch: pytest.MonkeyPa
     quantizer = Quantizer(graph, calibrate(graph, calibration), calibration)
     design = Design.separate(4, 10, refine=["units", "offsets", "columns"])
     plain = quantizer.quantize(Design.separate(4, 10))
-    inputs, _ = quantizer._judges
-    assert len(inputs) == 80
+    inputs = quantizer._judges.inputs(0, 80)
+    assert len(inputs) == len(quantizer._judges) == 80
+    few = images(graph, IMAGES + LEAST_JUDGES - 1)
+    assert len(Quantizer(graph, calibrate(graph, few), few)._judges) == len(few), "a few decide by chance"
     seen = {image.tobytes() for image in calibration.first(IMAGES).inputs(0, IMAGES)}
     assert not seen & {image.tobytes() for image in inputs}
 

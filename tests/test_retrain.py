@@ -24,12 +24,12 @@ from radixpoint.ir.network import IntGraph
 from radixpoint.ir.storage import load_network, save_network
 from radixpoint.measure.calibrate import calibrate
 from radixpoint.measure.evaluate import evaluate
-from radixpoint.quantization import differentiable
-from radixpoint.quantization import retrain as module
+from radixpoint.quantization import differentiable, trainer
 from radixpoint.quantization.design import Code, Codes, Design
 from radixpoint.quantization.differentiable import Differentiable, _Cast
 from radixpoint.quantization.quantize import Quantizer
-from radixpoint.quantization.retrain import retrain, varied
+from radixpoint.quantization.retrain import retrain
+from radixpoint.quantization.trainer import of_the_graph, varied
 from radixpoint.quantization.training import Training
 
 GRAPHS = {"residual": networks.residual, "varied": networks.varied, "balanced": networks.balanced}
@@ -88,6 +88,37 @@ def test_a_cast_that_rounds_otherwise_is_seen(monkeypatch: pytest.MonkeyPatch) -
         test_the_forward_pass_is_the_network("residual", "4 bits")
 
 
+def test_in_float32_few_bits_are_exact_too() -> None:
+    """As they are trained: no sum of 4-bit products has more than 24 bits."""
+    graph = networks.residual()
+    network = quantized(graph, Design.separate(4, 8))
+    assert max(t.format.word_length for t in network.tensors.values()) <= 24
+    stored = quantize_images(network, networks.images(9, 2, graph.shapes[graph.input]).inputs(0, 9))
+    expected = ReferenceEngine(network).run(stored)[network.output]
+    model = Differentiable(network)
+    found = model.run({network.input: model.images(stored)}, [network.output])[network.output]
+    fraction = network.tensors[network.output].format.fraction_lengths[0]
+    assert np.array_equal(np.ldexp(found.detach().numpy(), fraction), expected)
+
+
+def test_constants_stay() -> None:
+    """Reciprocals, minus one, weights of an interpolation are no parameters of the network."""
+    graph = networks.varied()
+    network = quantized(graph, Design.separate(4, 8, average_pool="reciprocal"))
+    trained = of_the_graph(graph, network)
+    model = Differentiable(network, trained=trained)
+    kept = {key for key in network.parameters if key not in model.values}
+    assert {"reciprocal", "minus", "first", "second"} <= {key.rpartition("/")[2] for key in kept}
+    real = {f"{layer.name}/weight" for layer in graph.layers if layer.family == "product"}
+    assert real <= set(model.values)
+    images = networks.images(32, 1, graph.shapes[graph.input])
+    made = train(graph, network, images, Training(epochs=2, batch=16, rate=0.5))
+    for key, parameter in network.parameters.items():
+        same = np.array_equal(made.parameters[key].data, parameter.data)
+        assert same or key in model.values, key
+    assert any(made.parameters[key] is not network.parameters[key] for key in model.values)
+
+
 def test_gradients_pass_within_a_format_and_stop_beyond() -> None:
     x = torch.tensor([-9.0, -2.2, 0.3, 3.4, 3.6, 9.0], requires_grad=True)
     y = _Cast.apply(x, torch.tensor(1.0), -4, 3, Rounding.RND, False)
@@ -137,7 +168,9 @@ def test_interrupted_it_ends_as_undisturbed(low: tuple[Graph, IntGraph, ImageSet
     other = dataclasses.replace(images, pixels=images.pixels[::-1].copy(), targets=images.labels[::-1].copy())
     train(graph, network, other, SHORT, tmp_path / "checkpoint", lambda done, _: seen.append(done))
     assert seen == [1, 2, 3], "a checkpoint of other images is none"
-    assert not file.exists()
+    seen.clear()
+    train(graph, network, other, SHORT, file, lambda done, _: seen.append(done))
+    assert seen == [], "it had ended"
     with pytest.raises(KeyboardInterrupt):
         train(graph, network, images, SHORT, file, stop)
     seen.clear()
@@ -193,20 +226,26 @@ def test_bad_requests(low: tuple[Graph, IntGraph, ImageSet], monkeypatch: pytest
         (Training(rate=0.0), "rate 0.0: expected a positive"),
         (Training(rate=float("nan")), "rate nan"),
         (Training(labels=1.5), "labels 1.5: expected a share"),
-        (Training(batch=97), "96 images to train on: expected at least a batch, 97"),
     ):
         with pytest.raises(DesignError, match=said):
             train(graph, network, images, wrong)
-    with pytest.raises(ModelError, match="quantized from another"):
+    with pytest.raises(ModelError, match="was not quantized from"):
         train(networks.balanced(), network, images, SHORT)
     with pytest.raises(DataError, match="the network takes"):
         train(graph, network, networks.images(32, 0, (3, 9, 9)), SHORT)
     with pytest.raises(EngineError, match="rounds at random"):
         train(graph, quantized(graph, Design.joint(8, rounding="STOCHASTIC")), images, SHORT)
     coded = Design.separate(4, 12, codes=Codes(weights=Code("log2")))
-    with pytest.raises(DesignError, match="weights are coded"):
+    with pytest.raises(DesignError, match="codes weights or operands"):
         train(graph, quantized(graph, coded), images, SHORT)
-    monkeypatch.setattr(module._Trainer, "epoch", lambda self, number: float("nan"))
+    narrow = quantized(graph, Design.separate(4, 8, accumulator={"word_length": 20}))
+    with pytest.raises(DesignError, match="narrows accumulators"):
+        train(graph, narrow, images, SHORT)
+    with pytest.raises(EngineError, match="abacus"):
+        train(graph, network, images, SHORT, device="abacus")
+    with pytest.raises(EngineError, match="-1 threads"):
+        retrain(graph, network, images, SHORT, threads=-1)
+    monkeypatch.setattr(trainer.Trainer, "epoch", lambda self, number: float("nan"))
     with pytest.raises(RunError, match="diverged in epoch 1: expected a lower rate"):
         train(graph, network, images, SHORT)
 

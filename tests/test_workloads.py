@@ -14,7 +14,7 @@ from radixpoint.accelerator.workloads import WORKLOADS, loops
 from radixpoint.cli.main import main
 from radixpoint.ir.network import IntGraph
 from radixpoint.ir.storage import save_network
-from radixpoint.quantization.design import Design
+from radixpoint.quantization.design import Code, Codes, Design
 from radixpoint.quantization.quantize import quantize
 
 
@@ -30,11 +30,23 @@ def test_loops_multiply_what_the_network_does(network: IntGraph) -> None:
     names = [layer.name for layer in found]
     for layer in found:
         step = next(s for s in network.steps if network.tensors[s.name].layer == layer.name)
-        assert layer.before is None or names.index(layer.before) < names.index(layer.name)
+        assert layer.before == _last_needed(network, step.inputs[0], names)
         assert (layer.weight_bits, layer.operand_bits, layer.result_bits) == (6, 6, 14), step.name
     assert found[0].before is None
     sums = {s.name: t for s in network.steps if (t := network.tensors[s.name]) and s.family == "product"}
     assert [layer.sum_bits for layer in found] == [t.format.word_length for t in sums.values()]
+
+
+def _last_needed(network: IntGraph, tensor: str, names: list[str]) -> str | None:
+    """Of all layers of products that a tensor depends on, the last."""
+    by_name, todo, needed = {step.name: step for step in network.steps}, [tensor], set()
+    while todo:
+        step = by_name.get(todo.pop())
+        if step is not None:
+            todo += step.inputs
+            if step.family == "product":
+                needed.add(network.tensors[step.name].layer)
+    return max(needed, key=names.index, default=None)
 
 
 def test_zigzag(network: IntGraph) -> None:
@@ -113,4 +125,13 @@ def test_the_command(
     ):
         assert run(*wrong) == 2
         assert "error: cost: expected a quantized network" in capsys.readouterr().err
+    for more in (["--json"], ["--target", "diannao"]):
+        assert run(str(file), "--workload", "zigzag", "--out", str(tmp_path / "z"), *more) == 2
+        assert "expected neither --json nor --target" in capsys.readouterr().err
+    coded, graph = tmp_path / "coded.safetensors", networks.residual()
+    design = Design.separate(4, 14, codes=Codes(weights=Code("log2")))
+    save_network(quantize(graph, networks.calibrated(graph), design), coded)
+    assert run(str(coded), "--workload", "zigzag", "--out", str(tmp_path / "z")) == 2
+    assert "coded.safetensors" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["coded.safetensors", file.name, "new"]
     assert run(str(file), "--workload", "scale-sim", "--out", str(out)) == 2

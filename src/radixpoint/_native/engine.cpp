@@ -6,6 +6,7 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <stdexcept>
 #include <tuple>
 
 namespace radixpoint {
@@ -249,9 +250,39 @@ void Program::add_conv(int source, int padded, const Window& window, const Weigh
   operations_.push_back({std::move(conv), {}, {}});
 }
 
+namespace {
+
+// Which of two kernels was faster, by the shape of the layer; shared by every program of the process.
+struct Choices {
+  using Shape = std::tuple<const Kernels*, int, int64_t, int64_t, int64_t, int64_t>;
+  std::mutex mutex;
+  std::map<Shape, bool> fewer;  // whether Winograd's was
+
+  static Choices& shared() {
+    static Choices choices;
+    return choices;
+  }
+};
+
+Choices::Shape shape_of(const Kernels& kernels, int threads, const Window& w, int64_t outputs) {
+  return {&kernels, threads, w.channels, outputs, w.out_height, w.out_width};
+}
+
+}  // namespace
+
 void Program::add_winograd(const Weights& w, bool always) {
+  if (!kernels_.winograd) throw std::logic_error("no such kernel in this instruction set");
   Operation& operation = operations_.back();
   const Conv& conv = std::get<Conv>(operation.what);
+  if (!always) {
+    Choices& choices = Choices::shared();
+    const std::unique_lock<std::mutex> guard(choices.mutex, std::try_to_lock);
+    if (guard) {
+      const auto known = choices.fewer.find(shape_of(kernels_, threads_, conv.window, w.outputs));
+      if (known != choices.fewer.end() && !known->second) return;
+      always = known != choices.fewer.end();
+    }
+  }
   Winograd op{conv.source, conv.window, {}, {}};
   op.zeros = Bytes(op.window.channels * 2);
   const int64_t width = kernels_.lanes * kernels_.vectors, units = (w.group_channels + 1) / 2;
@@ -433,15 +464,14 @@ void Program::run_winograd(const Winograd& op, const Chain& chain) {
 }
 
 void Program::choose(Operation& operation) {
-  using Shape = std::tuple<const Kernels*, int, int64_t, int64_t, int64_t, int64_t>;
-  static std::mutex mutex;
-  static std::map<Shape, bool> faster;  // whether Winograd's kernel is; shared by every program of the process
-  const Window& w = operation.instead->window;
+  Choices& choices = Choices::shared();
+  // Whoever cannot look now computes directly, and decides later: another thread tries, or did when this process was forked.
+  const std::unique_lock<std::mutex> guard(choices.mutex, std::try_to_lock);
+  if (!guard) return;
   const Panel& last = operation.instead->panels.back();
-  const Shape shape{&kernels_, threads_, w.channels, last.channel + last.channels, w.out_height, w.out_width};
-  const std::lock_guard<std::mutex> guard(mutex);
-  auto known = faster.find(shape);
-  if (known == faster.end()) {
+  const auto shape = shape_of(kernels_, threads_, operation.instead->window, last.channel + last.channels);
+  auto known = choices.fewer.find(shape);
+  if (known == choices.fewer.end()) {
     using Clock = std::chrono::steady_clock;
     auto direct = Clock::duration::max(), fewer = Clock::duration::max();
     for (int repeat = 0; repeat < 3; ++repeat) {
@@ -452,7 +482,7 @@ void Program::choose(Operation& operation) {
       direct = std::min(direct, between - start);
       fewer = std::min(fewer, Clock::now() - between);
     }
-    known = faster.emplace(shape, fewer < direct).first;
+    known = choices.fewer.emplace(shape, fewer < direct).first;
   }
   if (known->second) operation.what = std::move(*operation.instead);
   operation.instead.reset();

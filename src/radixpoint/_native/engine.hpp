@@ -67,7 +67,7 @@ class Program {
   void run_operation(const Operation& operation);
   void run_conv(const Conv& conv, const Chain& chain);
   void run_winograd(const Winograd& op, const Chain& chain);
-  // Keeps the faster of an operation and what may run instead; either has run then.
+  // Keeps the faster of an operation and what may run instead, if nobody else is trying two of them.
   void choose(Operation& operation);
   void run_move(const Move& move);
   void copy_padded(const Conv& conv);

@@ -29,7 +29,7 @@ class Loops:
         source: rows and columns of the operand.
         weight_bits, operand_bits, sum_bits: word lengths of what is multiplied and of the accumulator.
         result_bits: of what the sum is cast to.
-        before: the layer whose results it reads, through whatever lies between; None if that is the image.
+        before: the last layer of products that it depends on; None if that is the image.
     """
 
     name: str
@@ -59,22 +59,22 @@ def _area(sides: tuple[int, int]) -> int:
 
 
 def _result_bits(network: IntGraph, step: Step) -> int:
-    """Word length of what the first step behind it that rounds makes of a sum."""
+    """Word length of what the first step behind it that rounds makes of a sum; its own if none does."""
     name = step.name
-    while len(network.readers[name]) == 1:
-        (reader,) = network.readers[name]
+    while network.readers[name]:
+        reader = network.readers[name][0]
         name = reader.name
         if reader.row.rounds:
-            break
-    return network.tensors[name].format.word_length
+            return network.tensors[name].format.word_length
+    return network.tensors[step.name].format.word_length
 
 
 def loops(network: IntGraph) -> list[Loops]:
     """Every convolution and fully connected layer of a network, in order."""
     found: list[Loops] = []
-    nearest: dict[str, str | None] = {network.input: None}
+    nearest = {network.input: -1}  # place in what is found of the last layer that a tensor depends on
     for step in network.steps:
-        nearest[step.name] = nearest[step.inputs[0]]
+        nearest[step.name] = max(nearest[name] for name in step.inputs)
         if step.family != "product":
             continue
         source, result = network.tensors[step.inputs[0]], network.tensors[step.name]
@@ -100,10 +100,10 @@ def loops(network: IntGraph) -> list[Loops]:
                 operand_bits=source.format.word_length,
                 sum_bits=result.format.word_length,
                 result_bits=_result_bits(network, step),
-                before=nearest[step.inputs[0]],
+                before=found[nearest[step.name]].name if nearest[step.name] >= 0 else None,
             )
         )
-        nearest[step.name] = result.layer
+        nearest[step.name] = len(found) - 1
     return found
 
 
@@ -179,7 +179,7 @@ def timeloop_files(network: IntGraph) -> dict[str, str]:
 
 
 def zigzag_files(network: IntGraph) -> dict[str, str]:
-    """One list of layers. A layer's ``I`` comes from the layer before it, through whatever lies between."""
+    """One list of layers; a layer's ``I`` comes from the last layer that it depends on."""
     found = loops(network)
     numbers = {layer.name: number for number, layer in enumerate(found)}
     layers = [_zigzag(number, layer, numbers) for number, layer in enumerate(found)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +22,7 @@ from radixpoint.cli.inputs import make_parents
 from radixpoint.cli.options import AsJson, Target
 from radixpoint.cli.terminal import bars, emit, out, say
 from radixpoint.errors import DesignError, RunError
-from radixpoint.files import write_whole
+from radixpoint.files import partial_beside
 from radixpoint.ir.memory import footprint
 from radixpoint.ir.network import IntGraph
 from radixpoint.ir.storage import load_network
@@ -57,7 +58,9 @@ def cost(
     if (workload is None) != (folder is None) or (workload is not None and network is None):
         raise DesignError("cost: expected a quantized network, --workload and --out together")
     if workload is not None and folder is not None and network is not None:
-        _write_workload(load_network(network), workload, folder)
+        if as_json or target is not None:
+            raise DesignError("cost --workload: writes files alone: expected neither --json nor --target")
+        _write_workload(_fixed_point(network), workload, folder)
         return
     if network is None:
         with bars() as shown:
@@ -69,11 +72,7 @@ def cost(
             _report_modules(found)
         return
     hardware = None if target is None else HardwareTarget.load(target)
-    quantized = load_network(network)
-    try:
-        check_fixed_point(quantized)
-    except DesignError as error:
-        raise DesignError(f"{network}: {error}") from None
+    quantized = _fixed_point(network)
     machine = accelerator_cost(quantized, lanes)
     area = None
     if synthesis:
@@ -98,13 +97,29 @@ def cost(
         _report_target(hardware, quantized, counted)
 
 
+def _fixed_point(network: str) -> IntGraph:
+    quantized = load_network(network)
+    try:
+        check_fixed_point(quantized)
+    except DesignError as error:
+        raise DesignError(f"{network}: {error}") from None
+    return quantized
+
+
 def _write_workload(network: IntGraph, workload: Workload, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}: expected a new or an empty folder")
     files = WORKLOADS[workload](network)
-    for name, text in files.items():
-        make_parents(folder / name)
-        write_whole(folder / name, text.encode())
+    make_parents(folder)
+    partial = partial_beside(folder)
+    try:
+        partial.mkdir()
+        for name, text in files.items():
+            (partial / name).write_text(text, encoding="utf-8")
+        partial.replace(folder)  # whole, or not at all
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise RunError(f"{folder}: cannot be written: {error.strerror}") from None
     many = f"{len(files)} files" if len(files) > 1 else "one file"
     say(f"{folder}: {len(loops(network))} layers for {workload}, in {many}")
 

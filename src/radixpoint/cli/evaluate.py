@@ -46,11 +46,17 @@ def _alone(network: str, images: ImageSet, engine: str, threads: int, as_json: b
             quantized, images, engine, lambda done, _: shown.update(task, completed=done), threads
         )
     if as_json:
-        emit(found)
+        emit({**msgspec.to_builtins(found), **_of_images(images)})
         return
-    low, high = found.top1_interval
-    more = "" if found.top5 is None else f", top-5 {found.top5:.2f} %"
-    say(f"{found.images} images: top-1 {found.top1:.2f} %, 95 % interval [{low:.2f}, {high:.2f}]{more}")
+    more = "" if found.top5 is None else f"; top-5 {found.top5:.2f} %"
+    say(f"{found.summary()}{more}")
+
+
+def _of_images(images: ImageSet) -> dict[str, object]:
+    return {
+        "preprocessing": msgspec.to_builtins(images.preprocessing),
+        "unreadable": [list(pair) for pair in images.unreadable],
+    }
 
 
 def evaluate(
@@ -81,6 +87,8 @@ def evaluate(
     Example: radixpoint evaluate resnet50.onnx --network run/separate/network.safetensors --images val/
     """
     runner = engine_of(engine, device, threads)
+    if engine == "auto":
+        note_the_engine()
     if model is None:
         needing = {"--weights": weights, "--layers": layers, "--confidence": confidence}
         needing |= {"--input-shape": input_shape, "--metric": None if metric == "top1" else metric}
@@ -98,8 +106,6 @@ def evaluate(
     graph = read_model(model, weights, input_shape, image_set)
     if layers:
         measure.check_comparable(quantized)
-    if engine == "auto":
-        note_the_engine()
     with bars() as shown:
         task = shown.add_task("evaluate", total=len(image_set))
         result = measure.evaluate(
@@ -117,8 +123,7 @@ def evaluate(
         emit(
             {
                 **msgspec.to_builtins(result),
-                "preprocessing": msgspec.to_builtins(image_set.preprocessing),
-                "unreadable": [list(pair) for pair in image_set.unreadable],
+                **_of_images(image_set),
                 "layer_sqnr": {name: value if abs(value) < 1e9 else None for name, value in sqnr.items()},
             }
         )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from radixpoint.cli.inputs import check_writable, make_parents, read_images, read_model, write_quantized
+from radixpoint.cli.inputs import check_writable, read_images, read_model, write_quantized
 from radixpoint.cli.options import (
     AsJson,
     Classes,
@@ -25,6 +25,7 @@ from radixpoint.cli.options import (
 from radixpoint.cli.terminal import bars, emit, say
 from radixpoint.importers.torch import require_torch
 from radixpoint.ir.storage import load_network
+from radixpoint.quantization.retrain import retrain as train
 from radixpoint.quantization.training import Training
 
 _DEFAULT = Training()
@@ -43,7 +44,10 @@ def retrain(
     store: Store = None,
     epochs: Annotated[int, typer.Option(help="How often every image is seen.")] = _DEFAULT.epochs,
     rate: Annotated[
-        float, typer.Option(help="How far a step moves a parameter at most, as a share of its tensor's size.")
+        float,
+        typer.Option(
+            help="How far a step moves a number at most, as a share of its tensor's root mean square."
+        ),
     ] = _DEFAULT.rate,
     batch: Annotated[int, typer.Option(help="Images in a step.")] = _DEFAULT.batch,
     mirror: Annotated[
@@ -68,27 +72,22 @@ def retrain(
     """
     training = Training(epochs, rate, batch, mirror, shift, label_share, seed)
     training.check()
-    require_torch("retraining")
-    from radixpoint.engines.tensors import check_device
-    from radixpoint.quantization import retrain as retraining
-
-    check_device(device)
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
     check_writable(out)
+    check_writable(checkpoint)
+    require_torch("retraining")
     quantized = load_network(network)
     image_set = read_images(images, classes, preprocessing, max_images, model, labels, store)
     graph = read_model(model, weights, input_shape, image_set)
-    make_parents(out)
     with bars() as shown:
         task = shown.add_task("retraining", total=epochs)
 
         def progress(done: int, loss: float) -> None:
             shown.update(task, completed=done, description=f"retraining, apart by {loss:.4g}")
 
-        checkpoint = out.with_name(f"{out.name}.checkpoint")
-        made = retraining.retrain(
-            graph, quantized, image_set, training, checkpoint, progress, device, threads
-        )
+        made = train(graph, quantized, image_set, training, checkpoint, progress, device, threads)
     written = write_quantized(made, out)
+    checkpoint.unlink(missing_ok=True)
     if as_json:
         emit(written)
         return

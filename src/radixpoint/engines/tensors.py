@@ -76,7 +76,7 @@ def _channels_first(x: Tensor) -> NDArray[np.int64]:
 
 
 @contextmanager
-def _own_settings(threads: int) -> Iterator[None]:
+def own_settings(threads: int) -> Iterator[None]:
     """So many threads, and no TF32 and no bfloat16 within float32 products, whatever the process is set to.
 
     The settings are the process's: one engine runs at a time. PyTorch has an older setting of the precision,
@@ -152,7 +152,7 @@ class TorchEngine:
     ) -> dict[str, NDArray[np.int64]]:
         """See ``radixpoint.engines.Engine``."""
         images, wanted = check_run(self.network, images, keep)
-        with torch.inference_mode(), _own_settings(self.threads):
+        with torch.inference_mode(), own_settings(self.threads):
             parts = [
                 self._run_chunk(images[i : i + self._chunk], wanted)
                 for i in range(0, len(images), self._chunk)

@@ -7,7 +7,7 @@ the value is within its format, and for a constant beyond it: the straight-throu
 2013).
 
 What is computed in float32 is exact while no sum has more than 24 bits, in float64 while none has more than
-53. What a network is worth is measured with an engine all the same.
+53. Beyond, a cast now and then gives the next integer: what a network is worth is measured with an engine.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Differentiable:
         network: with any steps but those that round at random.
         device: PyTorch's name of one.
         dtype: what it computes in.
-        steps: whose parameters are trained; default: all.
+        trained: names of parameters that may be trained, of those that steps multiply or add; default: all.
 
     Attributes:
         values: real values of what is trained, by the name of the parameter: leaves with a gradient.
@@ -99,7 +99,7 @@ class Differentiable:
         network: IntGraph,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
-        steps: Collection[str] | None = None,
+        trained: Collection[str] | None = None,
     ) -> None:
         self.network, self.device, self.dtype = network, torch.device(device), dtype
         for step in network.steps:
@@ -107,8 +107,8 @@ class Differentiable:
                 raise EngineError(
                     f"{step.name}: rounds at random: expected a network that rounds the same way"
                 )
-        roles = {step.parameters[TRAINED[step.op]] for step in network.steps
-                 if step.op in TRAINED and (steps is None or step.name in steps)}  # fmt: skip
+        roles = {step.parameters[TRAINED[step.op]] for step in network.steps if step.op in TRAINED}
+        roles &= roles if trained is None else set(trained)
         overflows = {step.attributes.get("overflow") for step in network.steps}
         self._symmetric = Overflow.SAT_SYM.value in overflows
         self.values = {key: self._real(network.parameters[key]).requires_grad_() for key in sorted(roles)}
@@ -151,11 +151,9 @@ class Differentiable:
     def parameters(self) -> dict[str, IntParameter]:
         """What is trained, as it is stored now."""
         result = {}
-        for key, value in self.values.items():
-            form = self.network.parameters[key].format
-            stored = torch.floor(value.detach().double() / self._units[key].double() + 0.5)
-            data = stored.clamp(form.min + self._symmetric, form.max).to(torch.int64).cpu().numpy()
-            result[key] = IntParameter(freeze(data), form)
+        for key in self.values:
+            stored = (self.parameter(key).detach() / self._units[key]).to(torch.int64).cpu().numpy()
+            result[key] = IntParameter(freeze(stored), self.network.parameters[key].format)
         return result
 
     # -- running

@@ -40,6 +40,10 @@ from radixpoint.quantization.sites import (
 )
 from radixpoint.quantization.stand_in import Operands, stand_in
 
+LEAST_JUDGES = 64
+"""Images that judge whether refining helped, at least; fewer would decide by chance."""
+_BATCH = 64
+
 
 def at_length(design: Design, word_length: int) -> Design:
     """The design with one word length for all that is multiplied: ``conv`` and its company."""
@@ -225,20 +229,29 @@ class Quantizer:
         return self._refined(design, network) if design.refine else network
 
     @cached_property
-    def _judges(self) -> tuple[NDArray[np.float32], NDArray[np.floating]]:
-        """Calibration images that no refiner sees, where there are any, and what float answers to them."""
+    def _judges(self) -> ImageSet:
+        """Calibration images that no refiner sees; all of them where fewer than ``LEAST_JUDGES`` are left."""
         assert self.calibration is not None
-        left = self.calibration
-        if len(left) > refine.IMAGES:
-            left = left.parted(refine.IMAGES)[1].first(refine.IMAGES)
-        inputs = left.inputs(0, len(left))
-        return inputs, FloatingEngine(self.graph).run(inputs)[self.graph.output]
+        if len(self.calibration) < refine.IMAGES + LEAST_JUDGES:
+            return self.calibration
+        return self.calibration.parted(refine.IMAGES)[1].first(refine.IMAGES)
+
+    @cached_property
+    def _real_answers(self) -> NDArray[np.floating]:
+        """Of the float network, to those images."""
+        engine = FloatingEngine(self.graph)
+        batches = self._judges.batches(_BATCH)
+        return np.concatenate([engine.run(inputs)[self.graph.output] for inputs in batches])
 
     def _apart(self, network: IntGraph) -> float:
-        """How far a network's answers to those images are from those of float."""
-        inputs, real = self._judges
-        stored = make_engine(network).run(quantize_images(network, inputs))[network.output]
-        return answers_apart(self.graph, dequantize(stored, network.logit_fraction_length()), real)
+        """How far a network's answers to them are from those of float."""
+        engine = make_engine(network)
+        stored = [
+            engine.run(quantize_images(network, inputs))[network.output]
+            for inputs in self._judges.batches(_BATCH)
+        ]
+        answers = dequantize(np.concatenate(stored), network.logit_fraction_length())
+        return answers_apart(self.graph, answers, self._real_answers)
 
     def _refined(self, design: Design, network: IntGraph) -> IntGraph:
         """Better integers in the same formats, from the calibration images.
@@ -246,8 +259,7 @@ class Quantizer:
         The techniques that the design names, in their order, less the last ones if the network's answers are
         no nearer to float on images that took no part. ``metadata["refined"]`` names those that are left.
         """
-        if self.calibration is None:
-            raise DesignError("a design that refines needs the calibration images, not only their ranges")
+        assert self.calibration is not None
         refiner = Refiner(self.graph, self.calibration, self._operands)
         symmetric = design.overflow is Overflow.SAT_SYM
         weights, before = real_weights(self.graph, design), self._apart(network)

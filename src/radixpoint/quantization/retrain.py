@@ -1,169 +1,45 @@
 """Retraining: a quantized network is trained on its own fixed-point grid (extra ``torch``).
 
-The teacher is the float network: what is made small is how far the answers of the two are apart (Hinton,
-Vinyals & Dean, "Distilling the Knowledge in a Neural Network", 2015), so that images need no labels. Weights,
-scales and offsets move; formats stay. Batch normalization is a layer with formats of its own, and is trained
-as that.
-
-The result is an ordinary network. Its accuracy is what an engine says of it.
+What is asked for is here, and needs no PyTorch; ``radixpoint.quantization.trainer`` does it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
+import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
 from radixpoint.data import ImageSet
-from radixpoint.engines import quantize_images
 from radixpoint.engines.boundary import check_threads
-from radixpoint.errors import DesignError, ModelError, RunError
-from radixpoint.files import read_record, write_record
+from radixpoint.errors import DesignError, RunError
+from radixpoint.importers.torch import require_torch
 from radixpoint.ir.graph import Graph
 from radixpoint.ir.network import IntGraph, verify
-from radixpoint.measure.floating import FloatingEngine
+from radixpoint.measure.evaluate import check_origin
 from radixpoint.quantization.design import Design
-from radixpoint.quantization.differentiable import Differentiable
 from radixpoint.quantization.refine import with_parameters
 from radixpoint.quantization.training import Training
 
-_WARM = 0.05
-"""Share of the steps in which the rate grows from zero."""
 
-
-def _answers_apart(ours: Tensor, theirs: Tensor, labels: Tensor | None, share: float) -> Tensor:
-    """Of a classifier: Kullback and Leibler's divergence of the teacher's probabilities, mean over the batch.
-
-    A ``share`` of it is the surprise at the labels instead.
-    """
-    ours, theirs = functional.log_softmax(ours, 1), functional.log_softmax(theirs, 1)
-    loss = functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")
-    return loss if labels is None else (1 - share) * loss + share * functional.nll_loss(ours, labels)
-
-
-def _results_apart(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Of any other network: the squared error of a result, relative to its power."""
-    return (ours - theirs).square().sum() / theirs.square().sum().clamp(min=1e-12)
-
-
-def varied(
-    images: NDArray[np.float32], training: Training, chance: np.random.Generator
-) -> NDArray[np.float32]:
-    """Images (batch, channels, height, width), mirrored and moved at random as the training asks."""
-    images = images.copy()
-    if training.mirror:
-        turned = chance.random(len(images)) < 0.5
-        images[turned] = images[turned, ..., ::-1]
-    if training.shift:
-        most, (height, width) = training.shift, images.shape[2:]
-        wide = np.pad(images, ((0, 0), (0, 0), (most, most), (most, most)), mode="edge")
-        for i, (down, across) in enumerate(chance.integers(0, 2 * most + 1, (len(images), 2))):
-            images[i] = wide[i, :, down : down + height, across : across + width]
-    return images
-
-
-class _Checkpoint:
-    """A file that tells where a training stands; to another training it says nothing."""
-
-    def __init__(self, path: Path | None, *key: str) -> None:
-        self.path, self.key = path, hashlib.sha256("\n".join(key).encode()).hexdigest()
-
-    def read(self, device: torch.device) -> dict[str, Any] | None:
-        if self.path is None or not self.path.exists():
-            return None
-        data = read_record(self.path)
-        if data is None:  # damaged: the training begins anew
-            return None
-        found: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-        return found if found["key"] == self.key else None
-
-    def write(self, state: dict[str, Any]) -> None:
-        if self.path is not None:
-            held = io.BytesIO()
-            torch.save({"key": self.key, **state}, held)
-            write_record(self.path, held.getvalue())
-
-    def remove(self) -> None:
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
-
-class _Trainer:
-    """A network under training, epoch after epoch."""
-
-    def __init__(
-        self, graph: Graph, network: IntGraph, images: ImageSet, training: Training, device: str
-    ) -> None:
-        self.graph, self.images, self.training = graph, images, training
-        self.model, self.teacher = Differentiable(network, device), FloatingEngine(graph, threads=1)
-        self.steps = len(images) // training.batch
-        """Of one epoch."""
-        self.values = list(self.model.values.values())
-        sizes = (float(value.detach().square().mean().sqrt()) for value in self.values)
-        self.rates = [training.rate * max(size, 1e-9) for size in sizes]
-        groups = zip(self.values, self.rates, strict=True)
-        self.optimizer = torch.optim.Adam([{"params": [value], "lr": rate} for value, rate in groups])
-
-    def restore(self, state: dict[str, Any]) -> int:
-        """Take up a training where it stood; how many epochs are done."""
-        with torch.no_grad():
-            for own, value in zip(self.values, state["values"], strict=True):
-                own.copy_(value)
-        self.optimizer.load_state_dict(state["optimizer"])
-        return int(state["epoch"])
-
-    def state(self, epoch: int) -> dict[str, Any]:
-        """Where the training stands after so many epochs."""
-        values = [value.detach() for value in self.values]
-        return {"epoch": epoch, "values": values, "optimizer": self.optimizer.state_dict()}
-
-    def epoch(self, number: int) -> float:
-        """See every image once; the mean of what is made small."""
-        chance, total = np.random.default_rng([self.training.seed, number]), 0.0
-        order = chance.permutation(len(self.images))
-        for step in range(self.steps):
-            places = np.sort(order[step * self.training.batch :][: self.training.batch])
-            self._pace(number * self.steps + step)
-            loss = self._loss(self.images.taken(places), chance)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            total += float(loss.detach())
-        return total / self.steps
-
-    def _pace(self, done: int) -> None:
-        whole = self.steps * self.training.epochs
-        pace = min(1.0, (done + 1) / (_WARM * whole)) * (1 + math.cos(math.pi * done / whole)) / 2
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * pace
-
-    def _loss(self, batch: ImageSet, chance: np.random.Generator) -> Tensor:
-        network, device = self.model.network, self.model.device
-        seen = varied(batch.inputs(0, len(batch)), self.training, chance)
-        found = self.model.run(
-            {network.input: self.model.images(quantize_images(network, seen))}, network.outputs
+def _check(graph: Graph, network: IntGraph, images: ImageSet, training: Training) -> None:
+    """Refuse what cannot be trained, before any work."""
+    training.check()
+    check_origin(graph, network.metadata.get("network", ""))
+    design = Design.recorded(network)
+    if design is not None and design.codes != type(design.codes)():
+        raise DesignError("the network's design codes weights or operands: expected one without codes")
+    if design is not None and design.accumulator is not None:
+        raise DesignError(
+            "the network's design narrows accumulators, which other weights may exceed: expected proven ones"
         )
-        expected = self.teacher.run(seen)
-        pairs = [
-            (found[ours], torch.as_tensor(expected[theirs], device=device))
-            for ours, theirs in zip(network.outputs, self.graph.outputs, strict=True)
-        ]
-        if not self.graph.names_classes:
-            return torch.stack([_results_apart(*pair) for pair in pairs]).mean()
-        share = self.training.labels
-        labels = torch.as_tensor(batch.labels, device=device) if share else None
-        return _answers_apart(*pairs[0], labels, share)
+    images.check_shape(graph.shapes[graph.input])
+    if training.labels:
+        if not graph.names_classes:
+            raise DesignError("a share of the labels: expected a classifier")
+        images.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
 
 
 def retrain(
@@ -178,15 +54,15 @@ def retrain(
 ) -> IntGraph:
     """Train a quantized network to answer as the float network does.
 
-    On one machine with one number of threads, the same call gives the same network, interrupted or not.
+    On one processor with one number of threads, the same call gives the same network, interrupted or not.
 
     Args:
         graph: the float network.
         network: quantized from it; its formats are kept.
         images: to train on; keep them apart from those that judge. Labels count only if ``training`` asks.
         training: how; see there.
-        checkpoint: file that keeps where the training stands; from there the same call goes on. It is
-            removed at the end.
+        checkpoint: file that keeps where the training stands; from there the same call goes on. It stays
+            when the training has ended: remove it once the network is kept.
         progress: called after each epoch with how many are done and the mean of what is made small.
         device: PyTorch's name of one.
         threads: of PyTorch; 0 takes as many as it has. With few images a step, one is often faster than two.
@@ -195,47 +71,34 @@ def retrain(
         The network with other integers, verified; ``metadata["retrained"]`` says how, in JSON.
 
     Raises:
-        ModelError: the network was not quantized from ``graph``.
-        DesignError: the training cannot be meant, or there are fewer images than in a batch.
-        DataError: the network does not take such images, or the training asks for labels and there are none.
+        ModelError: the network was not quantized from ``graph``, or PyTorch is not installed.
+        DesignError: the training cannot be meant, or the design codes values or narrows accumulators.
+        DataError: the network does not take such images, or labels are asked for and there are none.
         RunError: the training diverged, or the checkpoint cannot be written.
-        EngineError: the network rounds at random.
+        EngineError: the network rounds at random, there is no such device, or fewer than 0 threads.
     """
     training = training or Training()
-    training.check()
-    if network.metadata.get("network") != graph.digest:
-        raise ModelError(f"{graph.source}: the quantized network was quantized from another one")
-    design = Design.recorded(network)
-    if design is not None and design.codes.weights is not None:
-        raise DesignError(f"weights are coded ({design.codes.weights.kind}): expected a design without codes")
-    images.check_shape(graph.shapes[graph.input])
-    if training.labels:
-        if not graph.names_classes:
-            raise DesignError("a share of the labels: expected a classifier")
-        images.check(graph.shapes[graph.input], graph.shapes[graph.output][0])
-    if len(images) < training.batch:
-        raise DesignError(f"{len(images)} images to train on: expected at least a batch, {training.batch}")
+    _check(graph, network, images, training)
+    check_threads(threads)
+    require_torch("retraining")
+    from radixpoint.engines.tensors import check_device, own_settings
+    from radixpoint.quantization.trainer import Checkpoint, Trainer
+
     asked = msgspec.json.encode(training).decode()
-    kept = _Checkpoint(checkpoint, network.digest, graph.digest, images.digest, asked)
-    before = torch.get_num_threads()
-    torch.set_num_threads(check_threads(threads) or before)
-    try:
-        trainer = _Trainer(graph, network, images, training, device)
-        state = kept.read(trainer.model.device)
-        for epoch in range(0 if state is None else trainer.restore(state), training.epochs):
+    kept = Checkpoint(checkpoint, network.digest, graph.digest, images.digest, asked)
+    trainer = Trainer(graph, network, images, training, str(check_device(device)))
+    state = kept.read(trainer.model.device)
+    for epoch in range(0 if state is None else trainer.restore(state), training.epochs):
+        with own_settings(threads):
             loss = trainer.epoch(epoch)
-            if not math.isfinite(loss):
-                raise RunError(
-                    f"the training diverged in epoch {epoch + 1}: expected a lower rate than "
-                    f"{training.rate:g}"
-                )
-            kept.write(trainer.state(epoch + 1))
-            if progress is not None:
-                progress(epoch + 1, loss)
-    finally:
-        torch.set_num_threads(before)
+        if not math.isfinite(loss):
+            lower = f"expected a lower rate than {training.rate:g}"
+            raise RunError(f"the training diverged in epoch {epoch + 1}: {lower}")
+        kept.write(trainer.state(epoch + 1))
+        if progress is not None:
+            progress(epoch + 1, loss)
     result = with_parameters(network, trainer.model.parameters())
-    result = replace(result, metadata={**network.metadata, "retrained": asked, "trained_on": images.digest})
+    metadata = {**network.metadata, "retrained": asked, "trained_on": images.digest}
+    result = dataclasses.replace(result, metadata=metadata)
     verify(result)
-    kept.remove()
     return result

@@ -1,4 +1,4 @@
-"""How a network is retrained: numbers alone, so that asking for it needs no PyTorch."""
+"""How a network is retrained, in numbers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         epochs: how often every image is seen.
-        rate: how far one step moves a parameter at most, about, as a share of the root mean square of its
-            tensor; it grows over the first twentieth of the steps and then falls to 0 along half a cosine.
+        rate: how far one step moves a number at most, about, as a share of the root mean square of its
+            tensor; it grows over the first twentieth of the steps, then falls to 0 along half a cosine.
         batch: images in a step.
         mirror: whether half of the images are mirrored, left to right; not for digits and letters.
         shift: most pixels by which an image is moved, each way; what comes in repeats the edge.
