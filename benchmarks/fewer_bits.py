@@ -36,7 +36,7 @@ from radixpoint.quantization.codes import operand_grid, weight_grid
 from radixpoint.quantization.design import Design
 from radixpoint.quantization.refine import IMAGES, Refiner
 from radixpoint.quantization.sites import real_weights
-from radixpoint.quantization.stand_in import stand_in
+from radixpoint.quantization.stand_in import StandIn
 from radixpoint.searching.allocate import (
     Averages,
     Losses,
@@ -312,7 +312,7 @@ def seconds(data: Data, runs: Path) -> None:
     everything = len(data.calibration)
     for techniques, count in ((COLUMNS, IMAGES), (COLUMNS, everything), (UNITS, everything)):
         started = time.time()
-        operands = stand_in(data.graph, quantizer.ranges)
+        operands = StandIn(data.graph, quantizer.ranges).operands
         Refiner(data.graph, data.calibration, operands, count).refine(network, weights, techniques)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         row("+".join(techniques), count, f"{time.time() - started:.0f}", f"{memory:.1f}")

@@ -55,6 +55,7 @@ BY_HAND: dict[str, tuple[list[int], int]] = {
     "joint": ([7, 2, -1], 3),
     "separate": ([7, 2, -1], 3),
     "dynamic": ([7, 2, -1], 3),
+    "memory": ([7, 2, -1], 3),  # cut: down
     # 3.5 fits with F = 1 only, and both layers share it: 1.8, 0.6, -0.2
     "uniform": ([2, 1, 0], 1),
     # a quarter of the other layer's weights: 10 log10(4) / 6.02 = 1 bit more: 14.4, 4.8, -1.6

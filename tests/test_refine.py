@@ -38,7 +38,7 @@ from radixpoint.quantization.refine import (
     with_parameters,
 )
 from radixpoint.quantization.sites import stored_parameters
-from radixpoint.quantization.stand_in import stand_in
+from radixpoint.quantization.stand_in import StandIn
 
 
 def images(graph: Graph, count: int = 64, seed: int = 0) -> ImageSet:
@@ -128,7 +128,7 @@ def test_each_image_counts_the_same() -> None:
     assert _evening(x).ravel().tolist() == pytest.approx([root, root / 2, 8, 8])
     assert _evening(np.zeros((2, 3), np.float32)).ravel().tolist() == [1, 1]
     graph, images_ = networks.residual(), images(networks.residual())
-    refiner = Refiner(graph, images_, stand_in(graph, calibrate(graph, images_)))
+    refiner = Refiner(graph, images_, StandIn(graph, calibrate(graph, images_)).operands)
     refiner._random = np.random.default_rng(0)
     real = refiner.inputs
     even = np.arange(1, len(real) + 1, dtype=np.float32).reshape(-1, 1, 1, 1)
@@ -293,7 +293,7 @@ def test_one_refiner_for_many_designs() -> None:
     graph = networks.residual()
     seen = images(graph)
     ranges = calibrate(graph, seen)
-    refiner = Refiner(graph, seen, stand_in(graph, ranges))
+    refiner = Refiner(graph, seen, StandIn(graph, ranges).operands)
     for bits in (3, 5):
         design = Design.separate(bits, 12)
         weights = {k[0]: v.values for k, v in stored_parameters(graph, design).items() if k[1] == "weight"}

@@ -18,7 +18,6 @@ from radixpoint.errors import DesignError
 from radixpoint.ir.graph import Graph
 from radixpoint.ir.network import IntGraph
 from radixpoint.measure.calibrate import Ranges
-from radixpoint.measure.floating import FloatingEngine
 from radixpoint.quantization import refine
 from radixpoint.quantization.design import Design, Widths
 from radixpoint.quantization.equalize import equalized
@@ -38,10 +37,11 @@ from radixpoint.quantization.sites import (
     sites,
     stored_parameters,
 )
-from radixpoint.quantization.stand_in import Operands, stand_in
+from radixpoint.quantization.stand_in import StandIn
 
 LEAST_JUDGES = 64
 """Images that judge whether refining helped, at least; fewer would decide by chance."""
+MOST_JUDGES = 256
 _BATCH = 64
 
 
@@ -112,11 +112,11 @@ class Quantizer:
     @cached_property
     def patches(self) -> Patches:
         """Of the float network on the calibration sample."""
-        return sampled_patches(self.graph, self.ranges.sample, self._operands)
+        return sampled_patches(self.graph, self.ranges.sample, self._stand_in.operands)
 
     @cached_property
-    def _operands(self) -> Operands:
-        return stand_in(self.graph, self.ranges)
+    def _stand_in(self) -> StandIn:
+        return StandIn(self.graph, self.ranges)
 
     @cached_property
     def _even(self) -> Quantizer:
@@ -234,14 +234,12 @@ class Quantizer:
         assert self.calibration is not None
         if len(self.calibration) < refine.IMAGES + LEAST_JUDGES:
             return self.calibration
-        return self.calibration.parted(refine.IMAGES)[1].first(refine.IMAGES)
+        return self.calibration.parted(refine.IMAGES)[1].first(MOST_JUDGES)
 
     @cached_property
-    def _real_answers(self) -> NDArray[np.floating]:
-        """Of the float network, to those images."""
-        engine = FloatingEngine(self.graph)
-        batches = self._judges.batches(_BATCH)
-        return np.concatenate([engine.run(inputs)[self.graph.output] for inputs in batches])
+    def _real_answers(self) -> NDArray[np.float64]:
+        """To those images, the same on every machine."""
+        return np.concatenate([self._stand_in.answers(inputs) for inputs in self._judges.batches(_BATCH)])
 
     def _apart(self, network: IntGraph) -> float:
         """How far a network's answers to them are from those of float."""
@@ -260,7 +258,7 @@ class Quantizer:
         no nearer to float on images that took no part. ``metadata["refined"]`` names those that are left.
         """
         assert self.calibration is not None
-        refiner = Refiner(self.graph, self.calibration, self._operands)
+        refiner = Refiner(self.graph, self.calibration, self._stand_in.operands)
         symmetric = design.overflow is Overflow.SAT_SYM
         weights, before = real_weights(self.graph, design), self._apart(network)
         asked = [name for name in refine.TECHNIQUES if name in design.refine]

@@ -31,31 +31,40 @@ Operands = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
 """From network input (N, C, H, W) to what each convolution and fully connected layer multiplies, by layer."""
 
 
-def stand_in(graph: Graph, ranges: Ranges) -> Operands:
-    """What every convolution and fully connected layer multiplies, of images.
+class StandIn:
+    """What every convolution and fully connected layer multiplies, and what comes out at the end, of images.
 
     Args:
         graph: the network.
         ranges: of its tensors.
     """
-    design = Design(
-        classes={"conv": Widths(WEIGHTS, WORD_LENGTH, WORD_LENGTH), "bn": Widths.all(WORD_LENGTH)},
-        binary_point=BinaryPoint(scope="channel", rule="max"),
-    )
-    stored = stored_parameters(graph, design)
-    network = settle_and_lower(graph, choose_formats(Question(graph, ranges, design, stored)), stored, design)
-    names = {
-        network.tensors[step.name].layer: step.inputs[0] for step in network.steps if step.family == "product"
-    }
-    engine = BlasEngine(network)
 
-    def operands(inputs: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
-        results = engine.run(quantize_images(network, inputs), set(names.values()))
+    def __init__(self, graph: Graph, ranges: Ranges) -> None:
+        design = Design(
+            classes={"conv": Widths(WEIGHTS, WORD_LENGTH, WORD_LENGTH), "bn": Widths.all(WORD_LENGTH)},
+            binary_point=BinaryPoint(scope="channel", rule="max"),
+        )
+        stored = stored_parameters(graph, design)
+        formats = choose_formats(Question(graph, ranges, design, stored))
+        self._network = network = settle_and_lower(graph, formats, stored, design)
+        self._multiplied = {
+            network.tensors[step.name].layer: step.inputs[0]
+            for step in network.steps
+            if step.family == "product"
+        }
+        self._engine = BlasEngine(network)
+
+    def operands(self, inputs: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
+        """What each layer multiplies, by layer."""
+        tensors = self._network.tensors
+        results = self._engine.run(quantize_images(self._network, inputs), set(self._multiplied.values()))
         return {
-            layer: dequantize(results[name], network.tensors[name].format.fraction_lengths[0]).astype(
-                np.float32
-            )
-            for layer, name in names.items()
+            layer: dequantize(results[name], tensors[name].format.fraction_lengths[0]).astype(np.float32)
+            for layer, name in self._multiplied.items()
         }
 
-    return operands
+    def answers(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The network's first result."""
+        network = self._network
+        stored = self._engine.run(quantize_images(network, inputs))[network.output]
+        return dequantize(stored, network.logit_fraction_length())
