@@ -256,8 +256,8 @@ def peers(
     found: dict[str, Run] = {"onnxruntime float32": session(model, threads)}
     models = {"float32": model, "int8 QDQ": qdq(model, images)}
     found["onnxruntime int8 QDQ"] = session(models["int8 QDQ"], threads)
-    for name, one in models.items():
-        run = openvino(one, threads, left_out)
+    for name, content in models.items():
+        run = openvino(content, threads, left_out)
         if run is not None:
             found[f"OpenVINO {name}"] = run
     return found

@@ -492,10 +492,10 @@ def written(folder: Path, kind: str) -> Path:
 def test_every_form_of_file(kind: str, tmp_path: Path) -> None:
     given = read_dump(written(tmp_path / "dump", kind), word_bytes={"bin": 2, "bin 64": 8}.get(kind))
     found = matched(NETWORK, given, len(STORED))
-    assert [one.tensor for one in found] == [RESULTS[1], RESULTS[5], RESULTS[-1]]
+    assert [match.tensor for match in found] == [RESULTS[1], RESULTS[5], RESULTS[-1]]
     values = RESIDUAL.right()
-    for one in found:
-        assert np.array_equal(one.values, values[one.tensor])
+    for match in found:
+        assert np.array_equal(match.values, values[match.tensor])
 
 
 def test_tensors_without_names() -> None:

@@ -239,7 +239,7 @@ def test_several_processes_share_a_cache(tmp_path: Path) -> None:
         )
         for folder in folders
     ]
-    assert [(one.communicate()[1], one.returncode) for one in running] == [(b"", 0)] * 3
+    assert [(process.communicate()[1], process.returncode) for process in running] == [(b"", 0)] * 3
     results = [(folder / "result.json").read_bytes() for folder in folders]
     assert results[0] == results[1] == results[2]
     assert not list(tmp_path.rglob("*.partial"))

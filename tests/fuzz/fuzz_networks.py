@@ -321,11 +321,11 @@ def damaged_network(random: Random, saved: bytes) -> bytes:
     arrays = {
         name: np.frombuffer(
             saved,
-            {"I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}[one["dtype"]],
-            offset=8 + size + one["data_offsets"][0],
-            count=int(np.prod(one["shape"])),
-        ).reshape(one["shape"])
-        for name, one in header.items()
+            {"I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}[entry["dtype"]],
+            offset=8 + size + entry["data_offsets"][0],
+            count=int(np.prod(entry["shape"])),
+        ).reshape(entry["shape"])
+        for name, entry in header.items()
     }
     network = damaged_json(random, json.loads(metadata["radixpoint_network"]), random.choice([1, 1, 2, 4]))
     if random.random() < 0.2 and arrays:

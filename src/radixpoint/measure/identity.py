@@ -48,9 +48,9 @@ def _text(value: Any, above: tuple[int, ...]) -> str:
         content = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
         return f"{array.dtype.str}{array.shape}{content}"
     if isinstance(value, tuple | list):
-        return f"{type(value).__name__}[{','.join(_text(one, inner) for one in value)}]"
+        return f"{type(value).__name__}[{','.join(_text(member, inner) for member in value)}]"
     if isinstance(value, set | frozenset):
-        return f"set[{','.join(sorted(_text(one, inner) for one in value))}]"
+        return f"set[{','.join(sorted(_text(member, inner) for member in value))}]"
     if isinstance(value, Mapping):
         return f"map[{','.join(f'{_text(k, inner)}:{_text(v, inner)}' for k, v in value.items())}]"
     if isinstance(value, functools.partial):
