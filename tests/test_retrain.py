@@ -179,7 +179,11 @@ def test_interrupted_it_ends_as_undisturbed(low: tuple[Graph, IntGraph, ImageSet
     assert again.digest == whole.digest
     assert again.metadata == whole.metadata
     file.write_bytes(b"radixpoint record, SHA-256 nonsense")
-    assert train(graph, network, images, SHORT, file).digest == whole.digest
+    with pytest.warns(UserWarning, match="checkpoint: damaged; the training begins anew"):
+        assert train(graph, network, images, SHORT, file).digest == whole.digest
+    (tmp_path / "f").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        train(graph, network, images, SHORT, tmp_path / "f" / "checkpoint")
 
 
 def test_what_is_asked_of_images() -> None:

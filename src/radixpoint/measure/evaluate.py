@@ -236,6 +236,13 @@ def accuracy(
 ) -> Accuracy:
     """Judge a quantized classifier by itself, as one that was trained quantized and stands for no other.
 
+    Args:
+        quantized: with one vector of class scores.
+        images: with labels.
+        engine: what runs it, as ``radixpoint.make_engine`` takes it.
+        progress: called with images done and images in all.
+        threads: of the engine; 0 takes all cores.
+
     Raises:
         DataError: the images do not fit the network, or have no labels.
         DesignError: it has one output.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch.nn import functional
 
 from radixpoint.data import ImageSet
 from radixpoint.engines import quantize_images
+from radixpoint.errors import RunError
 from radixpoint.files import read_record, write_record
 from radixpoint.ir.graph import Graph
 from radixpoint.ir.network import IntGraph
@@ -93,7 +95,8 @@ class Checkpoint:
         if self.path is None or not self.path.exists():
             return None
         data = read_record(self.path)
-        if data is None:  # damaged: the training begins anew
+        if data is None:
+            warnings.warn(f"{self.path}: damaged; the training begins anew", stacklevel=3)
             return None
         found: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
         return found if found["key"] == self.key else None
@@ -105,7 +108,10 @@ class Checkpoint:
             RunError: it cannot be written.
         """
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunError(f"{self.path}: cannot be written: {error.strerror}") from None
             held = io.BytesIO()
             torch.save({"key": self.key, **state}, held)
             write_record(self.path, held.getvalue())
@@ -119,7 +125,7 @@ class Trainer:
     ) -> None:
         self.graph, self.images, self.training = graph, images, training
         self.model = Differentiable(network, device, trained=of_the_graph(graph, network))
-        self.teacher = FloatingEngine(graph, threads=1)  # more spin beside PyTorch
+        self.teacher = FloatingEngine(graph, threads=1)  # more would spin beside PyTorch's
         self.steps = -(-len(images) // training.batch)
         """Of one epoch; the last one may have fewer images."""
         self.values = list(self.model.values.values())
