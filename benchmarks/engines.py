@@ -43,7 +43,7 @@ from radixpoint.engines import (
     instruction_sets,
     quantize_images,
 )
-from radixpoint.measure.floating import to_onnx
+from radixpoint.measure.float_model import to_onnx
 from radixpoint.quantization.quantize import Quantizer
 
 Run = Callable[[NDArray[np.float32]], Any]

@@ -31,7 +31,8 @@ import onnxruntime
 import radixpoint
 from radixpoint.engines import make_engine, quantize_images
 from radixpoint.measure.evaluate import summarize
-from radixpoint.measure.floating import FloatingEngine, to_onnx
+from radixpoint.measure.float_model import to_onnx
+from radixpoint.measure.floating import FloatingEngine
 from radixpoint.measure.metrics import BATCH, TopK, ranks
 from radixpoint.measure.outcomes import NO_OUTCOMES, Outcomes
 from resnet50 import Data

@@ -13,7 +13,7 @@ import fast
 import networks
 import radixpoint
 from caffe_models import random_weights
-from radixpoint.data import caffe_preprocessing
+from radixpoint.data.caffe_images import caffe_preprocessing
 from radixpoint.data.caffe_schema import _messages, active, kind_of, parse_text
 from radixpoint.engines import quantize_images
 from radixpoint.errors import DataError, ModelError, UnsupportedError

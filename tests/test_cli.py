@@ -13,9 +13,10 @@ import onnx
 import pytest
 
 import networks
+from radixpoint.cli.main import COMMANDS
 from radixpoint.errors import DesignError
 from radixpoint.ir.storage import save_network
-from radixpoint.measure.floating import to_onnx
+from radixpoint.measure.float_model import to_onnx
 from radixpoint.quantization.design import Design
 from radixpoint.quantization.quantize import quantize
 
@@ -65,6 +66,49 @@ def sources(files: Path) -> list[str | Path]:
         "--preprocessing",
         files / "p.json",
     ]
+
+
+SLOW_TO_IMPORT = {
+    "PIL",
+    "google",
+    "highspy",
+    "jinja2",
+    "mpmath",
+    "onnx",
+    "onnxruntime",
+    "pandas",
+    "scipy",
+    "torch",
+}
+"""Packages that a command should wait for only when it uses them."""
+
+
+def imported(*arguments: str) -> set[str]:
+    """Packages of which a command has imported a module, other than themselves: those may be waiting."""
+    code = (
+        "import sys\nfrom radixpoint.cli.main import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('imported', *{name.partition('.')[0] for name in sys.modules if '.' in name})"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    return set(result.stdout.splitlines()[-1].split()[1:])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_starts_without_what_it_does_not_need(command: str) -> None:
+    assert SLOW_TO_IMPORT & imported(command, "--help") <= {"PIL"}
+
+
+def test_the_version_is_known_at_once() -> None:
+    found = imported("--version")
+    assert not (SLOW_TO_IMPORT | {"numpy"}) & found
+    assert {"radixpoint", "typer"} <= found
+
+
+def test_an_import_that_a_command_waits_for_is_seen(files: Path) -> None:
+    """Planted: reading an ONNX model needs the package."""
+    assert {"onnx", "onnxruntime"} <= imported("inspect", str(files / "model.onnx"))
 
 
 def test_help_teaches() -> None:

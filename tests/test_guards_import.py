@@ -22,7 +22,8 @@ import radixpoint
 from radixpoint.errors import ModelError, UnsupportedError
 from radixpoint.importers import compare
 from radixpoint.importers.torch_rules import Call
-from radixpoint.measure.floating import FloatingEngine, to_onnx
+from radixpoint.measure.float_model import to_onnx
+from radixpoint.measure.floating import FloatingEngine
 
 SHAPE = (3, 8, 8)
 

@@ -21,7 +21,8 @@ from torch import nn
 import networks
 from radixpoint.errors import ModelError, UnsupportedError
 from radixpoint.importers import load
-from radixpoint.measure.floating import FloatingEngine, to_onnx
+from radixpoint.measure.float_model import to_onnx
+from radixpoint.measure.floating import FloatingEngine
 from resnet import ResNet
 
 SHAPE = (3, 32, 32)

@@ -326,7 +326,7 @@ def test_an_interrupted_search_says_how_to_go_on(tmp_path: Path) -> None:
     graph = networks.residual()
     import onnx
 
-    from radixpoint.measure.floating import to_onnx
+    from radixpoint.measure.float_model import to_onnx
 
     onnx.save(to_onnx(graph, [graph.output]), tmp_path / "m.onnx")
     program = """

@@ -46,7 +46,8 @@ from . import (
 from .accelerator.cost import Cost, cost
 from .accelerator.target import HardwareTarget
 from .arithmetic.formats import FixedFormat, Overflow, Rounding
-from .data import ImageSet, Preprocessing, caffe_preprocessing, load_images, read_classes
+from .data import ImageSet, Preprocessing, load_images, read_classes
+from .data.caffe_images import caffe_preprocessing
 from .engines import make_engine, quantize_images
 from .errors import RadixpointError
 from .export import export_network, verify_export

@@ -17,7 +17,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-import mpmath
+import lazy_loader
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +25,7 @@ from radixpoint.arithmetic.cast import quantize
 from radixpoint.arithmetic.formats import FixedFormat, Overflow, Rounding
 from radixpoint.errors import FormatError
 
+mpmath: Any = lazy_loader.load("mpmath")  # few networks need it, and it takes a while
 Reals = NDArray[np.float64]
 Parts = tuple[Reals, Reals] | tuple[Reals, Reals, Reals]
 
@@ -161,8 +162,8 @@ FUNCTIONS: dict[str, Function] = {
                  lambda x, a: x if x > 0 else mpmath.mpf(a) * mpmath.expm1(x / mpmath.mpf(a))),
         Function("elu", ("alpha",), lambda x, a: _bent(x, a, 1.0),
                  lambda x, a: x if x > 0 else mpmath.mpf(a) * mpmath.expm1(x)),
-        Function("erf", (), lambda x: _from_sign(x, _erf(x), _erfc(np.abs(x))), mpmath.erf),
-        Function("exp", (), lambda x: _only(np.exp(x)), mpmath.exp, True),
+        Function("erf", (), lambda x: _from_sign(x, _erf(x), _erfc(np.abs(x))), lambda x: mpmath.erf(x)),
+        Function("exp", (), lambda x: _only(np.exp(x)), lambda x: mpmath.exp(x), True),
         Function("gelu", (), lambda x: _gated(x, _erfc(np.abs(x) * math.sqrt(0.5)) / 2),
                  lambda x: x * mpmath.erfc(-x / mpmath.sqrt(2)) / 2),
         Function("gelu_tanh", (), lambda x: _gated(x, _closed(2 * _tanh_gelu_argument(x))),
@@ -186,7 +187,8 @@ FUNCTIONS: dict[str, Function] = {
         Function("softsign", (), lambda x: _only(x / (1 + np.abs(x))), lambda x: x / (1 + abs(x))),
         Function("sqrt", (), lambda x: _only(np.sqrt(np.maximum(x, 0))), lambda x: mpmath.sqrt(max(x, 0)),
                  True),
-        Function("tanh", (), lambda x: _from_sign(x, np.tanh(x), 2 * _closed(2 * x)), mpmath.tanh),
+        Function("tanh", (), lambda x: _from_sign(x, np.tanh(x), 2 * _closed(2 * x)),
+                 lambda x: mpmath.tanh(x)),
     )
 }  # fmt: skip
 """By name. Where a value is not a number (the root of a negative one), it is 0; where it is infinite, the

@@ -10,7 +10,6 @@ import typer
 from radixpoint.cli.inputs import check_writable, write_quantized
 from radixpoint.cli.options import AsJson
 from radixpoint.cli.terminal import emit, say
-from radixpoint.importers.quantized import load_quantized
 
 
 def convert(
@@ -37,6 +36,8 @@ def convert(
 
     Example: radixpoint convert brevitas.onnx -o network.safetensors
     """
+    from radixpoint.importers.quantized import load_quantized
+
     check_writable(out)
     network = load_quantized(model, image_format)
     written = write_quantized(network, out)

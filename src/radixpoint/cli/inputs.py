@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from radixpoint.cli.terminal import bars, errors, say
-from radixpoint.data import ImageSet, Preprocessing, caffe_preprocessing, load_images, read_classes
+from radixpoint.data import ImageSet, Preprocessing, load_images, read_classes
 from radixpoint.demo import demo_images, demo_network
 from radixpoint.engines import check_engine
 from radixpoint.errors import DataError, DesignError, EngineError, ModelError, RunError
@@ -83,16 +83,18 @@ def read_model(model: str, weights: str | None, input_shape: str | None, images:
 def _prepared(preprocessing: str | None, model: str | None) -> Preprocessing | None:
     """``--preprocessing``, or what a Caffe model says itself."""
     described = model if model is not None and Path(model).suffix == ".prototxt" else None
-    if preprocessing is None:
-        return None if described is None else caffe_preprocessing(described)
-    match Path(preprocessing).suffix:
-        case ".prototxt":
-            return caffe_preprocessing(preprocessing)
-        case ".binaryproto" if described is not None:
-            return caffe_preprocessing(described, preprocessing)
-        case ".binaryproto":
-            raise DataError(f"{preprocessing}: a mean file: expected it with a model in Caffe's .prototxt")
-    return Preprocessing.load(preprocessing)
+    kind = None if preprocessing is None else Path(preprocessing).suffix
+    if preprocessing is not None and kind not in (".prototxt", ".binaryproto"):
+        return Preprocessing.load(preprocessing)
+    if kind == ".binaryproto" and described is None:
+        raise DataError(f"{preprocessing}: a mean file: expected it with a model in Caffe's .prototxt")
+    if preprocessing is None and described is None:
+        return None
+    from radixpoint.data.caffe_images import caffe_preprocessing
+
+    if preprocessing is None or kind == ".binaryproto":
+        return caffe_preprocessing(str(described), preprocessing)
+    return caffe_preprocessing(preprocessing)
 
 
 def read_images(

@@ -7,34 +7,55 @@ import os
 import sys
 import tempfile
 import traceback
+from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from radixpoint.cli.calibrate import calibrate
-from radixpoint.cli.compare import compare
-from radixpoint.cli.convert import convert
-from radixpoint.cli.cost import cost
-from radixpoint.cli.demo import demo
-from radixpoint.cli.evaluate import evaluate
-from radixpoint.cli.explain import explain
-from radixpoint.cli.export import export
-from radixpoint.cli.inspect import inspect
-from radixpoint.cli.quantize import quantize
-from radixpoint.cli.report import report
-from radixpoint.cli.reproduce import reproduce
-from radixpoint.cli.retrain import retrain
-from radixpoint.cli.run_file import expanded
-from radixpoint.cli.search import search
-from radixpoint.cli.target import target
 from radixpoint.cli.terminal import errors, say
-from radixpoint.cli.verify import verify
-from radixpoint.cli.worker import worker
 from radixpoint.errors import RadixpointError
 from radixpoint.files import shown
 
+COMMANDS = (
+    "inspect",
+    "calibrate",
+    "search",
+    "quantize",
+    "retrain",
+    "convert",
+    "evaluate",
+    "export",
+    "verify",
+    "cost",
+    "target",
+    "demo",
+    "report",
+    "explain",
+    "compare",
+    "worker",
+    "reproduce",
+)
+"""Each is the function of that name in the module of that name."""
+
+
+class _Commands(TyperGroup):
+    """Commands that are imported when they are asked for: a command should not wait for the others."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        found = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+        found.command(cmd_name)(getattr(import_module(f"radixpoint.cli.{cmd_name}"), cmd_name))
+        return typer.main.get_command(found)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Find the smallest fixed-point representation of a trained CNN.\n\n"
     "Start with 'radixpoint demo': the whole job on a network inside the package. Then 'radixpoint inspect "
     "MODEL' tells whether your network can be read, and 'radixpoint search' finds its word lengths.",
@@ -43,26 +64,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    inspect,
-    calibrate,
-    search,
-    quantize,
-    retrain,
-    convert,
-    evaluate,
-    export,
-    verify,
-    cost,
-    target,
-    demo,
-    report,
-    explain,
-    compare,
-    worker,
-    reproduce,
-):
-    app.command()(command)
 
 
 def _version(asked: bool) -> None:
@@ -108,8 +109,10 @@ def _arguments(given: list[str]) -> list[str]:
     """The command line, with the options of a run file in its place."""
     if given[:1] != ["search"]:
         return given
+    from radixpoint.cli.run_file import expanded
+
     group: Any = typer.main.get_command(app)
-    options = {option.name: option for option in group.commands["search"].params}
+    options = {option.name: option for option in group.get_command(None, "search").params}
     return ["search", *expanded(given[1:], options)]
 
 

@@ -10,9 +10,9 @@ import typer
 
 from radixpoint.cli import options
 from radixpoint.cli.inputs import criterion, read_images, read_model, read_prepared
-from radixpoint.cli.terminal import Bars, bars, note_the_engine, say
-from radixpoint.data import caffe_preprocessing
+from radixpoint.cli.terminal import bars, note_the_engine, say
 from radixpoint.errors import DataError
+from radixpoint.report.progress import Bars
 from radixpoint.searching import reproduce as again
 
 
@@ -68,6 +68,8 @@ def reproduce(
     if mean is not None:
         if preprocessing is not None:
             raise DataError("--mean with --preprocessing: expected one of them")
+        from radixpoint.data.caffe_images import caffe_preprocessing
+
         prepared = msgspec.structs.replace(caffe_preprocessing(model, mean), resize_size=resize)
         judged = read_prepared(images, prepared, None, max_images, labels, store)
     else:

@@ -16,13 +16,14 @@ from radixpoint.arithmetic.formats import Rounding as RoundingModes
 from radixpoint.cli import options
 from radixpoint.cli.inputs import criterion, engine_of, held_out_count, read_images, read_model, read_ranges
 from radixpoint.cli.run_file import keep
-from radixpoint.cli.terminal import Bars, bars, emit, errors, note_the_engine, out, say
+from radixpoint.cli.terminal import bars, emit, errors, note_the_engine, out, say
 from radixpoint.data import ImageSet
 from radixpoint.errors import DesignError
 from radixpoint.ir.graph import Graph
 from radixpoint.measure.metrics import find_metric
 from radixpoint.quantization.design import Design
 from radixpoint.report.page import write_report
+from radixpoint.report.progress import Bars
 from radixpoint.report.words import number
 from radixpoint.searching import task
 from radixpoint.searching.allocate import Constraints, Objective

@@ -9,11 +9,10 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from radixpoint.engines import instruction_sets
-from radixpoint.report.progress import Bars, bars, errors
-from radixpoint.report.progress import say as said
+from radixpoint.report.console import bars, errors
+from radixpoint.report.console import say as said
 
-__all__ = ["Bars", "bars", "emit", "errors", "note_the_engine", "out", "say"]
+__all__ = ["bars", "emit", "errors", "note_the_engine", "out", "say"]
 out = Console()
 
 
@@ -29,6 +28,8 @@ def emit(document: Any) -> None:
 
 def note_the_engine() -> None:
     """One line where the fast engine is missing, lest its absence pass for slowness."""
+    from radixpoint.engines import instruction_sets
+
     if not instruction_sets():
         say(
             "the native engine is not installed (no working C++ compiler at installation): using blas, which "

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import lazy_loader
 import numpy as np
-import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
 from radixpoint.arithmetic.cast import random_draws
@@ -18,6 +17,12 @@ from radixpoint.export.onnx_graph import ModelBuilder
 from radixpoint.export.target import EVERY
 from radixpoint.ir.network import IntGraph, Step
 from radixpoint.ir.plan import FARTHEST_SHIFT, Ints, Plan
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+else:  # they take a while, and few commands need them
+    onnx, onnxruntime = lazy_loader.load("onnx"), lazy_loader.load("onnxruntime")
 
 FILE = "network.onnx"
 ENOUGH_LEFT = 40

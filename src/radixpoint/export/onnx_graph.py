@@ -6,16 +6,22 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import lazy_loader
 import numpy as np
-import onnx
 from numpy.typing import DTypeLike, NDArray
-from onnx import helper, numpy_helper
 
 from radixpoint.ir.network import IntGraph, Step
 from radixpoint.ir.ops import SELECTED
 from radixpoint.ir.plan import Plan
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx.helper
+    import onnx.numpy_helper
+else:  # it takes a while, and few commands need it
+    onnx = lazy_loader.load("onnx")
 
 OPSET = 17
 LARGE = 1024
@@ -58,7 +64,9 @@ class ModelBuilder:
             last = result == self.plan.identifiers[self._step.name]
             named = self._step.name if last else f"{self._step.name}/{result}"
             about = self._about(self._step.name) if last else None
-        self.nodes.append(helper.make_node(op, list(inputs), [result], named, about, domain, **attributes))
+        self.nodes.append(
+            onnx.helper.make_node(op, list(inputs), [result], named, about, domain, **attributes)
+        )
         return result
 
     def _about(self, tensor: str) -> str:
@@ -79,10 +87,10 @@ class ModelBuilder:
             narrow = next(
                 t for t in (np.int8, np.int16, np.int32, np.int64) if np.array_equal(array.astype(t), array)
             )
-            self.initializers.append(numpy_helper.from_array(array.astype(narrow), f"{result}_stored"))
+            self.initializers.append(onnx.numpy_helper.from_array(array.astype(narrow), f"{result}_stored"))
             self.node("Cast", [f"{result}_stored"], result, to=onnx.TensorProto.INT64)
         else:
-            self.initializers.append(numpy_helper.from_array(array, result))
+            self.initializers.append(onnx.numpy_helper.from_array(array, result))
         if key is not None:
             self._known[key] = result
         return result
@@ -196,20 +204,20 @@ class ModelBuilder:
         names = [self.network.input, *(step.name for step in self.network.steps)]
         for name in names:
             shape, known = [batch, *self.network.tensors[name].shape], self.plan.identifiers[name]
-            infos[name] = helper.make_tensor_value_info(known, element(name), shape, self._about(name))
+            infos[name] = onnx.helper.make_tensor_value_info(known, element(name), shape, self._about(name))
         outputs = self.network.outputs
         inner = [info for name, info in infos.items() if name not in (self.network.input, *outputs)]
         ends = [infos[self.network.input]], [infos[name] for name in outputs]
-        graph = helper.make_graph(self.nodes, "network", *ends, self.initializers, value_info=inner)
+        graph = onnx.helper.make_graph(self.nodes, "network", *ends, self.initializers, value_info=inner)
         for name, kind in sorted((annotations or {}).items()):
             entry = onnx.StringStringEntryProto(key="finn_datatype", value=kind)
             graph.quantization_annotation.add(tensor_name=name, quant_parameter_tensor_names=[entry])
-        imports = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(d, v) for d, v in domains)]
-        model = helper.make_model(graph, opset_imports=imports, ir_version=8, producer_name="radixpoint")
+        imports = [onnx.helper.make_opsetid("", OPSET), *(onnx.helper.make_opsetid(d, v) for d, v in domains)]
+        model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=8, producer_name="radixpoint")
         formats = {name: str(self.network.tensors[name].format) for name in names}
         about = {"radixpoint": version("radixpoint"), "formats": json.dumps(formats)}
         if "design" in self.network.metadata:
             about["design"] = self.network.metadata["design"]
-        helper.set_model_props(model, about)
+        onnx.helper.set_model_props(model, about)
         data: bytes = model.SerializeToString(deterministic=True)
         return data

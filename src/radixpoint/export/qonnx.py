@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import lazy_loader
 import numpy as np
-import onnx
 from numpy.typing import DTypeLike, NDArray
 
 from radixpoint.arithmetic.formats import Overflow, Rounding, TensorFormat
@@ -21,6 +21,11 @@ from radixpoint.export.onnx_graph import ModelBuilder
 from radixpoint.export.target import EVERY
 from radixpoint.ir.network import IntGraph, Step
 from radixpoint.ir.plan import Ints, Plan
+
+if TYPE_CHECKING:
+    import onnx
+else:  # it takes a while, and few commands need it
+    onnx = lazy_loader.load("onnx")
 
 FILE = "network.qonnx.onnx"
 DOMAIN = "qonnx.custom_op.general"

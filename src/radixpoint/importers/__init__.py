@@ -1,7 +1,7 @@
 """Importers: a model file or module becomes a ``radixpoint.ir.graph.Graph``.
 
-Batch normalization stays a layer of its own: importing never folds it. A framework is imported only when
-its importer runs.
+Batch normalization stays a layer of its own: importing never folds it. An importer, and its framework, is
+imported only when it runs.
 """
 
 from __future__ import annotations
@@ -11,11 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from radixpoint.errors import ModelError
-from radixpoint.importers.caffe import import_caffe
-from radixpoint.importers.named import import_named, is_named
-from radixpoint.importers.onnx import import_onnx
-from radixpoint.importers.resnet import import_resnet
-from radixpoint.importers.torch import import_module, read_program, read_weights
 from radixpoint.ir.graph import Graph
 
 
@@ -42,7 +37,11 @@ def load(model: Any, input_shape: Sequence[int] | None = None, weights: str | Pa
     shape = None if input_shape is None else tuple(int(size) for size in input_shape)
     if shape is not None and (len(shape) != 3 or min(shape) < 1):
         raise ModelError(f"input shape {shape}: expected three positive sizes: channels, height, width")
+    from radixpoint.importers.named import import_named, is_named
+
     if not isinstance(model, str | Path):
+        from radixpoint.importers.torch import import_module
+
         return import_module(model, shape)
     if isinstance(model, str) and is_named(model):
         return import_named(model, shape, None if weights is None else Path(weights))
@@ -53,12 +52,21 @@ def load(model: Any, input_shape: Sequence[int] | None = None, weights: str | Pa
         raise ModelError(f"{path}: {'is no file' if path.exists() else 'no such file'}")
     match path.suffix.lower():
         case ".onnx":
+            from radixpoint.importers.onnx import import_onnx
+
             return import_onnx(path, shape)
         case ".prototxt":
+            from radixpoint.importers.caffe import import_caffe
+
             return import_caffe(path, None if weights is None else Path(weights), shape)
         case ".pt2":
+            from radixpoint.importers.torch import import_module, read_program
+
             return import_module(read_program(path), shape)
         case ".safetensors" | ".pt" | ".pth":
+            from radixpoint.importers.resnet import import_resnet
+            from radixpoint.importers.torch import read_weights
+
             return import_resnet(str(path), read_weights(path), shape)
         case other:
             raise ModelError(

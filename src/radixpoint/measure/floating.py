@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from radixpoint.errors import ModelError
 from radixpoint.ir.graph import Graph
 from radixpoint.ir.images import channels_first
-from radixpoint.measure.float_model import to_onnx
 
 
 class FloatingEngine:
@@ -35,6 +33,10 @@ class FloatingEngine:
         self._session, self._process = self._open(), os.getpid()
 
     def _open(self) -> Any:
+        import onnxruntime
+
+        from radixpoint.measure.float_model import to_onnx
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3

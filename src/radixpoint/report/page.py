@@ -9,7 +9,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import msgspec
 
 from radixpoint.errors import RunError
@@ -186,6 +185,8 @@ def page(run: str | Path) -> str:
     pictures = [charts.strategies(result, holding)] if holding else []
     frontier = charts.frontier(result, holding)
     cost = charts.costs(result, {answer.name: answer.facts for answer in answers})
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("radixpoint.report", "templates"),
         autoescape=True,

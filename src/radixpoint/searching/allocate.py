@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-import highspy
 import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
@@ -350,6 +349,8 @@ def _binary_program(
     Raises:
         DesignError: the solver could not prove an optimum.
     """
+    import highspy
+
     program = highspy.HighsLp()
     program.num_col_, program.num_row_ = len(costs), len(rows)
     program.col_cost_, program.col_lower_, program.col_upper_ = costs, np.zeros(len(costs)), upper
