@@ -14,9 +14,16 @@ and ``radixpoint.search`` finds the design.
 Names are loaded when they are first used; ``__init__.pyi`` lists them.
 """
 
-from importlib.metadata import version
+from typing import Any
 
 import lazy_loader
 
-__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
-__version__ = version("radixpoint")
+_loaded, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":  # looking it up takes a while
+        from importlib.metadata import version
+
+        return version("radixpoint")
+    return _loaded(name)
