@@ -20,6 +20,7 @@ from radixpoint.engines import ENGINES, make_engine, quantize_images
 from radixpoint.engines.reference import _conv
 from radixpoint.errors import DesignError
 from radixpoint.export import export_network, verify_export
+from radixpoint.ir.derived import with_parameters
 from radixpoint.ir.graph import Graph, freeze
 from radixpoint.ir.network import IntGraph, IntParameter, Step, verify
 from radixpoint.measure.calibrate import calibrate
@@ -35,7 +36,6 @@ from radixpoint.quantization.refine import (
     _evening,
     _second_moments,
     _units,
-    with_parameters,
 )
 from radixpoint.quantization.sites import stored_parameters
 from radixpoint.quantization.stand_in import StandIn
@@ -309,10 +309,10 @@ def test_what_fits_its_own_images_alone_is_left_out(monkeypatch: pytest.MonkeyPa
     quantizer = Quantizer(graph, calibrate(graph, calibration), calibration)
     design = Design.separate(4, 10, refine=["units", "offsets", "columns"])
     plain = quantizer.quantize(Design.separate(4, 10))
-    inputs = quantizer._judges.inputs(0, 80)
-    assert len(inputs) == len(quantizer._judges) == 80
+    inputs = quantizer._parts[1].inputs(0, 80)
+    assert len(inputs) == len(quantizer._parts[1]) == 80
     few = images(graph, IMAGES + LEAST_JUDGES - 1)
-    assert len(Quantizer(graph, calibrate(graph, few), few)._judges) == len(few), "a few decide by chance"
+    assert len(Quantizer(graph, calibrate(graph, few), few)._parts[1]) == len(few), "a few decide by chance"
     seen = {image.tobytes() for image in calibration.first(IMAGES).inputs(0, IMAGES)}
     assert not seen & {image.tobytes() for image in inputs}
 

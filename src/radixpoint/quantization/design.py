@@ -38,7 +38,7 @@ RULE_SCOPES: dict[str, frozenset[Scope]] = {
 }
 """Rules that designs may name, and who may share a binary point under each."""
 BatchNorm = Literal["affine", "staged", "folded"]
-Technique = Literal["offsets", "columns", "units"]
+Technique = Literal["offsets", "columns", "units", "blocks"]
 CODE_KINDS: set[str] = {"float", "log2", "log_sqrt2", "codebook"}
 """Codes that designs may name; ``radixpoint.quantization.codes.add_code`` adds one."""
 AveragePool = Literal["division", "reciprocal"]
@@ -250,6 +250,16 @@ class Design(
                 )
         if self.codes.weights is not None and {"columns", "units"} & set(self.refine):
             raise DesignError("refine: columns and units search fixed-point weights, and these are coded")
+        if "blocks" in self.refine:
+            for name, there in {
+                "codes": self.codes != Codes(),
+                "a narrower accumulator": self.accumulator is not None,
+                "stochastic rounding": self.rounding is Rounding.STOCHASTIC,
+            }.items():
+                if there:
+                    raise DesignError(
+                        f"refine: blocks are trained on a plain grid, and the design has {name}"
+                    )
         if not 0 <= self.seed < 1 << 64:
             raise DesignError(f"seed {self.seed}: expected 0..2**64-1")
 
@@ -353,7 +363,12 @@ class Design(
 
         Raises:
             DesignError: a layer that the network does not have, or that has no word length to set.
+            ModelError: blocks are to be refined, and PyTorch is not installed.
         """
+        if "blocks" in self.refine:
+            from radixpoint.importers.torch import require_torch
+
+            require_torch("refining blocks")
         sized = {layer.name for layer in graph.layers if LAYERS[layer.op].layer_class} | {graph.input}
         for name in (*self.layers, *self.binary_points):
             if name not in sized:

@@ -51,6 +51,17 @@ def at_length(design: Design, word_length: int) -> Design:
     return replace(design, classes={**design.classes, **dict.fromkeys(own, Widths.all(word_length))})
 
 
+def multiplied_formats(network: IntGraph) -> Formats:
+    """Formats of weights and of what they are multiplied by, as a network has them."""
+    found: dict[Key, TensorFormat] = {}
+    for step in network.steps:
+        if step.family == "product" and "weight" in step.parameters:
+            layer = network.tensors[step.name].layer
+            found[layer, "weight"] = network.parameters[step.parameters["weight"]].format
+            found[layer, "operand"] = network.tensors[step.inputs[0]].format
+    return found
+
+
 def divergence(logits: NDArray[np.floating], reference: NDArray[np.floating]) -> float:
     """How far two networks' answers are apart: what is lost when one stands for the other.
 
@@ -194,7 +205,9 @@ class Quantizer:
         """
         if design.equalize:
             return self._even.places(replace(design, equalize=False))
-        formats = self.formats(design)
+        formats = dict(self.formats(design))
+        if "blocks" in design.refine:
+            formats |= multiplied_formats(self.quantize(design))
         found = sites(self.graph, self.ranges, design, self._parameters(design))
         return [(site, formats[site.key]) for site in found]
 
@@ -229,24 +242,29 @@ class Quantizer:
         return self._refined(design, network) if design.refine else network
 
     @cached_property
-    def _judges(self) -> ImageSet:
-        """Calibration images that no refiner sees; all of them where fewer than ``LEAST_JUDGES`` are left."""
+    def _parts(self) -> tuple[list[ImageSet], ImageSet]:
+        """Calibration images that teach, and those that judge; all do both where fewer than
+        ``LEAST_JUDGES`` would be left."""
         assert self.calibration is not None
         if len(self.calibration) < refine.IMAGES + LEAST_JUDGES:
-            return self.calibration
-        return self.calibration.parted(refine.IMAGES)[1].first(MOST_JUDGES)
+            return [self.calibration], self.calibration
+        taught, others = self.calibration.parted(refine.IMAGES)
+        if len(others) <= MOST_JUDGES:
+            return [taught], others
+        judges, more = others.parted(MOST_JUDGES)
+        return [taught, more], judges
 
     @cached_property
     def _real_answers(self) -> NDArray[np.float64]:
         """To those images, the same on every machine."""
-        return np.concatenate([self._stand_in.answers(inputs) for inputs in self._judges.batches(_BATCH)])
+        return np.concatenate([self._stand_in.answers(inputs) for inputs in self._parts[1].batches(_BATCH)])
 
     def _apart(self, network: IntGraph) -> float:
         """How far a network's answers to them are from those of float."""
         engine = make_engine(network)
         stored = [
             engine.run(quantize_images(network, inputs))[network.output]
-            for inputs in self._judges.batches(_BATCH)
+            for inputs in self._parts[1].batches(_BATCH)
         ]
         answers = dequantize(np.concatenate(stored), network.logit_fraction_length())
         return answers_apart(self.graph, answers, self._real_answers)
@@ -255,18 +273,33 @@ class Quantizer:
         """Better integers in the same formats, from the calibration images.
 
         The techniques that the design names, in their order, less the last ones if the network's answers are
-        no nearer to float on images that took no part. ``metadata["refined"]`` names those that are left.
+        no nearer to float on images that took no part; then, by the same measure, its blocks.
+        ``metadata["refined"]`` names what is left.
         """
         assert self.calibration is not None
-        refiner = Refiner(self.graph, self.calibration, self._stand_in.operands)
-        symmetric = design.overflow is Overflow.SAT_SYM
+        symmetric, kept = design.overflow is Overflow.SAT_SYM, []
         weights, before = real_weights(self.graph, design), self._apart(network)
         asked = [name for name in refine.TECHNIQUES if name in design.refine]
+        refiner = Refiner(self.graph, self.calibration, self._stand_in.operands)
         for count in range(len(asked), 0, -1):
             better = refiner.refine(network, weights, asked[:count], symmetric)
+            if (apart := self._apart(better)) < before:
+                network, before, kept = better, apart, asked[:count]
+                break
+        if "blocks" in design.refine:
+            from radixpoint.quantization.blocks import Reconstructor
+
+            inputs = np.concatenate([images.inputs(0, len(images)) for images in self._parts[0]])
+            better = Reconstructor(
+                self.graph,
+                self._stand_in.network,
+                inputs,
+                own_points=design.binary_point.scope in ("tensor", "channel"),
+                symmetric=symmetric,
+            ).reconstruct(network, weights)
             if self._apart(better) < before:
-                return dataclasses.replace(better, metadata={"refined": "+".join(asked[:count])})
-        return dataclasses.replace(network, metadata={"refined": ""})
+                network, kept = better, [*kept, "blocks"]
+        return dataclasses.replace(network, metadata={"refined": "+".join(kept)})
 
     def quantize(self, design: Design) -> IntGraph:
         """The network in the representation that ``design`` describes, verified.

@@ -24,28 +24,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from radixpoint.data import ImageSet
 from radixpoint.engines import make_engine, quantize_images
+from radixpoint.ir.derived import part, with_parameters
 from radixpoint.ir.graph import Graph, freeze
-from radixpoint.ir.network import (
-    IntGraph,
-    IntParameter,
-    IntTensor,
-    Step,
-    derived_tensor,
-    verify,
-)
+from radixpoint.ir.network import IntGraph, IntParameter, Step, verify
 from radixpoint.quantization.design import Technique
 from radixpoint.quantization.patches import patches
 from radixpoint.quantization.stand_in import Operands
 
-TECHNIQUES: tuple[Technique, ...] = get_args(Technique)
+TECHNIQUES: tuple[Technique, ...] = ("offsets", "columns", "units")
+"""In the order in which they are tried; blocks are another matter."""
 IMAGES = 512
 _PATCHES = 1 << 15
 """Patches of one layer that its moments are taken from, at most; more change little and cost time."""
@@ -59,37 +52,6 @@ _BATCH = 64
 _MEMORY = 1 << 30
 """Bytes of the float network's tensors that are kept at a time."""
 Reals = NDArray[np.float64]
-
-
-def with_parameters(network: IntGraph, parameters: Mapping[str, IntParameter]) -> IntGraph:
-    """The network with other parameters in place of its own: every range and accumulator is derived again."""
-    merged = {**network.parameters, **parameters}
-    tensors: dict[str, IntTensor] = {network.input: network.tensors[network.input]}
-    for step in network.steps:
-        old = network.tensors[step.name]
-        inputs = [tensors[name] for name in step.inputs]
-        own = {role: merged[key] for role, key in step.parameters.items()}
-        to = old.format if step.row.rounds else None
-        tensors[step.name] = derived_tensor(step.op, step.attributes, inputs, own, old.layer, old.value, to)
-    return replace(network, tensors=tensors, parameters=merged)
-
-
-def _until(network: IntGraph, tensor: str) -> IntGraph:
-    """The steps that ``tensor`` needs; it is the output. Not verified: it need not be a vector."""
-    needed, steps = {tensor}, []
-    for step in reversed(network.steps):
-        if step.name in needed:
-            needed.update(step.inputs)
-            steps.append(step)
-    keys = {key for step in steps for key in step.parameters.values()}
-    return IntGraph(
-        network.input,
-        {name: network.tensors[name] for name in (network.input, *(s.name for s in reversed(steps)))},
-        tuple(reversed(steps)),
-        tensor,
-        {key: network.parameters[key] for key in keys},
-        {},
-    )
 
 
 def _evening(real: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -281,7 +243,7 @@ class Refiner:
             quantize_images(network, self.inputs[i : i + _BATCH]) for i in range(0, len(self.inputs), _BATCH)
         ]
         if tensor != network.input:
-            engine = make_engine(_until(network, tensor))
+            engine = make_engine(part(network, network.input, [tensor]))
             stored = [engine.run(batch)[tensor] for batch in stored]
         fraction = network.tensors[tensor].format.fraction_lengths[0]
         return np.ldexp(np.concatenate(stored).astype(np.float32), np.int32(-fraction))

@@ -16,11 +16,11 @@ from radixpoint.data import ImageSet
 from radixpoint.engines.boundary import check_threads
 from radixpoint.errors import DesignError, RunError
 from radixpoint.importers.torch import require_torch
+from radixpoint.ir.derived import with_parameters
 from radixpoint.ir.graph import Graph
 from radixpoint.ir.network import IntGraph, verify
 from radixpoint.measure.evaluate import check_origin
 from radixpoint.quantization.design import Design
-from radixpoint.quantization.refine import with_parameters
 from radixpoint.quantization.training import Training
 
 

@@ -37,6 +37,9 @@ class StandIn:
     Args:
         graph: the network.
         ranges: of its tensors.
+
+    Attributes:
+        network: the one in long integers.
     """
 
     def __init__(self, graph: Graph, ranges: Ranges) -> None:
@@ -46,7 +49,7 @@ class StandIn:
         )
         stored = stored_parameters(graph, design)
         formats = choose_formats(Question(graph, ranges, design, stored))
-        self._network = network = settle_and_lower(graph, formats, stored, design)
+        self.network = network = settle_and_lower(graph, formats, stored, design)
         self._multiplied = {
             network.tensors[step.name].layer: step.inputs[0]
             for step in network.steps
@@ -56,8 +59,8 @@ class StandIn:
 
     def operands(self, inputs: NDArray[np.float32]) -> Mapping[str, NDArray[np.float32]]:
         """What each layer multiplies, by layer."""
-        tensors = self._network.tensors
-        results = self._engine.run(quantize_images(self._network, inputs), set(self._multiplied.values()))
+        tensors = self.network.tensors
+        results = self._engine.run(quantize_images(self.network, inputs), set(self._multiplied.values()))
         return {
             layer: dequantize(results[name], tensors[name].format.fraction_lengths[0]).astype(np.float32)
             for layer, name in self._multiplied.items()
@@ -65,6 +68,6 @@ class StandIn:
 
     def answers(self, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
         """The network's first result."""
-        network = self._network
+        network = self.network
         stored = self._engine.run(quantize_images(network, inputs))[network.output]
         return dequantize(stored, network.logit_fraction_length())

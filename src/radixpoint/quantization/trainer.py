@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,10 @@ from radixpoint.ir.graph import Graph
 from radixpoint.ir.network import IntGraph
 from radixpoint.measure.floating import FloatingEngine
 from radixpoint.quantization.differentiable import Differentiable
-from radixpoint.quantization.training import Training
+from radixpoint.quantization.training import Training, paced
 
 _TRAINED = ("batch_norm", "affine", "prelu")
 """Layers with a scale and an offset of their own, beside convolutions and fully connected ones."""
-_WARM = 0.05
-"""Share of the steps in which the rate grows from zero."""
 
 
 def _answers_apart(ours: Tensor, theirs: Tensor, labels: Tensor | None, share: float) -> Tensor:
@@ -163,7 +160,7 @@ class Trainer:
 
     def _pace(self, done: int) -> None:
         whole = self.steps * self.training.epochs
-        pace = min(1.0, (done + 1) / (_WARM * whole)) * (1 + math.cos(math.pi * done / whole)) / 2
+        pace = paced(done, whole)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * pace
 

@@ -8,6 +8,14 @@ import msgspec
 
 from radixpoint.errors import DesignError
 
+_WARM = 0.05
+"""Share of the steps in which the rate grows from zero."""
+
+
+def paced(done: int, whole: int) -> float:
+    """Share of the rate after so many of all steps: it grows, then falls to 0 along half a cosine."""
+    return min(1.0, (done + 1) / (_WARM * whole)) * (1 + math.cos(math.pi * done / whole)) / 2
+
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a network is retrained; see ``radixpoint.quantization.retrain``.

@@ -86,6 +86,7 @@ class _Task:
 
         Raises:
             DataError, DesignError: it is.
+            ModelError: blocks are to be refined, and PyTorch is not installed.
         """
         graph, space = self.graph, self.space
         names = {strategy.name for strategy in self.strategies}
@@ -108,6 +109,10 @@ class _Task:
             strategy.check()
         if space.options.get("equalize"):
             pairs(graph)
+        if "blocks" in space.options.get("refine", ()):
+            from radixpoint.importers.torch import require_torch
+
+            require_torch("refining blocks")
         self.calibration.check_shape(graph.shapes[graph.input])
         for image_set in self.judged_on:
             self.metric.check(graph, image_set)
