@@ -1,17 +1,20 @@
 """Post-training quantization of the same network on the same images by radixpoint and by other tools.
 
-    python benchmarks/quantizers.py --data DATA [--images 5000] [--bits 8 6 5] [--skip TOOL ...]
+    python benchmarks/quantizers.py --data DATA [--images 5000] [--bits 8 6 5 4] [--skip TOOL ...]
+                                    [--epochs 20]
 
 onnxruntime: ``quantize_static``, 8 bits, QDQ, a real-valued scale a channel for weights and a tensor for
 activations, over the network it has fused batch normalization into. Brevitas: its ``layerwise`` flow for CNNs
 (batch normalization merged, layers equalized, percentile 99.99), power-of-two scales, a scale a channel for
-weights, bias correction, with and without its GPTQ; every convolution and the fully connected layer at the
-given width, additions in float. radixpoint: power-of-two scales, a binary point a channel, batch
-normalization in place at 16 bits, nearest rounding and refined; everything in integers. All see the same 500
-of the calibration images. DATA is described in ``resnet50.py``. Prints a Markdown table, a line when it is
-known.
+weights, bias correction; nearest rounding, GPTQ, GPFQ, learned rounding (AdaRound's, layer by layer, 200
+steps of 8 images each), and trained quantized: its straight-through quantizers, with the float network as the
+teacher, for ``--epochs``. Every convolution and the fully connected layer has the given width, additions are
+in float. radixpoint: power-of-two scales, a binary point a channel, batch normalization in
+place at 16 bits; nearest rounding, refined by offsets and columns, by blocks; everything in integers. All see
+the same 500 of the calibration images. DATA is described in ``resnet50.py``. Prints a Markdown table, a line
+when it is known.
 
-Needs ``brevitas``, ``tqdm`` and ``torch`` beside radixpoint.
+Needs ``brevitas``, ``accelerate``, ``pyyaml``, ``tqdm`` and ``torch`` beside radixpoint.
 """
 
 from __future__ import annotations
@@ -137,8 +140,39 @@ def module(graph: Any) -> Any:
     return Network().eval()
 
 
+WAYS = ("", "GPTQ", "GPFQ", "learned rounding", "trained quantized")
+"""Of Brevitas."""
+
+
+def trained_quantized(model: Any, graph: Any, calibration: np.ndarray, epochs: int) -> None:
+    """Train a model's weights so that it answers as the float network does."""
+    import torch
+    from torch.nn import functional
+
+    from radixpoint.quantization.training import paced
+
+    torch.manual_seed(0)
+    answers = torch.from_numpy(FloatingEngine(graph).run(calibration)[graph.output])
+    optimizer, batch = torch.optim.Adam(model.parameters(), lr=1e-5), 32
+    steps = epochs * (len(calibration) // batch)
+    for done in range(steps):
+        if done % (len(calibration) // batch) == 0:
+            order = torch.randperm(len(calibration))
+        chosen = order[done % (len(calibration) // batch) * batch :][:batch]
+        images = torch.from_numpy(calibration[chosen.numpy()])
+        images = images.flip(3) if torch.rand(()) < 0.5 else images
+        optimizer.param_groups[0]["lr"] = 1e-4 * paced(done, steps)
+        ours = functional.log_softmax(model(images), 1)
+        theirs = functional.log_softmax(answers[chosen], 1)
+        loss = functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+
+
 def with_brevitas(
-    graph: Any, calibration: np.ndarray, bits: int, gptq: bool
+    graph: Any, calibration: np.ndarray, bits: int, way: str, epochs: int
 ) -> Callable[[np.ndarray], np.ndarray]:
     import torch
     from brevitas.graph.quantize import preprocess_for_quantize
@@ -162,8 +196,20 @@ def with_brevitas(
     with torch.no_grad():
         model(batches[0][0])
         ptq_common.calibrate(batches, model)
-        if gptq:
+        if way == "GPTQ":
             ptq_common.apply_gptq(batches, model)
+        if way == "GPFQ":
+            ptq_common.apply_gpfq(batches, model, act_order=False)
+    if way == "learned rounding":
+        from brevitas_examples.imagenet_classification.ptq.learned_round_utils import apply_learned_round
+        from brevitas_examples.imagenet_classification.ptq.ptq_imagenet_args import create_args_parser
+
+        asked = ["--model-name", "resnet50", "--learned-round", "hard_sigmoid"]
+        asked += ["--learned-round-iters", "200", "--learned-round-batch-size", "8"]
+        apply_learned_round(model, batches, create_args_parser().parse_args(asked))
+    if way == "trained quantized":
+        trained_quantized(model, graph, calibration, epochs)
+    with torch.no_grad():
         ptq_common.apply_bias_correction(batches, model)
 
     def run(inputs: np.ndarray) -> np.ndarray:
@@ -187,8 +233,8 @@ def with_radixpoint(
 def rows(arguments: Any, calibration: radixpoint.ImageSet) -> Iterator[tuple[str, str, Any]]:
     if "radixpoint" not in arguments.skip:
         for bits in arguments.bits:
-            for refine in ([], ["offsets", "columns"]):
-                name = "radixpoint, power-of-two scales" + (", refined" if refine else "")
+            for refine in ([], ["offsets", "columns"], ["blocks"]):
+                name = "radixpoint, power-of-two scales" + (f", {' + '.join(refine)}" if refine else "")
                 yield name, str(bits), lambda g, c, b=bits, r=refine: with_radixpoint(g, calibration, b, r)
     if "onnxruntime" not in arguments.skip:
         for method in ("MinMax", "Percentile"):
@@ -196,16 +242,17 @@ def rows(arguments: Any, calibration: radixpoint.ImageSet) -> Iterator[tuple[str
             yield name, "8", lambda g, c, m=method: with_onnxruntime(g, c, m)
     if "brevitas" not in arguments.skip:
         for bits in arguments.bits:
-            for gptq in (False, True):
-                name = "Brevitas, power-of-two scales" + (", GPTQ" if gptq else "")
-                yield name, str(bits), lambda g, c, b=bits, q=gptq: with_brevitas(g, c, b, q)
+            for way in WAYS:
+                name = "Brevitas, power-of-two scales" + (f", {way}" if way else "")
+                yield name, str(bits), lambda g, c, b=bits, w=way: with_brevitas(g, c, b, w, arguments.epochs)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--images", type=int)
-    parser.add_argument("--bits", type=int, nargs="+", default=[8, 6, 5])
+    parser.add_argument("--bits", type=int, nargs="+", default=[8, 6, 5, 4])
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--skip", nargs="*", default=[], choices=["radixpoint", "onnxruntime", "brevitas"])
     arguments = parser.parse_args()
     sys.argv = sys.argv[:1]

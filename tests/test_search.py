@@ -93,6 +93,23 @@ def test_smallest_finds_a_boundary(pattern: list[bool], early_error: bool) -> No
     assert len(asked) <= 15
 
 
+@given(st.lists(st.booleans(), min_size=15, max_size=15), st.integers(1, 4))
+def test_smallest_looks_below(pattern: list[bool], in_vain: int) -> None:
+    """Where a criterion is not monotone: so many below the answer fail, each by its own verdict."""
+    lengths = list(range(2, 17))
+    found = smallest(lambda w, whole: (w, "holds" if pattern[w - 2] else "fails"), lengths, in_vain=in_vain)  # type: ignore[arg-type,return-value]
+    if found.word_length is None:
+        assert not pattern[-1]
+        return
+    below = [w for w in lengths if found.word_length - in_vain <= w < found.word_length]
+    assert pattern[found.word_length - 2]
+    assert not any(pattern[w - 2] for w in below)
+    assert set(below) <= set(found.tried)
+    if pattern != sorted(pattern) and found.monotone:  # what it saw was in order
+        seen = [pattern[w - 2] for w in sorted(found.tried)]
+        assert seen == sorted(seen)
+
+
 def test_smallest_of_a_monotone_criterion_is_exact_and_quick() -> None:
     for threshold in range(2, 18):
         asked: list[int] = []

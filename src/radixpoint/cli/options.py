@@ -123,7 +123,8 @@ Refine = Annotated[
     str,
     typer.Option(
         help="Improve stored integers on the calibration images, without labels: offsets (correct means), "
-        "columns (round weights by second moments), units (move weights one by one); joined by +."
+        "columns (round weights by second moments), units (move weights one by one), blocks (train one "
+        "block after the other; needs torch); joined by +."
     ),
 ]
 Rounding = Annotated[formats.Rounding, typer.Option(help="Of casts, by its Vitis HLS name.")]

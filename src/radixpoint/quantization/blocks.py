@@ -3,8 +3,8 @@
 A narrow place is a tensor through which everything passes, such as the end of a residual block; the layers
 between two of them are a block. Block after block, with what the quantized network feeds it:
 
-1. binary points of what the block multiplies, and of its weights, move a place while the error of the
-   block's result falls: how much saturates is weighed against how fine the grid is;
+1. binary points of the block's casts and of its weights move while the error of the block's result falls:
+   how much saturates is weighed against how fine the grid is;
 2. weights, scales and offsets are trained by straight-through gradients to lower that error. Weights start
    from their real values, so that training decides how each is rounded. Meanwhile activations are left
    unrounded at random, half of them, so that nothing is fitted to the rounding of the images at hand.
@@ -59,6 +59,10 @@ _TRIED = {1: 4, -1: 1}
 """Places that a binary point is moved in vain, by direction: where all else is rounded to zero beside a few
 large values, only a grid that is much finer changes anything.
 """
+_SHORT = 10
+"""Bits of the longest results whose binary points are tried: what longer ones lose is next to nothing."""
+_FOLLOWING = {"conv", "dense", "scale", "offset", "add", "cast", "max_pool", "sum_pool", "concat", "flatten"}
+"""Steps that compute the same of a result, wherever its binary point is."""
 _RUN = 64
 _MEMORY = 1 << 30
 """Bytes of the tensors at both ends of a block that are held at a time."""
@@ -140,6 +144,21 @@ def _stored(weight: Reals, form: TensorFormat, symmetric: bool) -> IntParameter:
     fractions = form.fractions(weight.ndim)
     return IntParameter(
         freeze(quantize(weight, form.channel(0), overflow=overflow, to_fraction_length=fractions)), form
+    )
+
+
+def _may_move(block: IntGraph, cast: Step) -> bool:
+    """Whether it is short, an operand or a layer's result, and read by nothing with numbers in its format."""
+    tensor, readers = block.tensors[cast.name], block.readers[cast.name]
+    if not readers or tensor.format.word_length > _SHORT:
+        return False
+    if tensor.value is None and any(reader.family != "product" for reader in readers):
+        return False
+    ends = {0, tensor.format.min, tensor.format.max}
+    return all(
+        reader.op in _FOLLOWING
+        or (reader.op == "clamp" and {reader.attributes["low"], reader.attributes["high"]} <= ends)
+        for reader in readers
     )
 
 
@@ -244,15 +263,13 @@ class Reconstructor:
     def _placed(
         self, block: IntGraph, stored: Ints, targets: list[Real32], weights: Mapping[str, Reals]
     ) -> IntGraph:
-        """The block with better binary points of what it multiplies."""
+        """The block with better binary points of its casts and weights."""
         stored, targets = stored[:_JUDGED], [target[:_JUDGED] for target in targets]
         least = _apart(block, stored, targets)
         changes: list[Callable[[IntGraph, int], IntGraph]] = [
             partial(_with_cast, step.name)
             for step in block.steps
-            if step.op == "cast"
-            and block.readers[step.name]
-            and all(reader.family == "product" for reader in block.readers[step.name])
+            if step.op == "cast" and _may_move(block, step)
         ]
         for key, real in self._weights_of(block, weights):
             changes.append(partial(_with_weights, key, real, self.symmetric))

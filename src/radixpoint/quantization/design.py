@@ -206,7 +206,7 @@ class Design(
         codes: weights and activations that are not fixed-point.
         equalize: powers of two are first moved between channels (``radixpoint.quantization.equalize``).
         refine: how stored integers are improved on calibration images
-            (``radixpoint.quantization.refine``); none rounds each parameter by itself.
+            (``radixpoint.quantization.refine``, ``blocks``); none rounds each parameter by itself.
         target: name of the hardware target that it was made for; not there if for none.
     """
 

@@ -51,9 +51,11 @@ def at_length(design: Design, word_length: int) -> Design:
     return replace(design, classes={**design.classes, **dict.fromkeys(own, Widths.all(word_length))})
 
 
-def multiplied_formats(network: IntGraph) -> Formats:
-    """Formats of weights and of what they are multiplied by, as a network has them."""
-    found: dict[Key, TensorFormat] = {}
+def formats_in(network: IntGraph) -> Formats:
+    """Formats of weights, of what they are multiplied by, and of results, as a network has them."""
+    found: dict[Key, TensorFormat] = {
+        (tensor.value, "result"): tensor.format for tensor in network.tensors.values() if tensor.value
+    }
     for step in network.steps:
         if step.family == "product" and "weight" in step.parameters:
             layer = network.tensors[step.name].layer
@@ -207,7 +209,8 @@ class Quantizer:
             return self._even.places(replace(design, equalize=False))
         formats = dict(self.formats(design))
         if "blocks" in design.refine:
-            formats |= multiplied_formats(self.quantize(design))
+            made = formats_in(self.quantize(design))
+            formats |= {place: form for place, form in made.items() if place in formats}
         found = sites(self.graph, self.ranges, design, self._parameters(design))
         return [(site, formats[site.key]) for site in found]
 

@@ -34,17 +34,22 @@ def _nothing(places: Sequence[int]) -> None:
 
 
 def smallest(
-    judge: Callable[[int, bool], Judged], word_lengths: Sequence[int], expect: Expect = _nothing
+    judge: Callable[[int, bool], Judged],
+    word_lengths: Sequence[int],
+    expect: Expect = _nothing,
+    in_vain: int = 1,
 ) -> Found:
     """Smallest word length that holds: bisection, then both neighbours are verified.
 
-    The answer has been evaluated on every image, and the word length below it fails. ``monotone`` is false
-    if the one above the answer fails. If the longest fails there is no answer.
+    The answer has been evaluated on every image, and the word lengths below it fail, as many as ``in_vain``
+    says. ``monotone`` is false if the one above the answer fails, or one that holds was found below one that
+    fails. If the longest fails there is no answer.
 
     Args:
         judge: (word length, on every image?) -> evaluation and verdict.
         word_lengths: ascending.
         expect: told what may be asked about after the next question, whichever way that is answered.
+        in_vain: how many word lengths below the answer are to fail in a row, where there are so many.
     """
     tried: dict[int, Judged] = {}
 
@@ -80,6 +85,12 @@ def smallest(
             return Found(None, None, False, tried)
     monotone = high == last or word_lengths[high + 1] in tried or holds(high + 1)
     monotone = monotone and (high == last or tried[word_lengths[high + 1]][1] == "holds")
+    below = high - 1
+    while below >= 0 and below >= high - in_vain:
+        place = word_lengths[below]
+        if tried.get(place, (None, "holds"))[1] == "holds" and holds(below, whole=True):
+            high, monotone = below, monotone and high == below + 1
+        below -= 1
     evaluation = tried[word_lengths[high]][0]
     return Found(word_lengths[high], evaluation, monotone, tried)
 

@@ -53,6 +53,9 @@ POINTS = 12
 """Designs on the frontier of accuracy and cost."""
 HALVINGS = 3
 """More designs between the cheapest that holds and the next cheaper one."""
+IN_VAIN = 3
+"""Word lengths of batch normalization below the answer that are to fail: binary points chosen at one length
+are not those chosen at the next, so a shorter one may lose less."""
 Rank = tuple[float, ...]
 """Of a design under a strategy: the smallest is the best."""
 
@@ -185,8 +188,12 @@ def _along(
     places: Sequence[int],
     error: float | None,
     unit: str = " bits",
+    in_vain: int = 1,
 ) -> Found:
-    """Along one line of designs, ascending; to be sure, in fixed order from the longest down."""
+    """Along one line of designs, ascending; to be sure, in fixed order from the longest down.
+
+    ``in_vain``: as ``radixpoint.searching.line.smallest`` has it.
+    """
 
     def judged(place: int, whole: bool) -> Judged:
         judge.images_left -= len(judge.images)
@@ -203,7 +210,7 @@ def _along(
             left.append(place)
     if not left:
         return Found(None, None, True, {}, ruled_out)
-    found = (smallest if error is None else confident)(judged, left, expect)
+    found = smallest(judged, left, expect, in_vain) if error is None else confident(judged, left, expect)
     return dataclasses.replace(found, ruled_out=ruled_out)
 
 
@@ -290,7 +297,8 @@ def _with_bn(
     # bn_start is known to hold; nothing longer needs a look.
     lengths = space.possible(design, space.bn_lengths)
     lengths = lengths if error is None else lengths[:-1]
-    bn = _along(judge, f"{text}, bn", design, lengths, _half(error, ways)) if lengths else None
+    share = _half(error, ways)
+    bn = _along(judge, f"{text}, bn", design, lengths, share, in_vain=IN_VAIN) if lengths else None
     if error is not None and (bn is None or bn.word_length is None):
         looked = Found(None, None, True, {}) if bn is None else bn
         bn = Found(space.bn_start, first.evaluation, True, looked.tried, looked.ruled_out)
@@ -313,7 +321,7 @@ class TwoStages:
         self._lengths()
 
     def evaluations(self) -> int:
-        return 2 * _bisections(self.space.lengths)
+        return 2 * _bisections(self.space.lengths) + IN_VAIN - 1
 
     def _design(self, conv: int, bn: int) -> Design:
         space = self.space
@@ -377,7 +385,7 @@ class ByLayer:
                 own.cost(pair, space.objective)
 
     def evaluations(self) -> int:
-        steps = _bisections(self.space.lengths)
+        steps = _bisections(self.space.lengths) + IN_VAIN - 1
         if self.name == "greedy":
             return (len(self._layers) * len(self.space.lengths)).bit_length() + 2 + steps
         return POINTS + HALVINGS + steps
