@@ -1,7 +1,7 @@
 """Post-training quantization of the same network on the same images by radixpoint and by other tools.
 
     python benchmarks/quantizers.py --data DATA [--images 5000] [--bits 8 6 5 4] [--skip TOOL ...]
-                                    [--epochs 20]
+                                    [--epochs 20] [--ways WAY ...]
 
 onnxruntime: ``quantize_static``, 8 bits, QDQ, a real-valued scale a channel for weights and a tensor for
 activations, over the network it has fused batch normalization into. Brevitas: its ``layerwise`` flow for CNNs
@@ -145,25 +145,24 @@ WAYS = ("", "GPTQ", "GPFQ", "learned rounding", "trained quantized")
 
 
 def trained_quantized(model: Any, graph: Any, calibration: np.ndarray, epochs: int) -> None:
-    """Train a model's weights so that it answers as the float network does."""
+    """Train all parameters of a model so that it answers as the float network does."""
     import torch
     from torch.nn import functional
 
     from radixpoint.quantization.training import paced
 
     torch.manual_seed(0)
-    answers = torch.from_numpy(FloatingEngine(graph).run(calibration)[graph.output])
-    optimizer, batch = torch.optim.Adam(model.parameters(), lr=1e-5), 32
+    teacher, optimizer, batch = FloatingEngine(graph, threads=1), torch.optim.Adam(model.parameters()), 32
     steps = epochs * (len(calibration) // batch)
     for done in range(steps):
         if done % (len(calibration) // batch) == 0:
             order = torch.randperm(len(calibration))
         chosen = order[done % (len(calibration) // batch) * batch :][:batch]
-        images = torch.from_numpy(calibration[chosen.numpy()])
-        images = images.flip(3) if torch.rand(()) < 0.5 else images
+        images = calibration[chosen.numpy()]
+        images = images[..., ::-1].copy() if torch.rand(()) < 0.5 else images
         optimizer.param_groups[0]["lr"] = 1e-4 * paced(done, steps)
-        ours = functional.log_softmax(model(images), 1)
-        theirs = functional.log_softmax(answers[chosen], 1)
+        ours = functional.log_softmax(model(torch.from_numpy(images)), 1)
+        theirs = functional.log_softmax(torch.from_numpy(teacher.run(images)[graph.output]), 1)
         loss = functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")
         optimizer.zero_grad()
         loss.backward()
@@ -210,7 +209,8 @@ def with_brevitas(
     if way == "trained quantized":
         trained_quantized(model, graph, calibration, epochs)
     with torch.no_grad():
-        ptq_common.apply_bias_correction(batches, model)
+        if way != "trained quantized":
+            ptq_common.apply_bias_correction(batches, model)
 
     def run(inputs: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -242,7 +242,7 @@ def rows(arguments: Any, calibration: radixpoint.ImageSet) -> Iterator[tuple[str
             yield name, "8", lambda g, c, m=method: with_onnxruntime(g, c, m)
     if "brevitas" not in arguments.skip:
         for bits in arguments.bits:
-            for way in WAYS:
+            for way in arguments.ways:
                 name = "Brevitas, power-of-two scales" + (f", {way}" if way else "")
                 yield name, str(bits), lambda g, c, b=bits, w=way: with_brevitas(g, c, b, w, arguments.epochs)
 
@@ -253,6 +253,7 @@ def main() -> None:
     parser.add_argument("--images", type=int)
     parser.add_argument("--bits", type=int, nargs="+", default=[8, 6, 5, 4])
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--skip", nargs="*", default=[], choices=["radixpoint", "onnxruntime", "brevitas"])
     arguments = parser.parse_args()
     sys.argv = sys.argv[:1]

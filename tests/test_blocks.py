@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import networks
 from radixpoint.cli.main import main
 from radixpoint.demo import demo_images, demo_network
 from radixpoint.engines import ENGINES, make_engine, quantize_images
-from radixpoint.errors import DesignError, ModelError
+from radixpoint.errors import DesignError, FormatError, ModelError
 from radixpoint.export import export_network, verify_export
 from radixpoint.ir.derived import part, with_parameters
 from radixpoint.ir.graph import Graph
@@ -30,13 +31,13 @@ from radixpoint.searching import search
 GRAPHS = {"residual": networks.residual, "mixed": networks.mixed, "varied": networks.varied}
 
 
-def refined(graph: Graph, **options: Any) -> tuple[IntGraph, IntGraph, Quantizer]:
+def refined(graph: Graph, word: int = 4, **options: Any) -> tuple[IntGraph, IntGraph, Quantizer]:
     """Nearest rounding, and with blocks."""
     seen = networks.images(96, shape=graph.shapes[graph.input])
     quantizer = Quantizer(graph, calibrate(graph, seen), seen)
     asked = {"refine": ["blocks"], **options}
-    plain = quantizer.quantize(Design.separate(4, 12, **{**asked, "refine": []}))
-    return plain, quantizer.quantize(Design.separate(4, 12, **asked)), quantizer
+    plain = quantizer.quantize(Design.separate(word, 12 if word == 4 else word, **{**asked, "refine": []}))
+    return plain, quantizer.quantize(Design.separate(word, 12 if word == 4 else word, **asked)), quantizer
 
 
 def test_narrow_places() -> None:
@@ -56,7 +57,7 @@ def test_blocks_in_a_row_are_the_network(name: str) -> None:
     network = refined(graph, refine=[])[0]
     stored = quantize_images(network, networks.images(9, 3, graph.shapes[graph.input]).inputs(0, 9))
     whole = make_engine(network).run(stored, list(network.tensors))
-    tool = Reconstructor(graph, network, np.zeros((1, *graph.shapes[graph.input]), np.float32))
+    tool = Reconstructor(graph, network, [networks.images(1, shape=graph.shapes[graph.input])])
     spans, tensors, seen = list(tool.spans(network)), tool._tensors(network), set()
     for start, ends in spans:
         block = part(network, tensors[start], [tensors[end] for end in ends])
@@ -90,9 +91,11 @@ def test_what_comes_out_is_an_ordinary_network(name: str, form: str, tmp_path: P
     design = Design.recorded(better)
     assert design is not None
     shown = {site.key: own for site, own in quantizer.places(design)}
-    for place, found in formats_in(better).items():
-        assert shown.get(place, found) == found
-    assert {place for place in shown if place[1] == "weight"} <= set(formats_in(better))
+    for step in better.steps:
+        if step.family == "product":
+            layer = better.tensors[step.name].layer
+            assert shown[layer, "weight"] == better.parameters[step.parameters["weight"]].format
+            assert shown[layer, "operand"] == better.tensors[step.inputs[0]].format
 
 
 @pytest.mark.slow("it trains")
@@ -137,8 +140,8 @@ def test_a_binary_point_that_is_wrong_is_moved_back() -> None:
     graph = networks.residual()
     network, _, quantizer = refined(graph, refine=[])
     exact = quantizer._stand_in.network
-    inputs = networks.images(64, 5).inputs(0, 64)
-    tool = Reconstructor(graph, exact, inputs)
+    tool = Reconstructor(graph, exact, [networks.images(64, 5)])
+    inputs = tool.inputs
     ours, theirs = tool._tensors(network), tool._tensors(exact)
     ends = [graph.output]
     for name in narrow_places(graph)[:1]:
@@ -150,7 +153,7 @@ def test_a_binary_point_that_is_wrong_is_moved_back() -> None:
     cast = next(step.name for step in block.steps if step.op == "cast")
     wrong = _with_cast(cast, block, 3)
     assert _apart(wrong, stored, targets) > 1.5 * _apart(block, stored, targets)
-    mended = tool._placed(wrong, stored, targets, {})
+    mended = tool._placed(network, wrong, stored, targets, {})
     assert _apart(mended, stored, targets) <= _apart(block, stored, targets)
     assert mended.tensors[cast].format.fraction_lengths < wrong.tensors[cast].format.fraction_lengths
     assert _moved(block.tensors[cast].format, 3) == wrong.tensors[cast].format
@@ -204,12 +207,94 @@ def test_teachers_and_judges_are_apart() -> None:
 
 
 def test_no_memory_for_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 + 4 + 4 + 4 bytes for each of 6 x 6 x 8 numbers, the most between two blocks or 3 x 12 x 12."""
     graph = networks.residual()
-    numbers = max(np.prod(graph.shapes[name]) for name in (graph.input, *narrow_places(graph)))
-    monkeypatch.setattr(blocks, "_MEMORY", int(80 * 12 * numbers))
-    inputs = np.zeros((96, *graph.shapes[graph.input]), np.float32)
+    monkeypatch.setattr(blocks, "_MEMORY", 80 * 16 * 432)
     network = refined(graph, refine=[])[0]
-    assert len(Reconstructor(graph, network, inputs).inputs) == 80
+    first, second = networks.images(50, 1), networks.images(50, 2)
+    inputs = Reconstructor(graph, network, [first, second]).inputs
+    assert np.array_equal(inputs, np.concatenate([first.inputs(0, 50), second.inputs(0, 30)]))
+
+
+def limited(then: str) -> Graph:
+    """A convolution, a pooling, and a limit or a table: chosen for a binary point two steps before."""
+    n = networks.Net(0)
+    x = n.simple("max_pool", n.bn(n.conv("input", 8)), kernel=(2, 2), strides=(2, 2), pads=(0,) * 4)
+    x = n.simple("clip", x, low=0.0, high=1.0) if then == "clip" else n.function(x, then)
+    x = n.simple("relu", n.bn(n.conv(x, 8)))
+    return n.graph(n.fc(n.simple("flatten", x), 8 * 36, 7))
+
+
+@pytest.mark.parametrize("then", ["clip", "tanh", "sigmoid"])
+def test_what_has_numbers_of_its_own_behind_it_stays(then: str) -> None:
+    graph = limited(then)
+    network, better, _ = refined(graph, binary_point={"scope": "tensor", "rule": "loss"}, word=8)
+    tool = Reconstructor(graph, network, [networks.images(1)])
+    bound = next(t for t, tensor in network.tensors.items() if tensor.value == graph.layers[1].name)
+    free = next(t for t, tensor in network.tensors.items() if tensor.value == graph.layers[5].name)
+    assert not tool._movable(network, bound)
+    assert tool._movable(network, free)
+    assert better.tensors[bound].format == network.tensors[bound].format
+    kept = [step for step in network.steps if step.op in ("clamp", "lookup")]
+    for step in kept:
+        again = next(s for s in better.steps if s.name == step.name)
+        assert dict(again.attributes) == dict(step.attributes)
+        if step.op == "lookup":
+            table = step.parameters["table"]
+            assert np.array_equal(better.parameters[table].data, network.parameters[table].data)
+
+
+def test_a_limit_that_saturates_is_a_limit() -> None:
+    """Planted: a clip whose end is the format's end looks like a ReLU, and is none."""
+    graph = limited("clip")
+    network = refined(graph, refine=[], word=8)[0]
+    tool = Reconstructor(graph, network, [networks.images(1)])
+    clip = next(step for step in network.steps if step.op == "clamp")
+    steps = tuple(
+        dataclasses.replace(s, attributes={"low": 0, "high": network.tensors[s.inputs[0]].format.max})
+        if s is clip
+        else s
+        for s in network.steps
+    )
+    planted = dataclasses.replace(network, steps=steps)
+    bound = next(t for t, tensor in network.tensors.items() if tensor.value == graph.layers[1].name)
+    assert not tool._movable(planted, bound)
+
+
+def test_sums_that_would_not_fit_leave_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that takes any integer may need more than 64 bits where the network does not."""
+
+    def too_wide(*_: Any) -> IntGraph:
+        raise FormatError("65 bits")
+
+    monkeypatch.setattr(blocks, "part", too_wide)
+    plain, better, _ = refined(networks.residual())
+    assert better.digest == plain.digest
+
+
+def test_training_that_diverges_leaves_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "RATE", float("nan"))
+    monkeypatch.setattr(Reconstructor, "_placed", lambda self, network, block, *_: block)
+    plain, better, _ = refined(networks.residual())
+    assert better.digest == plain.digest
+
+
+def test_equalized_blocks_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "EPOCHS", 1)
+    made: list[int] = []
+    honest = Reconstructor.reconstruct
+
+    def counted(self: Reconstructor, *given: Any) -> IntGraph:
+        made.append(1)
+        return honest(self, *given)
+
+    monkeypatch.setattr(Reconstructor, "reconstruct", counted)
+    _, better, quantizer = refined(networks.residual(), equalize=True)
+    design = Design.recorded(better)
+    assert design is not None
+    assert design.equalize
+    quantizer.places(design)
+    assert len(made) == 1
 
 
 REFUSED = {
@@ -247,6 +332,10 @@ def test_without_torch_it_is_refused_before_any_work(
 
 def test_torch_leaves_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "EPOCHS", 1)
-    threads = torch.get_num_threads()
-    refined(networks.residual())
-    assert torch.get_num_threads() == threads
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        refined(networks.residual())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

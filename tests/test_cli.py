@@ -100,6 +100,10 @@ def test_a_command_starts_without_what_it_does_not_need(command: str) -> None:
     assert SLOW_TO_IMPORT & imported(command, "--help") <= {"PIL"}
 
 
+def test_a_misspelt_command_is_named() -> None:
+    assert "Did you mean 'search'?" in run("serach", status=2).stderr
+
+
 def test_the_version_is_known_at_once() -> None:
     found = imported("--version")
     assert not (SLOW_TO_IMPORT | {"numpy"}) & found

@@ -83,9 +83,8 @@ def plot(points: list[Point], path: Path) -> None:
     for number, width in enumerate(dict.fromkeys(point[0] for point in points)):
         own = [point for point in points if point[0] == width]
         bits, colour = [point[1] for point in own], f"C{number}"
-        axes.plot(bits, [max(point[2], 0.01) for point in own], "--o", color=colour, markersize=3)
-        retrained = [max(point[3], 0.01) for point in own]
-        axes.plot(bits, retrained, "-o", color=colour, label=f"{width} channels")
+        axes.plot(bits, [point[2] for point in own], "--o", color=colour, markersize=3)
+        axes.plot(bits, [point[3] for point in own], "-o", color=colour, label=f"{width} channels")
     axes.set(xlabel="bits of weights and operands", ylabel="drop of top-1, points", yscale="symlog")
     axes.set_title("dashed: quantized directly; solid: retrained")
     axes.legend()

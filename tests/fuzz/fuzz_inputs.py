@@ -516,7 +516,7 @@ def try_run_file(seed: int, folder: Path) -> bool:
     )
     path = _put(folder / "run.toml", damaged_bytes(random, text) if random.random() < 0.9 else text)
     group: Any = typer.main.get_command(app)
-    options = {option.name: option for option in group.commands["search"].params}
+    options = {option.name: option for option in group.get_command(None, "search").params}
     arguments = expanded([str(path), "--limit", "2"], options)
     assert all(isinstance(text, str) for text in arguments)
     return True

@@ -43,6 +43,11 @@ COMMANDS = (
 class _Commands(TyperGroup):
     """Commands that are imported when they are asked for: a command should not wait for the others."""
 
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        nothing: dict[str, Any] = dict.fromkeys(COMMANDS)
+        self.commands = nothing  # a name that is misspelt is compared with these
+
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 

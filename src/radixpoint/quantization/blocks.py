@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,8 +32,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from radixpoint.arithmetic.cast import dequantize, quantize
+from radixpoint.arithmetic.cast import quantize
 from radixpoint.arithmetic.formats import Overflow, TensorFormat
+from radixpoint.data import ImageSet
 from radixpoint.engines import BlasEngine, make_engine, quantize_images
 from radixpoint.engines.tensors import own_settings
 from radixpoint.errors import FormatError, GraphError
@@ -49,25 +50,28 @@ EPOCHS = 8
 BATCH = 32
 RATE = 0.003
 """How far a step moves a number at most, as a share of the root mean square of its tensor."""
-UNROUNDED = 0.5
-"""Share of activations that are left unrounded while a block is trained."""
+PASSED = 0.5
+"""Share of activations that pass each cast in training, neither rounded nor saturated."""
 _MOST = 8.0
 """Largest factor of an image's values: one in which a layer sees next to nothing should not decide either."""
 _JUDGED = 128
 """Images by which binary points are chosen."""
-_TRIED = {1: 4, -1: 1}
-"""Places that a binary point is moved in vain, by direction: where all else is rounded to zero beside a few
-large values, only a grid that is much finer changes anything.
+_REACH = {1: 4, -1: 1}
+"""Places beyond the best one so far that are tried, by direction: where all else is rounded to zero beside a
+few large values, only a grid that is much finer changes anything.
 """
 _SHORT = 10
 """Bits of the longest results whose binary points are tried: what longer ones lose is next to nothing."""
-_FOLLOWING = {"conv", "dense", "scale", "offset", "add", "cast", "max_pool", "sum_pool", "concat", "flatten"}
-"""Steps that compute the same of a result, wherever its binary point is."""
-_RUN = 64
-_MEMORY = 1 << 30
+_SCALED = {"conv", "dense", "scale", "offset", "add", "multiply", "maximum", "minimum", "max_pool",
+           "sum_pool", "sum_channels", "concat", "flatten", "rearrange", "cast", "divide"}  # fmt: skip
+"""Steps that compute the same of real values, wherever their binary points are."""
+_BATCH = 64
+_MEMORY = 1 << 32
 """Bytes of the tensors at both ends of a block that are held at a time."""
+_BYTES = 4 * 4
+"""Of a number at both ends, of both networks."""
 Reals = NDArray[np.float64]
-Ints = NDArray[np.int64]
+Stored = NDArray[np.signedinteger[Any]]
 Real32 = NDArray[np.float32]
 
 
@@ -83,8 +87,16 @@ def narrow_places(graph: Graph) -> list[str]:
     return found
 
 
-class _Leaving(Differentiable):
-    """Leaves activations unrounded at random."""
+def _reached(network: IntGraph, name: str) -> Iterator[Step]:
+    """Steps that see a tensor's binary point: its readers, and those of exact results of it."""
+    for reader in network.readers[name]:
+        yield reader
+        if not reader.row.rounds and reader.op != "lookup":
+            yield from _reached(network, reader.name)
+
+
+class _Passing(Differentiable):
+    """Lets activations pass casts as they are, at random."""
 
     def __init__(self, network: IntGraph, trained: Collection[str]) -> None:
         self._chance = torch.Generator().manual_seed(0)
@@ -92,13 +104,13 @@ class _Leaving(Differentiable):
 
     def _rounded(self, step: Step) -> Compiled:
         cast = super()._rounded(step)
-        tabulated = any(reader.op == "lookup" for reader in self.network.readers[step.name])
+        tabulated = any(reader.op == "lookup" for reader in _reached(self.network, step.name))
         if tabulated or step.attributes["overflow"] == Overflow.WRAP.value:
             return cast  # a table has no entry for what does not fit
 
         def run(x: list[Tensor]) -> Tensor:
             rounded = cast(x)
-            return torch.where(torch.rand(rounded.shape, generator=self._chance) < UNROUNDED, x[0], rounded)
+            return torch.where(torch.rand(rounded.shape, generator=self._chance) < PASSED, x[0], rounded)
 
         return run
 
@@ -108,24 +120,37 @@ def _values(network: IntGraph) -> dict[str, str]:
     return {t.value: name for name, t in network.tensors.items() if t.value and not t.format.per_channel}
 
 
-def _run(engine: Any, stored: Ints, names: Collection[str]) -> dict[str, Ints]:
-    runs = [engine.run(stored[i : i + _RUN], names) for i in range(0, len(stored), _RUN)]
-    return {name: np.concatenate([found[name] for found in runs]) for name in names}
+def _run(engine: Any, network: IntGraph, stored: Stored) -> dict[str, Stored]:
+    """A network's results of all images, in 32 bits where they fit."""
+    found: dict[str, list[Stored]] = {name: [] for name in network.outputs}
+    for i in range(0, len(stored), _BATCH):
+        results = engine.run(stored[i : i + _BATCH].astype(np.int64))
+        for name, kept in found.items():
+            form = network.tensors[name].format
+            kept.append(results[name].astype(np.int32 if form.max < 1 << 31 else np.int64))
+    return {name: np.concatenate(kept) for name, kept in found.items()}
 
 
-def _real(network: IntGraph, name: str, stored: Ints) -> Real32:
-    return dequantize(stored, network.tensors[name].format.fraction_lengths[0]).astype(np.float32)
+def _real(network: IntGraph, name: str, stored: Stored) -> Real32:
+    fraction = network.tensors[name].format.fraction_lengths[0]
+    return np.ldexp(stored.astype(np.float32), np.int32(-fraction))
+
+
+def _powers(values: Real32) -> Reals:
+    """Sum of the squares of each image."""
+    parts = (values[i : i + _BATCH] for i in range(0, len(values), _BATCH))
+    return np.concatenate([np.square(p, dtype=np.float64).reshape(len(p), -1).sum(1) for p in parts])
 
 
 def _shares(target: Real32) -> Real32:
     """What an image's squared error counts, by image: few with large values should not decide for all."""
-    power = np.square(target, dtype=np.float64).reshape(len(target), -1).sum(1)
+    power = _powers(target)
     return np.asarray(1 / np.maximum(power, max(power.mean() / _MOST**2, 1e-12)), np.float32)
 
 
-def _apart(network: IntGraph, stored: Ints, targets: list[Real32]) -> float:
+def _apart(network: IntGraph, stored: Stored, targets: list[Real32]) -> float:
     """Squared error of a block's results relative to their power, mean over images, by an exact engine."""
-    found = _run(make_engine(network), stored, network.outputs)
+    found = _run(make_engine(network), network, stored)
     total = 0.0
     for name, target in zip(network.outputs, targets, strict=True):
         error = np.square(_real(network, name, found[name]) - target).reshape(len(target), -1).sum(1)
@@ -147,21 +172,6 @@ def _stored(weight: Reals, form: TensorFormat, symmetric: bool) -> IntParameter:
     )
 
 
-def _may_move(block: IntGraph, cast: Step) -> bool:
-    """Whether it is short, an operand or a layer's result, and read by nothing with numbers in its format."""
-    tensor, readers = block.tensors[cast.name], block.readers[cast.name]
-    if not readers or tensor.format.word_length > _SHORT:
-        return False
-    if tensor.value is None and any(reader.family != "product" for reader in readers):
-        return False
-    ends = {0, tensor.format.min, tensor.format.max}
-    return all(
-        reader.op in _FOLLOWING
-        or (reader.op == "clamp" and {reader.attributes["low"], reader.attributes["high"]} <= ends)
-        for reader in readers
-    )
-
-
 def _with_cast(name: str, block: IntGraph, places: int) -> IntGraph:
     """The block with the binary point of a cast moved."""
     return with_parameters(block, {}, {name: _moved(block.tensors[name].format, places)})
@@ -179,7 +189,7 @@ class Reconstructor:
     Args:
         graph: the float network.
         exact: the network that stands for it, in integers long enough (``StandIn.network``).
-        inputs: calibration images, (images, channels, height, width); as many as the memory holds are used.
+        teachers: calibration images; as many as the memory holds are used, the first ones first.
         own_points: whether each tensor has binary points of its own, which may move.
         symmetric: weights and offsets never take the most negative value (SAT_SYM).
     """
@@ -188,13 +198,17 @@ class Reconstructor:
         self,
         graph: Graph,
         exact: IntGraph,
-        inputs: Real32,
+        teachers: Sequence[ImageSet],
         own_points: bool = True,
         symmetric: bool = False,
     ) -> None:
         self.graph, self.exact, self.symmetric, self.own_points = graph, exact, symmetric, own_points
         numbers = max(math.prod(graph.shapes[name]) for name in (graph.input, *narrow_places(graph)))
-        self.inputs = inputs[: max(_MEMORY // (3 * 4 * numbers), 2 * BATCH)]
+        left, parts = max(_MEMORY // (_BYTES * numbers), 2 * BATCH), []
+        for images in teachers:
+            parts.append(images.inputs(0, min(len(images), left)))
+            left -= len(parts[-1])
+        self.inputs = np.concatenate(parts)
 
     def _tensors(self, network: IntGraph) -> dict[str, str]:
         """A network's tensor for each one of the float network that may end a block."""
@@ -214,42 +228,50 @@ class Reconstructor:
                 start = name
         yield start, self.graph.outputs
 
-    def reconstruct(
-        self,
-        network: IntGraph,
-        weights: Mapping[str, Reals],
-        progress: Callable[[int, int], None] | None = None,
-    ) -> IntGraph:
+    def reconstruct(self, network: IntGraph, weights: Mapping[str, Reals]) -> IntGraph:
         """The network with binary points, weights, scales and offsets that were learned.
 
         Args:
             network: of this float network, without roundings at random.
             weights: real-valued weights of each layer, as they were quantized (folded or not).
-            progress: called with blocks done and blocks in all.
         """
-        spans = list(self.spans(network))
-        ours = quantize_images(network, self.inputs)
-        theirs = quantize_images(self.exact, self.inputs)
-        for number, (start, ends) in enumerate(spans):
+        ours: Stored = quantize_images(network, self.inputs)
+        theirs: Stored = quantize_images(self.exact, self.inputs)
+        for start, ends in list(self.spans(network)):
             own, exact = self._tensors(network), self._tensors(self.exact)
-            block = part(network, own[start], [own[name] for name in ends])
-            real = part(self.exact, exact[start], [exact[name] for name in ends])
-            expected = _run(BlasEngine(real), theirs, real.outputs)
+            try:
+                block = part(network, own[start], [own[name] for name in ends])
+                real = part(self.exact, exact[start], [exact[name] for name in ends])
+            except FormatError:  # any integer may come in, and with some a sum would need more than 64 bits
+                break
+            expected = _run(BlasEngine(real), real, theirs)
             targets = [_real(self.exact, name, expected[name]) for name in real.outputs]
-            placed = self._placed(block, ours, targets, weights) if self.own_points else block
-            better = self._trained(placed, ours, targets, weights)
-            if _apart(better, ours, targets) < _apart(block, ours, targets):
+            try:
+                placed = self._placed(network, block, ours, targets, weights) if self.own_points else block
+                better = self._trained(placed, ours, targets, weights)
+                gains = _apart(better, ours, targets) < _apart(block, ours, targets)
                 casts = {step.name: better.tensors[step.name].format for step in block.steps}
-                network, block = with_parameters(network, better.parameters, casts), better
-            if progress is not None:
-                progress(number + 1, len(spans))
-            if number + 1 < len(spans):
-                ours, theirs = (
-                    _run(make_engine(block), ours, block.outputs)[block.output],
-                    expected[real.output],
-                )
+                changed = with_parameters(network, better.parameters, casts) if gains else network
+            except (FormatError, GraphError):  # likewise, with what was learned
+                gains, changed = False, network
+            network, block = changed, better if gains else block
+            ours, theirs = _run(make_engine(block), block, ours)[block.output], expected[real.output]
         verify(network)
         return network
+
+    def _movable(self, network: IntGraph, name: str) -> bool:
+        """Whether a cast's result is short, an operand or a layer's result, and nothing that sees its binary
+        point has numbers that were chosen for it, as a limit or a table has."""
+        tensor = network.tensors[name]
+        if tensor.format.word_length > _SHORT or name in network.outputs:
+            return False
+        if tensor.value is None and any(reader.family != "product" for reader in network.readers[name]):
+            return False
+        relus = {layer.name for layer in self.graph.layers if layer.op == "relu"}
+        reached = list(_reached(network, name))
+        return all(
+            step.op in _SCALED or network.tensors[step.name].layer in relus for step in reached
+        ) and not ({step.name for step in reached if not step.row.rounds} & set(network.outputs))
 
     def _weights_of(self, block: IntGraph, weights: Mapping[str, Reals]) -> Iterator[tuple[str, Reals]]:
         """Names and real values of the weights of a block."""
@@ -261,7 +283,12 @@ class Reconstructor:
                     yield key, weights[layer].reshape(block.parameters[key].data.shape)
 
     def _placed(
-        self, block: IntGraph, stored: Ints, targets: list[Real32], weights: Mapping[str, Reals]
+        self,
+        network: IntGraph,
+        block: IntGraph,
+        stored: Stored,
+        targets: list[Real32],
+        weights: Mapping[str, Reals],
     ) -> IntGraph:
         """The block with better binary points of its casts and weights."""
         stored, targets = stored[:_JUDGED], [target[:_JUDGED] for target in targets]
@@ -269,15 +296,15 @@ class Reconstructor:
         changes: list[Callable[[IntGraph, int], IntGraph]] = [
             partial(_with_cast, step.name)
             for step in block.steps
-            if step.op == "cast" and _may_move(block, step)
+            if step.op == "cast" and self._movable(network, step.name)
         ]
         for key, real in self._weights_of(block, weights):
             changes.append(partial(_with_weights, key, real, self.symmetric))
         for change in changes:
-            for direction, in_vain in _TRIED.items():
+            for direction, reach in _REACH.items():
                 start, farthest = block, 0
                 for distance in itertools.count(1):
-                    if distance > farthest + in_vain:
+                    if distance > farthest + reach:
                         break
                     try:
                         tried = change(start, direction * distance)
@@ -291,9 +318,9 @@ class Reconstructor:
         return block
 
     def _trained(
-        self, block: IntGraph, stored: Ints, targets: list[Real32], weights: Mapping[str, Reals]
+        self, block: IntGraph, stored: Stored, targets: list[Real32], weights: Mapping[str, Reals]
     ) -> IntGraph:
-        model = _Leaving(block, of_the_graph(self.graph, block))
+        model = _Passing(block, of_the_graph(self.graph, block))
         if not model.values:
             return block
         with torch.no_grad():
@@ -329,4 +356,6 @@ class Reconstructor:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+        if not all(bool(value.isfinite().all()) for value in values):
+            return block  # it diverged
         return with_parameters(block, model.parameters())

@@ -208,7 +208,7 @@ class Quantizer:
         if design.equalize:
             return self._even.places(replace(design, equalize=False))
         formats = dict(self.formats(design))
-        if "blocks" in design.refine:
+        if "blocks" in design.refine and self.calibration is not None:
             made = formats_in(self.quantize(design))
             formats |= {place: form for place, form in made.items() if place in formats}
         found = sites(self.graph, self.ranges, design, self._parameters(design))
@@ -239,7 +239,7 @@ class Quantizer:
     def _integers(self, design: Design) -> IntGraph:
         """The line of passes: equalize, choose, settle and lower, refine."""
         if design.equalize:
-            return self._even._integers(replace(design, equalize=False))
+            return self._even.quantize(replace(design, equalize=False))
         formats = self.formats(design)
         network = self.lowered(design, formats)
         return self._refined(design, network) if design.refine else network
@@ -273,7 +273,7 @@ class Quantizer:
         return answers_apart(self.graph, answers, self._real_answers)
 
     def _refined(self, design: Design, network: IntGraph) -> IntGraph:
-        """Better integers in the same formats, from the calibration images.
+        """Better integers, from the calibration images.
 
         The techniques that the design names, in their order, less the last ones if the network's answers are
         no nearer to float on images that took no part; then, by the same measure, its blocks.
@@ -292,11 +292,10 @@ class Quantizer:
         if "blocks" in design.refine:
             from radixpoint.quantization.blocks import Reconstructor
 
-            inputs = np.concatenate([images.inputs(0, len(images)) for images in self._parts[0]])
             better = Reconstructor(
                 self.graph,
                 self._stand_in.network,
-                inputs,
+                self._parts[0],
                 own_points=design.binary_point.scope in ("tensor", "channel"),
                 symmetric=symmetric,
             ).reconstruct(network, weights)

@@ -86,10 +86,11 @@ def smallest(
     monotone = high == last or word_lengths[high + 1] in tried or holds(high + 1)
     monotone = monotone and (high == last or tried[word_lengths[high + 1]][1] == "holds")
     below = high - 1
-    while below >= 0 and below >= high - in_vain:
-        place = word_lengths[below]
-        if tried.get(place, (None, "holds"))[1] == "holds" and holds(below, whole=True):
-            high, monotone = below, monotone and high == below + 1
+    while below >= max(high - in_vain, 0):
+        if word_lengths[below] not in tried:
+            expect(word_lengths[max(high - in_vain, 0) : below])
+            if holds(below) and holds(below, whole=True):
+                high, monotone = below, monotone and high == below + 1
         below -= 1
     evaluation = tried[word_lengths[high]][0]
     return Found(word_lengths[high], evaluation, monotone, tried)
