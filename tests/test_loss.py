@@ -11,7 +11,8 @@ from radixpoint.demo import demo_images, demo_network
 from radixpoint.measure.calibrate import calibrate
 from radixpoint.measure.evaluate import evaluate
 from radixpoint.quantization.design import Design
-from radixpoint.quantization.quantize import Quantizer, divergence
+from radixpoint.quantization.quantize import Quantizer, divergence, longer
+from radixpoint.quantization.rules.loss import narrowed
 
 
 def test_divergence_by_hand() -> None:
@@ -53,3 +54,43 @@ def test_loss_holds_where_other_rules_break(scope: str) -> None:
     assert agreement["max"] < 50
     assert agreement["mse"] < 50
     assert agreement["loss"] > 95
+
+
+@pytest.mark.slow("it chooses binary points by loss")
+@pytest.mark.parametrize("scope", ["tensor", "channel"])
+def test_short_batch_normalization_takes_points_beside_those_of_long(scope: str) -> None:
+    """At every length what is chosen is no farther from float than either way to choose; by the second one,
+    what is multiplied has the points that it has beside 16 bits."""
+    graph = demo_network()
+    quantizer = Quantizer(graph, calibrate(graph, demo_images("calibration")))
+    options = {"unsigned": True, "binary_point": {"scope": scope, "rule": "loss"}}
+    wide = Design.separate(6, 16, **options)
+    assert longer(Design.separate(6, 9, **options)) == wide
+    long, beside = quantizer.formats(wide), 0
+    assert long == quantizer._chosen(wide)
+    for bn in (9, 12):
+        design = Design.separate(6, bn, **options)
+        found = quantizer.formats(design)
+        alone = quantizer._chosen(design)
+        after = narrowed(quantizer._question(design), long)
+        losses = [quantizer.loss(design, formats) for formats in (alone, after)]
+        assert quantizer.loss(design, found) == min(losses)
+        if losses[1] < losses[0]:
+            beside += 1
+            assert found == after
+        multiplied = {layer.name for layer in graph.layers if layer.family == "product"}
+        for (layer, role), form in after.items():
+            if layer in multiplied and role in ("weight", "operand"):
+                assert form == long[layer, role]
+            elif form.word_length == bn and layer != graph.input:
+                assert long[layer, role].word_length == 16
+    assert beside  # else nothing here was tried
+
+
+def test_stretching_a_design_leaves_what_is_multiplied() -> None:
+    design = Design.joint(7, layers={"a": {"weights": 3}})
+    assert longer(design).classes["conv"] == design.classes["conv"]
+    assert longer(design).classes["bn"].activations == 16
+    assert longer(design).layers == design.layers
+    long = Design.separate(8, 20)
+    assert longer(long) == long

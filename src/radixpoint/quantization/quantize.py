@@ -6,7 +6,7 @@ import dataclasses
 from functools import cached_property
 
 import numpy as np
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
 from radixpoint.arithmetic.cast import dequantize
@@ -26,6 +26,7 @@ from radixpoint.quantization.passes import settle_and_lower
 from radixpoint.quantization.patches import Patches, sampled_patches
 from radixpoint.quantization.refine import Refiner
 from radixpoint.quantization.rules import choose_formats
+from radixpoint.quantization.rules.loss import narrowed
 from radixpoint.quantization.rules.question import Question
 from radixpoint.quantization.sites import (
     Formats,
@@ -42,6 +43,8 @@ from radixpoint.quantization.stand_in import StandIn
 LEAST_JUDGES = 64
 """Images that judge whether refining helped, at least; fewer would decide by chance."""
 MOST_JUDGES = 256
+LONG = 16
+"""Bits at which nothing between the convolutions is lost."""
 _BATCH = 64
 
 
@@ -49,6 +52,18 @@ def at_length(design: Design, word_length: int) -> Design:
     """The design with one word length for all that is multiplied: ``conv`` and its company."""
     own = [name for name in ("conv", "fc", "input") if name in design.classes]
     return replace(design, classes={**design.classes, **dict.fromkeys(own, Widths.all(word_length))})
+
+
+def longer(design: Design) -> Design:
+    """The design with words of at least ``LONG`` bits for all that is not multiplied by weights."""
+
+    def stretched(widths: Widths) -> Widths:
+        longest = {kind: max(bits, LONG) for kind, bits in asdict(widths).items() if bits is not None}
+        return replace(widths, **longest)
+
+    multiplied = ("conv", "fc", "input")
+    classes = {name: own if name in multiplied else stretched(own) for name, own in design.classes.items()}
+    return replace(design, classes=classes)
 
 
 def formats_in(network: IntGraph) -> Formats:
@@ -219,21 +234,31 @@ class Quantizer:
         for field in ("rounding", "parameter_rounding"):
             if getattr(design, field) is Rounding.STOCHASTIC:
                 design = replace(design, **{field: Rounding.RND})
-        return choose_formats(
-            Question(
-                self.graph,
-                self.ranges,
-                design,
-                self._parameters(design),
-                lambda f: self.loss(design, f),
-                lambda: self.patches,
-            )
+        return choose_formats(self._question(design))
+
+    def _question(self, design: Design) -> Question:
+        return Question(
+            self.graph,
+            self.ranges,
+            design,
+            self._parameters(design),
+            lambda f: self.loss(design, f),
+            lambda: self.patches,
         )
 
     def _chosen_by_loss(self, design: Design) -> Formats:
+        """All at once; or what is multiplied beside long words, and then the others with it as it is.
+
+        Whichever is nearer to float. By the second way, binary points of convolutions do not depend on the
+        word length of batch normalization.
+        """
         key = design.to_json()
         if key not in self._by_loss:
-            self._by_loss[key] = self._chosen(design)
+            found, long = self._chosen(design), longer(design)
+            if long != design and design.rounding is not Rounding.STOCHASTIC:
+                beside = narrowed(self._question(design), self._chosen_by_loss(long))
+                found = min(found, beside, key=lambda formats: self.loss(design, formats))
+            self._by_loss[key] = found
         return self._by_loss[key]
 
     def _integers(self, design: Design) -> IntGraph:

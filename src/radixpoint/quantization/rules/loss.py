@@ -53,6 +53,36 @@ class ByLoss:
         return min(candidates, key=loss)
 
 
+def narrowed(question: Question, wide: Formats) -> Formats:
+    """Formats of shorter results and parameters beside what is multiplied, whose formats stay.
+
+    A place that is shorter takes the range that it has in ``wide``, or that which holds a share of the values
+    seen there, or the one by rule ``mse``: all places alike, whichever brings the answers nearest to float.
+    Ranges of the first two kinds do not depend on word lengths: one bit more makes the grid finer.
+
+    Args:
+        question: of the design, for rule ``loss``, with a binary point for each tensor or channel.
+        wide: formats of the same design with longer words.
+    """
+    loss = question.loss
+    assert loss is not None
+    point = question.design.binary_point
+    shorter = [site for site in question.sites if site.word_length < wide[site.key].word_length]
+
+    def beside(formats: Formats) -> Formats:
+        return {**wide, **{site.key: formats[site.key] for site in shorter}}
+
+    same = {}
+    for site in shorter:
+        less = wide[site.key].word_length - site.word_length
+        same[site.key] = site.format(tuple(f - less for f in wide[site.key].fraction_lengths))
+    plain, mse = (replace(point, rule=rule) for rule in ("max", "mse"))
+    candidates = [same, own_formats(question, mse)]
+    for share in _PERCENTILES:
+        candidates.append(own_formats(question, plain, replace(point, rule="percentile", percentile=share)))
+    return min(map(beside, candidates), key=loss)
+
+
 def _descend(start: dict[Group, int], loss: Callable[[Mapping[Group, int]], float]) -> dict[Group, int]:
     """Coordinate descent: move each shared binary point up or down by one while the loss falls."""
     best, best_loss = dict(start), loss(start)
