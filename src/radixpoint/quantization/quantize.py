@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from functools import cached_property
 
 import numpy as np
@@ -52,6 +53,14 @@ def at_length(design: Design, word_length: int) -> Design:
     """The design with one word length for all that is multiplied: ``conv`` and its company."""
     own = [name for name in ("conv", "fc", "input") if name in design.classes]
     return replace(design, classes={**design.classes, **dict.fromkeys(own, Widths.all(word_length))})
+
+
+def to_nearest(design: Design) -> Design:
+    """The design as if all rounding were to nearest: binary points should not depend on draws."""
+    for field in ("rounding", "parameter_rounding"):
+        if getattr(design, field) is Rounding.STOCHASTIC:
+            design = replace(design, **{field: Rounding.RND})
+    return design
 
 
 def longer(design: Design) -> Design:
@@ -230,11 +239,7 @@ class Quantizer:
         return [(site, formats[site.key]) for site in found]
 
     def _chosen(self, design: Design) -> Formats:
-        """Chosen as if all rounding were to nearest: binary points should not depend on draws."""
-        for field in ("rounding", "parameter_rounding"):
-            if getattr(design, field) is Rounding.STOCHASTIC:
-                design = replace(design, **{field: Rounding.RND})
-        return choose_formats(self._question(design))
+        return choose_formats(self._question(to_nearest(design)))
 
     def _question(self, design: Design) -> Question:
         return Question(
@@ -252,12 +257,14 @@ class Quantizer:
         Whichever is nearer to float. By the second way, binary points of convolutions do not depend on the
         word length of batch normalization.
         """
+        design = to_nearest(design)
         key = design.to_json()
         if key not in self._by_loss:
             found, long = self._chosen(design), longer(design)
-            if long != design and design.rounding is not Rounding.STOCHASTIC:
-                beside = narrowed(self._question(design), self._chosen_by_loss(long))
-                found = min(found, beside, key=lambda formats: self.loss(design, formats))
+            if long != design:
+                with suppress(DesignError):  # sums that fit short words need not fit long ones
+                    beside = narrowed(self._question(design), self._chosen_by_loss(long))
+                    found = min(found, beside, key=lambda formats: self.loss(design, formats))
             self._by_loss[key] = found
         return self._by_loss[key]
 
