@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,11 @@ def test_smallest_finds_a_boundary(pattern: list[bool], early_error: bool) -> No
 def test_smallest_looks_below(pattern: list[bool], in_vain: int) -> None:
     """Where a criterion is not monotone: so many below the answer fail, each by its own verdict."""
     lengths = list(range(2, 17))
-    found = smallest(lambda w, whole: (w, "holds" if pattern[w - 2] else "fails"), lengths, in_vain=in_vain)  # type: ignore[arg-type,return-value]
+
+    def judge(w: int, whole: bool) -> Any:
+        return w, "holds" if pattern[w - 2] else "fails"
+
+    found = smallest(judge, lengths, in_vain=in_vain)
     if found.word_length is None:
         assert not pattern[-1]
         return

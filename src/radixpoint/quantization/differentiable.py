@@ -41,7 +41,7 @@ _ROUNDINGS: Mapping[Rounding, Callable[[Tensor], Tensor]] = {
 }
 
 
-class _Cast(torch.autograd.Function):  # type: ignore[misc]  # mypy takes torch for Any
+class _Cast(torch.autograd.Function):
     """A real number on the grid of a format; the gradient passes where the number is within."""
 
     @staticmethod
@@ -61,7 +61,7 @@ class _Cast(torch.autograd.Function):  # type: ignore[misc]  # mypy takes torch 
         return gradients[0] * inside[0] if inside else gradients[0], None, None, None, None, None
 
 
-class _Lookup(torch.autograd.Function):  # type: ignore[misc]  # mypy takes torch for Any
+class _Lookup(torch.autograd.Function):
     """A table; its slope is that between the entries on both sides."""
 
     @staticmethod
