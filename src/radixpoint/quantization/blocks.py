@@ -6,11 +6,12 @@ between two of them are a block. Block after block, with what the quantized netw
 1. binary points of the block's casts and of its weights move while the error of the block's result falls:
    how much saturates is weighed against how fine the grid is;
 2. weights, scales and offsets are trained by straight-through gradients to lower that error. Weights start
-   from their real values, so that training decides how each is rounded. Meanwhile activations are left
-   unrounded at random, half of them, so that nothing is fitted to the rounding of the images at hand.
+   from their real values, so that training decides how each is rounded. Meanwhile half of the activations,
+   at random, are neither rounded nor saturated, so that nothing is fitted to the rounding of these images.
 
-The error is squared, relative to the power of the float block's result. A block is kept as it was where the
-exact engine says that its error did not fall.
+The error is squared, relative to the power of the float block's result, image by image. A block is kept as it
+was where the exact engine says that its error did not fall. Where sums of a block may need more than 64 bits,
+since it is run by itself and takes any integer, it and those after it are kept as they were.
 
 Why blocks, and why activations at random: Li et al., "BRECQ" (2021); Wei et al., "QDrop" (2022). Their scales
 are real numbers and their weights move between two neighbours; here scales are powers of two, and weights go
@@ -46,8 +47,9 @@ from radixpoint.quantization.trainer import of_the_graph
 from radixpoint.quantization.training import paced
 
 EPOCHS = 8
-"""Times that a block sees every image; twice as many gained nothing."""
+"""Times that a block sees every image; 20 gained nothing."""
 BATCH = 32
+"""Images in a step of the training."""
 RATE = 0.003
 """How far a step moves a number at most, as a share of the root mean square of its tensor."""
 PASSED = 0.5
@@ -65,7 +67,8 @@ _SHORT = 10
 _SCALED = {"conv", "dense", "scale", "offset", "add", "multiply", "maximum", "minimum", "max_pool",
            "sum_pool", "sum_channels", "concat", "flatten", "rearrange", "cast", "divide"}  # fmt: skip
 """Steps that compute the same of real values, wherever their binary points are."""
-_BATCH = 64
+_RUN = 64
+"""Images that an engine runs at a time."""
 _MEMORY = 1 << 32
 """Bytes of the tensors at both ends of a block that are held at a time."""
 _BYTES = 4 * 4
@@ -123,8 +126,8 @@ def _values(network: IntGraph) -> dict[str, str]:
 def _run(engine: Any, network: IntGraph, stored: Stored) -> dict[str, Stored]:
     """A network's results of all images, in 32 bits where they fit."""
     found: dict[str, list[Stored]] = {name: [] for name in network.outputs}
-    for i in range(0, len(stored), _BATCH):
-        results = engine.run(stored[i : i + _BATCH].astype(np.int64))
+    for i in range(0, len(stored), _RUN):
+        results = engine.run(stored[i : i + _RUN].astype(np.int64))
         for name, kept in found.items():
             form = network.tensors[name].format
             kept.append(results[name].astype(np.int32 if form.max < 1 << 31 else np.int64))
@@ -138,7 +141,7 @@ def _real(network: IntGraph, name: str, stored: Stored) -> Real32:
 
 def _powers(values: Real32) -> Reals:
     """Sum of the squares of each image."""
-    parts = (values[i : i + _BATCH] for i in range(0, len(values), _BATCH))
+    parts = (values[i : i + _RUN] for i in range(0, len(values), _RUN))
     return np.concatenate([np.square(p, dtype=np.float64).reshape(len(p), -1).sum(1) for p in parts])
 
 

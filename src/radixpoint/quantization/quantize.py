@@ -315,8 +315,9 @@ class Quantizer:
         symmetric, kept = design.overflow is Overflow.SAT_SYM, []
         weights, before = real_weights(self.graph, design), self._apart(network)
         asked = [name for name in refine.TECHNIQUES if name in design.refine]
-        refiner = Refiner(self.graph, self.calibration, self._stand_in.operands)
+        refiner = Refiner(self.graph, self.calibration, self._stand_in.operands) if asked else None
         for count in range(len(asked), 0, -1):
+            assert refiner is not None
             better = refiner.refine(network, weights, asked[:count], symmetric)
             if (apart := self._apart(better)) < before:
                 network, before, kept = better, apart, asked[:count]
