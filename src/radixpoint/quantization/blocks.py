@@ -43,8 +43,7 @@ from radixpoint.ir.derived import part, with_parameters
 from radixpoint.ir.graph import Graph, freeze
 from radixpoint.ir.network import IntGraph, IntParameter, Step, verify
 from radixpoint.quantization.differentiable import Compiled, Differentiable
-from radixpoint.quantization.trainer import of_the_graph
-from radixpoint.quantization.training import paced
+from radixpoint.quantization.trainer import Paced, of_the_graph
 
 EPOCHS = 8
 """Times that a block sees every image; 20 gained nothing."""
@@ -336,17 +335,14 @@ class Reconstructor:
                     within = np.clip(real, parameter.format.min * unit, parameter.format.max * unit)
                     model.values[key].copy_(torch.from_numpy(within))
         values = list(model.values.values())
-        rates = [RATE * max(float(v.detach().square().mean().sqrt()), 1e-9) for v in values]
-        optimizer = torch.optim.Adam([{"params": [value]} for value in values])
         shares = [torch.from_numpy(_shares(target)) for target in targets]
         chance, steps = np.random.default_rng(0), -(-len(stored) // BATCH)
+        optimizer = Paced(values, RATE, EPOCHS * steps)
         with own_settings(1):
             for done in range(EPOCHS * steps):
                 if done % steps == 0:
                     order = chance.permutation(len(stored))
                 chosen = order[done % steps * BATCH :][:BATCH]
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * paced(done, EPOCHS * steps)
                 found = model.run({block.input: model.images(stored[chosen])}, block.outputs)
                 errors = [
                     (
@@ -355,10 +351,7 @@ class Reconstructor:
                     ).mean()
                     for name, target, own in zip(block.outputs, targets, shares, strict=True)
                 ]
-                loss = torch.stack(errors).mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                optimizer.step(done, torch.stack(errors).mean())
         if not all(bool(value.isfinite().all()) for value in values):
             return block  # it diverged
         return with_parameters(block, model.parameters())

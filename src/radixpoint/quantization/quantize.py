@@ -44,6 +44,8 @@ from radixpoint.quantization.stand_in import StandIn
 LEAST_JUDGES = 64
 """Images that judge whether refining helped, at least; fewer would decide by chance."""
 MOST_JUDGES = 256
+MULTIPLIED = ("conv", "fc", "input")
+"""Layer classes whose activations are multiplied by weights, and the image, which is."""
 LONG = 16
 """Bits at which nothing between the convolutions is lost."""
 _BATCH = 64
@@ -51,7 +53,7 @@ _BATCH = 64
 
 def at_length(design: Design, word_length: int) -> Design:
     """The design with one word length for all that is multiplied: ``conv`` and its company."""
-    own = [name for name in ("conv", "fc", "input") if name in design.classes]
+    own = [name for name in MULTIPLIED if name in design.classes]
     return replace(design, classes={**design.classes, **dict.fromkeys(own, Widths.all(word_length))})
 
 
@@ -70,8 +72,7 @@ def longer(design: Design) -> Design:
         longest = {kind: max(bits, LONG) for kind, bits in asdict(widths).items() if bits is not None}
         return replace(widths, **longest)
 
-    multiplied = ("conv", "fc", "input")
-    classes = {name: own if name in multiplied else stretched(own) for name, own in design.classes.items()}
+    classes = {name: own if name in MULTIPLIED else stretched(own) for name, own in design.classes.items()}
     return replace(design, classes=classes)
 
 
@@ -315,9 +316,9 @@ class Quantizer:
         symmetric, kept = design.overflow is Overflow.SAT_SYM, []
         weights, before = real_weights(self.graph, design), self._apart(network)
         asked = [name for name in refine.TECHNIQUES if name in design.refine]
-        refiner = Refiner(self.graph, self.calibration, self._stand_in.operands) if asked else None
+        if asked:
+            refiner = Refiner(self.graph, self.calibration, self._stand_in.operands)
         for count in range(len(asked), 0, -1):
-            assert refiner is not None
             better = refiner.refine(network, weights, asked[:count], symmetric)
             if (apart := self._apart(better)) < before:
                 network, before, kept = better, apart, asked[:count]

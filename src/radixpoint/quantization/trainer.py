@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,30 @@ class Checkpoint:
             write_record(self.path, held.getvalue())
 
 
+class Paced:
+    """Adam, with a rate for each tensor that grows and falls over the whole of a training.
+
+    Args:
+        values: what moves.
+        rate: how far a step moves a number at most, about, as a share of the root mean square of its tensor.
+        whole: steps in all.
+    """
+
+    def __init__(self, values: Sequence[Tensor], rate: float, whole: int) -> None:
+        sizes = (float(value.detach().square().mean().sqrt()) for value in values)
+        self.rates, self.whole = [rate * max(size, 1e-9) for size in sizes], whole
+        groups = zip(values, self.rates, strict=True)
+        self.adam = torch.optim.Adam([{"params": [value], "lr": own} for value, own in groups])
+
+    def step(self, done: int, loss: Tensor) -> None:
+        """Make the loss smaller, after so many steps."""
+        for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
+            group["lr"] = rate * paced(done, self.whole)
+        self.adam.zero_grad()
+        loss.backward()
+        self.adam.step()
+
+
 class Trainer:
     """A network under training, epoch after epoch."""
 
@@ -126,23 +151,20 @@ class Trainer:
         self.steps = -(-len(images) // training.batch)
         """Of one epoch; the last one may have fewer images."""
         self.values = list(self.model.values.values())
-        sizes = (float(value.detach().square().mean().sqrt()) for value in self.values)
-        self.rates = [training.rate * max(size, 1e-9) for size in sizes]
-        groups = zip(self.values, self.rates, strict=True)
-        self.optimizer = torch.optim.Adam([{"params": [value], "lr": rate} for value, rate in groups])
+        self.optimizer = Paced(self.values, training.rate, self.steps * training.epochs)
 
     def restore(self, state: dict[str, Any]) -> int:
         """Take up a training where it stood; how many epochs are done."""
         with torch.no_grad():
             for own, value in zip(self.values, state["values"], strict=True):
                 own.copy_(value)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.adam.load_state_dict(state["optimizer"])
         return int(state["epoch"])
 
     def state(self, epoch: int) -> dict[str, Any]:
         """Where the training stands after so many epochs."""
         values = [value.detach() for value in self.values]
-        return {"epoch": epoch, "values": values, "optimizer": self.optimizer.state_dict()}
+        return {"epoch": epoch, "values": values, "optimizer": self.optimizer.adam.state_dict()}
 
     def epoch(self, number: int) -> float:
         """See every image once; the mean of what is made small."""
@@ -150,19 +172,10 @@ class Trainer:
         order = chance.permutation(len(self.images))
         for step in range(self.steps):
             places = np.sort(order[step * self.training.batch :][: self.training.batch])
-            self._pace(number * self.steps + step)
             loss = self._loss(self.images.taken(places), chance)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+            self.optimizer.step(number * self.steps + step, loss)
             total += float(loss.detach())
         return total / self.steps
-
-    def _pace(self, done: int) -> None:
-        whole = self.steps * self.training.epochs
-        pace = paced(done, whole)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * pace
 
     def _loss(self, batch: ImageSet, chance: np.random.Generator) -> Tensor:
         network, device = self.model.network, self.model.device
