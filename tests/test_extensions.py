@@ -185,7 +185,7 @@ class Longest:
         found = PolicyResult(**accuracy, word_length=word if holds else None, monotone=True, tried=[trial])
         return Answer(found, Design.joint(word) if holds else None, (word,) if holds else None)
 
-    def admitted(self) -> Iterator[tuple[Rank, Design]]:
+    def admitted(self, judge: Judge) -> Iterator[tuple[Rank, Design]]:
         return iter(())
 
     def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:

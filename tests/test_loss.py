@@ -11,8 +11,8 @@ from radixpoint.demo import demo_images, demo_network
 from radixpoint.measure.calibrate import calibrate
 from radixpoint.measure.evaluate import evaluate
 from radixpoint.quantization.design import Design
-from radixpoint.quantization.quantize import Quantizer, divergence, longer
-from radixpoint.quantization.rules.loss import narrowed
+from radixpoint.quantization.quantize import LONG, SHORT, SHORTEST, Quantizer, between, divergence
+from radixpoint.quantization.rules.loss import beside, finer, wider
 
 
 def test_divergence_by_hand() -> None:
@@ -57,40 +57,58 @@ def test_loss_holds_where_other_rules_break(scope: str) -> None:
 
 
 @pytest.mark.slow("it chooses binary points by loss")
-@pytest.mark.parametrize("scope", ["tensor", "channel"])
-def test_short_batch_normalization_takes_points_beside_those_of_long(scope: str) -> None:
-    """At every length what is chosen is no farther from float than either way to choose; by the second one,
-    what is multiplied has the points that it has beside 16 bits."""
+def test_one_bit_more_takes_the_points_of_one_less_where_they_are_better() -> None:
+    """Of batch normalization; with binary points chosen for each length alone, 8 bits are worse than 7."""
     graph = demo_network()
     quantizer = Quantizer(graph, calibrate(graph, demo_images("calibration")))
-    options = {"unsigned": True, "binary_point": {"scope": scope, "rule": "loss"}}
-    wide = Design.separate(6, 16, **options)
-    assert longer(Design.separate(6, 9, **options)) == wide
-    long, beside = quantizer.formats(wide), 0
-    assert long == quantizer._chosen(wide)
-    for bn in (9, 12):
-        design = Design.separate(6, bn, **options)
-        found = quantizer.formats(design)
-        alone = quantizer._chosen(design)
-        after = narrowed(quantizer._question(design), long)
-        losses = [quantizer.loss(design, formats) for formats in (alone, after)]
-        assert quantizer.loss(design, found) == min(losses)
-        if losses[1] < losses[0]:
-            beside += 1
-            assert found == after
-        multiplied = {layer.name for layer in graph.layers if layer.family == "product"}
-        for (layer, role), form in after.items():
+    options = {"unsigned": True, "binary_point": {"scope": "channel", "rule": "loss"}}
+    long, *designs = (Design.separate(6, bn, **options) for bn in (LONG, *range(SHORTEST, 12)))
+    bases = [quantizer.formats(long), quantizer._chosen(designs[SHORT - SHORTEST])]
+    assert bases[0] == quantizer._chosen(long)
+    multiplied = {layer.name for layer in graph.layers if layer.family == "product"}
+    losses, taken, shorter = [], 0, None
+    for bn, design in enumerate(designs, SHORTEST):
+        found, question = quantizer.formats(design), quantizer._question(design)
+        candidates = [quantizer._chosen(design), *(beside(question, base) for base in bases)]
+        if shorter is not None:
+            candidates += [finer(question, shorter), wider(question, shorter)]
+        taken += found not in candidates[:3]
+        losses.append(quantizer.loss(design, found))
+        assert losses[-1] == min(quantizer.loss(design, formats) for formats in candidates)
+        for (layer, role), form in found.items():
             if layer in multiplied and role in ("weight", "operand"):
-                assert form == long[layer, role]
-            elif form.word_length == bn and layer != graph.input:
-                assert long[layer, role].word_length == 16
-    assert beside  # else nothing here was tried
+                assert form in [one[layer, role] for one in (candidates[0], *bases)]
+            elif layer != graph.input:
+                assert form.word_length == bn
+        shorter = found
+    assert taken  # else nothing here was tried
+    assert losses == sorted(losses, reverse=True)
+    at_seven, at_eight = (quantizer._chosen(designs[bn - SHORTEST]) for bn in (7, 8))
+    assert quantizer.loss(designs[8 - SHORTEST], at_eight) > quantizer.loss(designs[7 - SHORTEST], at_seven)
 
 
-def test_stretching_a_design_leaves_what_is_multiplied() -> None:
+def test_formats_of_another_length_beside_what_is_multiplied() -> None:
+    """``finer`` keeps ranges and ``wider`` binary points; both leave words that have their length."""
+    graph = demo_network()
+    quantizer = Quantizer(graph, calibrate(graph, demo_images("calibration").first(8)))
+    base = quantizer.formats(Design.separate(6, 8, unsigned=True))
+    question = quantizer._question(Design.separate(6, 10, unsigned=True))
+    ranges, points = finer(question, base), wider(question, base)
+    changed = [key for key in base if points[key] != base[key]]
+    assert changed == [key for key, form in base.items() if form.word_length == 8]
+    for key in base:
+        more = 2 if key in changed else 0
+        assert {f - more for f in ranges[key].fraction_lengths} == {*base[key].fraction_lengths}
+        assert points[key].fraction_lengths == base[key].fraction_lengths
+        assert ranges[key].word_length == points[key].word_length == base[key].word_length + more
+        assert ranges[key].signed == points[key].signed == base[key].signed
+
+
+def test_other_words_between_what_is_multiplied() -> None:
     design = Design.joint(7, layers={"a": {"weights": 3}})
-    assert longer(design).classes["conv"] == design.classes["conv"]
-    assert longer(design).classes["bn"].activations == 16
-    assert longer(design).layers == design.layers
+    longer = between(design, lambda bits: bits + 2)
+    assert longer.classes["conv"] == design.classes["conv"]
+    assert longer.classes["bn"].activations == 9
+    assert longer.layers == design.layers
     long = Design.separate(8, 20)
-    assert longer(long) == long
+    assert between(long, lambda bits: 8) == long

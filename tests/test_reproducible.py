@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 
 import networks
 import radixpoint
+from radixpoint.accelerator.cost import multiplier_cost
 from radixpoint.cli.main import app
 from radixpoint.errors import DataError, RunError
+from radixpoint.ir.graph import Graph
 from radixpoint.measure.calibrate import Ranges, calibrate
 from radixpoint.measure.floating import FloatingEngine
 from radixpoint.quantization.design import BinaryPoint, Design
@@ -239,6 +241,41 @@ def test_separate_is_no_worse_than_what_joint_saw_hold(
     design = Design.load(tmp_path / "run" / "separate" / "design.json")
     assert (design.classes["conv"].weights, design.classes["bn"].activations) == (6, 6)
     assert not found["joint"].adopted
+
+
+def scaled() -> Graph:
+    """A network whose batch normalization multiplies as often as its convolutions."""
+    n = networks.Net(0, (3, 8, 8))
+    x = "input"
+    for _ in range(6):
+        x = n.simple("relu", n.bn(n.conv(x, 3, 1, pads=(0,) * 4, groups=3)))
+    x = n.simple("max_pool", x, kernel=(4, 4), strides=(4, 4), pads=(0,) * 4)
+    return n.graph(n.fc(n.simple("flatten", x), 3 * 2 * 2, 10))
+
+
+@pytest.mark.parametrize("confidence", [None, 0.9])
+@pytest.mark.parametrize("shortest", [4, 8, 12])
+def test_separate_is_the_cheapest_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shortest: int, confidence: float | None
+) -> None:
+    """Beside convolutions of 6 bits batch normalization needs 12, beside longer ones ``shortest``."""
+    graph, lengths = scaled(), (4, 6, 8, 10, 12)
+    images, calibration = networks.labelled(graph, 500, 1), networks.images(64, 2, graph.shapes["input"])
+    ranges = calibrate(graph, calibration)
+    holds = {(c, b): b >= (12 if c == 6 else shortest) for c in (6, 8, 10, 12) for b in lengths}
+    monkeypatch.setattr(Judge, "judge", accuracy(holds))
+    asked: dict[str, Any] = {"policies": ("separate",), "word_lengths": lengths, "bn_start": 12}
+    criterion = Criterion(limit=1.0, confidence=confidence)
+    result = search(graph, images, calibration, tmp_path, criterion, at_chance=True, **asked)
+    found = result.policies["separate"]
+    prices = {
+        pair: multiplier_cost(quantize(graph, ranges, Design.separate(*pair)))
+        for pair, held in holds.items()
+        if held
+    }
+    assert (found.conv, found.bn) == min(prices, key=lambda pair: prices[pair])
+    assert found.multiplier_cost == min(prices.values())
+    assert (found.conv == 6) == (shortest == 12)  # else the second search was not tried
 
 
 def test_per_layer_is_no_worse_than_one_width(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

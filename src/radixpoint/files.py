@@ -110,8 +110,8 @@ def sweep(folder: Path) -> None:
 def _is_ours_and_dead(path: Path) -> bool:
     """Whether the writer was a process of this machine that has ended."""
     node, _, rest = path.name.removesuffix(_PARTIAL).rpartition("@")[2].partition("-")
-    number = rest.partition("-")[0]
-    if node != _node() or not number.isdecimal() or int(number) == os.getpid() or os.name != "posix":
+    number, _, started = rest.partition("-")[0].partition("+")
+    if node != _node() or not number.isdecimal() or os.name != "posix":
         return False
     try:
         os.kill(int(number), 0)
@@ -119,7 +119,17 @@ def _is_ours_and_dead(path: Path) -> bool:
         return True
     except (OSError, OverflowError):  # not ours to signal, or no number of a process at all
         return False
-    return False
+    return started not in ("", _started(int(number)))  # numbers of processes are used again
+
+
+def _started(number: int) -> str:
+    """When a process began, in ticks of the system's clock; empty where no system tells (only Linux does)."""
+    try:
+        with open(f"/proc/{number}/stat", "rb") as handle:
+            # The 22nd field (proc_pid_stat(5)); the second, the command's name, may hold anything.
+            return handle.read().rpartition(b")")[2].split()[19].decode("ascii")
+    except (OSError, IndexError):
+        return ""
 
 
 def _node() -> str:
@@ -128,7 +138,8 @@ def _node() -> str:
 
 def partial_beside(path: Path) -> Path:
     """A new name for what is being written and will replace ``path``; ``sweep`` removes it if that dies."""
-    return path.with_name(f".{path.name}@{_node()}-{os.getpid()}-{uuid.uuid4().hex}{_PARTIAL}")
+    writer = f"{_node()}-{os.getpid()}+{_started(os.getpid())}"
+    return path.with_name(f".{path.name}@{writer}-{uuid.uuid4().hex}{_PARTIAL}")
 
 
 def write_whole(path: Path, data: bytes) -> None:

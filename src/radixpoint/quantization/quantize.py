@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 
@@ -27,7 +28,7 @@ from radixpoint.quantization.passes import settle_and_lower
 from radixpoint.quantization.patches import Patches, sampled_patches
 from radixpoint.quantization.refine import Refiner
 from radixpoint.quantization.rules import choose_formats
-from radixpoint.quantization.rules.loss import narrowed
+from radixpoint.quantization.rules.loss import beside, finer, wider
 from radixpoint.quantization.rules.question import Question
 from radixpoint.quantization.sites import (
     Formats,
@@ -46,8 +47,10 @@ LEAST_JUDGES = 64
 MOST_JUDGES = 256
 MULTIPLIED = ("conv", "fc", "input")
 """Layer classes whose activations are multiplied by weights, and the image, which is."""
-LONG = 16
-"""Bits at which nothing between the convolutions is lost."""
+LONG, SHORT = 16, 8
+"""Bits at which nothing between the convolutions is lost, and at which much is."""
+SHORTEST = 6
+"""Bits from which on a word may take the binary points of one that is a bit shorter."""
 _BATCH = 64
 
 
@@ -65,15 +68,22 @@ def to_nearest(design: Design) -> Design:
     return design
 
 
-def longer(design: Design) -> Design:
-    """The design with words of at least ``LONG`` bits for all that is not multiplied by weights."""
+def between(design: Design, length: Callable[[int], int]) -> Design:
+    """The design with other words where nothing is multiplied by weights: of their length, if it is below
+    ``LONG``, ``length`` makes the new one."""
 
-    def stretched(widths: Widths) -> Widths:
-        longest = {kind: max(bits, LONG) for kind, bits in asdict(widths).items() if bits is not None}
-        return replace(widths, **longest)
+    def other(widths: Widths) -> Widths:
+        found = {kind: length(bits) for kind, bits in asdict(widths).items() if bits and bits < LONG}
+        return replace(widths, **found)
 
-    classes = {name: own if name in MULTIPLIED else stretched(own) for name, own in design.classes.items()}
+    classes = {name: own if name in MULTIPLIED else other(own) for name, own in design.classes.items()}
     return replace(design, classes=classes)
+
+
+def _shortest(design: Design) -> int:
+    """Word length where nothing is multiplied by weights."""
+    own = [asdict(widths).values() for name, widths in design.classes.items() if name not in MULTIPLIED]
+    return min((bits for kinds in own for bits in kinds if bits), default=LONG)
 
 
 def formats_in(network: IntGraph) -> Formats:
@@ -134,6 +144,8 @@ class Quantizer:
         self.calibration = calibration
         self._made: object = None  # what _stored was made for
         self._stored: dict[Key, Stored] = {}
+        self._best: dict[tuple[object, ...], tuple[int, tuple[int, ...]]] = {}
+        self._together: dict[bytes, Formats] = {}
         self._by_loss: dict[bytes, Formats] = {}
         self._last: tuple[Design, IntGraph] | None = None  # judged, reported and saved in turn
 
@@ -144,7 +156,7 @@ class Quantizer:
             made_for = (design.batch_norm, design.classes, design.layers)
         if self._made != made_for:
             self._stored, self._cache = stored_parameters(self.graph, design), ParameterCache()
-            self._made = made_for
+            self._made, self._best = made_for, {}
         return self._stored
 
     @cached_property
@@ -250,23 +262,37 @@ class Quantizer:
             self._parameters(design),
             lambda f: self.loss(design, f),
             lambda: self.patches,
+            self._best,
         )
 
-    def _chosen_by_loss(self, design: Design) -> Formats:
-        """All at once; or what is multiplied beside long words, and then the others with it as it is.
+    def _at_once(self, design: Design) -> Formats:
+        """What rule ``loss`` chooses for all places together."""
+        key = design.to_json()
+        if key not in self._together:
+            self._together[key] = self._chosen(design)
+        return self._together[key]
 
-        Whichever is nearer to float. By the second way, binary points of convolutions do not depend on the
-        word length of batch normalization.
+    def _chosen_by_loss(self, design: Design) -> Formats:
+        """All at once where words are long.
+
+        Between shorter ones too; or what is multiplied stays as it is chosen beside long words, or beside
+        short ones, and the others are chosen beside it; or all places take what they have where the others
+        are a bit shorter, from ``SHORTEST`` bits on. Whichever is nearest to float.
         """
         design = to_nearest(design)
+        if between(design, lambda bits: LONG) == design:
+            return self._at_once(design)
         key = design.to_json()
         if key not in self._by_loss:
-            found, long = self._chosen(design), longer(design)
-            if long != design:
+            question, candidates = self._question(design), [self._at_once(design)]
+            for other in (between(design, lambda bits: LONG), between(design, lambda bits: SHORT)):
                 with suppress(DesignError):  # sums that fit short words need not fit long ones
-                    beside = narrowed(self._question(design), self._chosen_by_loss(long))
-                    found = min(found, beside, key=lambda formats: self.loss(design, formats))
-            self._by_loss[key] = found
+                    candidates.append(beside(question, self._at_once(other)))
+            if _shortest(design) > SHORTEST:
+                with suppress(DesignError):  # nor that a bit less leaves a format for every place
+                    shorter = self._chosen_by_loss(between(design, lambda bits: bits - 1))
+                    candidates += [finer(question, shorter), wider(question, shorter)]
+            self._by_loss[key] = min(candidates, key=lambda formats: self.loss(design, formats))
         return self._by_loss[key]
 
     def _integers(self, design: Design) -> IntGraph:

@@ -5,6 +5,7 @@ certain.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from radixpoint.accelerator.cost import multiplier_cost
 from radixpoint.accelerator.target import HardwareTarget
 from radixpoint.data import ImageSet
+from radixpoint.errors import DesignError
 from radixpoint.files import write_whole
 from radixpoint.ir.graph import Graph
 from radixpoint.ir.storage import save_network
@@ -25,7 +28,7 @@ from radixpoint.measure.evaluate import Evaluation, summarize
 from radixpoint.measure.metrics import BATCH, Metric, TopK
 from radixpoint.measure.outcomes import NO_OUTCOMES, Outcomes
 from radixpoint.measure.pairs import Pair
-from radixpoint.quantization.design import Codes, Design
+from radixpoint.quantization.design import BinaryPoint, Codes, Design
 from radixpoint.quantization.quantize import Quantizer
 from radixpoint.searching.allocate import Losses
 from radixpoint.searching.cache import Cache
@@ -90,6 +93,7 @@ class Judge:
     _offered: list[tuple[Design, deque[int]]] = field(default_factory=list)
     _limits: dict[float | None, float] = field(default_factory=dict)
     _texts: dict[int, tuple[Design, str]] = field(default_factory=dict)
+    _prices: dict[bytes, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._reference = self.ranges.outcomes[judged_as(self.images, self.metric)]
@@ -186,6 +190,26 @@ class Judge:
             known = "\n".join(map(str, target.problems(self.quantizer.quantize(design))))
             self.cache.write(path, msgspec.json.encode(known))
         return str(known)
+
+    def has_seen_hold(self, design: Design) -> bool:
+        """Whether it judged so before."""
+        return design.to_json() in self.held
+
+    def price(self, design: Design) -> float:
+        """What its multipliers cost, as ``radixpoint.accelerator.cost.multiplier_cost`` has it: binary points
+        do not matter. 0 where what is multiplied is not fixed-point, infinite where no network comes of it.
+        """
+        if design.codes != Codes():
+            return 0
+        key = design.to_json()
+        if key not in self._prices:
+            simple = replace(design, binary_point=BinaryPoint(rule="max"), binary_points={}, refine=[])
+            try:
+                network = self.quantizer.lowered(simple, self.quantizer.formats(simple))
+                self._prices[key] = multiplier_cost(network)
+            except DesignError:  # as of accumulators that are too long with these binary points
+                self._prices[key] = math.inf
+        return self._prices[key]
 
     def expect(self, designs: Sequence[Design]) -> None:
         """Designs that may be judged next, the likeliest first: for workers that would have nothing to do."""

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import product
+from itertools import product, takewhile
 from typing import Any, Protocol
 
 from msgspec import UNSET
@@ -167,8 +167,8 @@ class Strategy(Protocol):
         """Search. ``error`` is the strategy's share of what may go wrong, or None without confidence."""
         ...
 
-    def admitted(self) -> Iterator[tuple[Rank, Design]]:
-        """Designs that could be its answer, whoever tried them."""
+    def admitted(self, judge: Judge) -> Iterator[tuple[Rank, Design]]:
+        """Designs that could be its answer and that the judge has seen hold, whoever asked."""
         ...
 
     def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:
@@ -269,9 +269,10 @@ class Joint:
         entry = _entry(found, word_length=w)
         return Answer(entry, None if w is None else self._design(w), None if w is None else (w,))
 
-    def admitted(self) -> Iterator[tuple[Rank, Design]]:
+    def admitted(self, judge: Judge) -> Iterator[tuple[Rank, Design]]:
         for w in self._lengths():
-            yield (w,), self._design(w)
+            if judge.has_seen_hold(self._design(w)):
+                yield (w,), self._design(w)
 
     def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:
         return _adopted(answer, rank, design, evaluation, word_length=int(rank[0]))
@@ -310,8 +311,12 @@ def _with_bn(
 
 @dataclass(frozen=True)
 class TwoStages:
-    """The smallest word length of the convolutions with batch normalization at ``bn_start`` bits, then the
-    smallest of batch normalization that still holds with it (Kang 2018)."""
+    """The cheapest pair of word lengths, of the convolutions and of batch normalization.
+
+    First the smallest of the convolutions with batch normalization at ``bn_start`` bits, then the smallest of
+    batch normalization that still holds with it (Kang 2018). Longer convolutions are cheaper only where
+    batch normalization is shorter beside them, and multiplies much: then those pairs are searched too.
+    """
 
     name: str
     space: Space
@@ -330,28 +335,69 @@ class TwoStages:
     def _lengths(self) -> list[int]:
         return self.space.possible(lambda w: self._design(w, self.space.bn_start), self.space.lengths)
 
+    def _rank(self, judge: Judge, conv: int, bn: int) -> Rank:
+        """The multiplier cost, where there is one; then the word lengths."""
+        return judge.price(self._design(conv, bn)), conv, bn
+
     def run(self, judge: Judge, error: float | None) -> Answer:
         start, lengths = self.space.bn_start, self._lengths()
-        conv = _along(
+        first = _along(
             judge, f"{self.name}, bn {start}, conv", lambda w: self._design(w, start), lengths, _half(error)
         )
-        chosen = conv.word_length or 0
+        chosen = first.word_length or 0
         entry, bn = _with_bn(
-            *(judge, self.space, f"{self.name}, conv {chosen}", conv),
+            *(judge, self.space, f"{self.name}, conv {chosen}", first),
             *(lambda w: self._design(chosen, w), error, len(lengths)),
         )
         if bn is None:
             return Answer(entry, None, None)
-        return Answer(entry, self._design(chosen, bn), (chosen, bn))
+        answer = Answer(entry, self._design(chosen, bn), self._rank(judge, chosen, bn))
+        for conv in lengths[lengths.index(chosen) + 1 :]:
+            cheaper = self._cheaper(judge, conv, answer)
+            if not cheaper:  # nor beside longer convolutions
+                break
+            answer = self._with_conv(judge, conv, cheaper, answer, _half(error, len(lengths)))
+        return answer
 
-    def admitted(self) -> Iterator[tuple[Rank, Design]]:
+    def _cheaper(self, judge: Judge, conv: int, answer: Answer) -> list[int]:
+        """Word lengths of batch normalization, ascending, that make a cheaper pair beside ``conv``."""
+        assert answer.rank is not None
+        lengths, rank = self.space.possible(partial(self._design, conv), self.space.bn_lengths), answer.rank
+        return list(takewhile(lambda bn: self._rank(judge, conv, bn) < rank, lengths))
+
+    def _with_conv(
+        self, judge: Judge, conv: int, cheaper: list[int], answer: Answer, error: float | None
+    ) -> Answer:
+        """The shortest of ``cheaper`` that holds beside these convolutions, or the answer.
+
+        With confidence, batch normalization is tried from the longest down: where a line begins must not
+        depend on what was seen.
+        """
+        design = partial(self._design, conv)
+        places = cheaper if error is None else self.space.possible(design, self.space.bn_lengths)
+        judge.images_left += _bisections(places, error is not None) * len(judge.images)
+        found = _along(judge, f"{self.name}, conv {conv}, bn", design, places, error, in_vain=IN_VAIN)
+        bn = found.word_length
+        if bn is None or bn not in cheaper:
+            return answer
+        first = {"conv_search": answer.found.conv_search, "conv_at_bn_start": answer.found.conv_at_bn_start}
+        entry = _entry(found, conv=conv, bn=bn, bn_search=tried(found), **first)
+        return Answer(entry, design(bn), self._rank(judge, conv, bn))
+
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """Word lengths of the convolutions and of batch normalization that the target has."""
         lengths = sorted({*self.space.lengths, self.space.bn_start})
         for conv in self._lengths():
             for bn in self.space.possible(partial(self._design, conv), lengths):
-                yield (conv, bn), self._design(conv, bn)
+                yield conv, bn
+
+    def admitted(self, judge: Judge) -> Iterator[tuple[Rank, Design]]:
+        for conv, bn in self.pairs():
+            if judge.has_seen_hold(self._design(conv, bn)):
+                yield self._rank(judge, conv, bn), self._design(conv, bn)
 
     def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:
-        return _adopted(answer, rank, design, evaluation, conv=int(rank[0]), bn=int(rank[1]))
+        return _adopted(answer, rank, design, evaluation, conv=int(rank[1]), bn=int(rank[2]))
 
 
 @dataclass(frozen=True)
@@ -532,7 +578,7 @@ class ByLayer:
     def _about(self, allocation: Allocation) -> dict[str, Any]:
         return {"conv": None, "layers": dict(allocation), "average": averages(self._layers, allocation)}
 
-    def admitted(self) -> Iterator[tuple[Rank, Design]]:
+    def admitted(self, judge: Judge) -> Iterator[tuple[Rank, Design]]:
         """Designs with one word length for all layers, where the constraints allow them.
 
         None on a target, whose fitted words are not the word length that is priced here.
@@ -544,8 +590,10 @@ class ByLayer:
             allocation = dict.fromkeys(self._layers, (w, w))
             stored = sum(self._layers[name].weights * w for name in allocation) + self._others
             roomy = space.constraints.memory is None or stored <= space.constraints.memory
-            if roomy and all(bits == w for bits in space.constraints.fixed.values()):
-                yield (self._price(allocation), bn), Design.separate(w, bn, **space.options)
+            design = Design.separate(w, bn, **space.options)
+            fixed = all(bits == w for bits in space.constraints.fixed.values())
+            if roomy and fixed and judge.has_seen_hold(design):
+                yield (self._price(allocation), bn), design
 
     def adopted(self, answer: Answer, rank: Rank, design: Design, evaluation: Evaluation) -> Answer:
         w = design.classes["conv"].weights or 0

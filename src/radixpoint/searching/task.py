@@ -49,7 +49,7 @@ from radixpoint.searching.result import (
     Settings,
 )
 from radixpoint.searching.run_folder import ANSWER, check_earlier, check_place, open_run_folder
-from radixpoint.searching.strategies import LAYERED, STRATEGIES, Answer, Rank, Space, Strategy
+from radixpoint.searching.strategies import LAYERED, STRATEGIES, Answer, Rank, Space, Strategy, TwoStages
 from radixpoint.searching.watcher import Watcher
 
 
@@ -184,8 +184,8 @@ def _best_admitted(strategy: Strategy, answer: Answer, judge: Judge) -> Answer:
     better: list[tuple[Rank, Design]] = sorted(
         (
             (rank, design)
-            for rank, design in strategy.admitted()
-            if (answer.rank is None or rank < answer.rank) and design.to_json() in judge.held
+            for rank, design in strategy.admitted(judge)
+            if answer.rank is None or rank < answer.rank
         ),
         key=lambda pair: pair[0],
     )
@@ -394,8 +394,7 @@ def _reported(
 def _grid(judge: Judge, space: Space) -> list[Cell]:
     """Every pair of word lengths, on every image."""
     cells = []
-    separate = STRATEGIES["separate"](space)
-    places = [(int(rank[0]), int(rank[1])) for rank, _ in separate.admitted() if rank[1] in space.lengths]
+    places = [pair for pair in TwoStages("separate", space).pairs() if pair[1] in space.lengths]
     designs = {(conv, bn): space.fitted(Design.separate(conv, bn, **space.options)) for conv, bn in places}
     designs = {place: design for place, design in designs.items() if not judge.ruled_out(design)}
     for number, ((conv, bn), design) in enumerate(designs.items(), 1):

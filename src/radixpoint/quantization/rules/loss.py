@@ -53,34 +53,49 @@ class ByLoss:
         return min(candidates, key=loss)
 
 
-def narrowed(question: Question, wide: Formats) -> Formats:
-    """Formats of shorter results and parameters beside what is multiplied, whose formats stay.
+def beside(question: Question, base: Formats) -> Formats:
+    """Formats of results and parameters beside what is multiplied, whose formats stay as they are.
 
-    A place that is shorter takes the range that it has in ``wide``, or that which holds a share of the values
-    seen there, or the one by rule ``mse``: all places alike, whichever brings the answers nearest to float.
-    Ranges of the first two kinds do not depend on word lengths: one bit more makes the grid finer.
+    A place with another word length than it has in ``base`` takes the range that it has there, or that which
+    holds a share of the values seen there, or the one by rule ``mse``: all places alike, whichever brings the
+    answers nearest to float. Ranges of the first two kinds do not depend on word lengths: one bit more makes
+    the grid finer.
 
     Args:
         question: of the design, for rule ``loss``, with a binary point for each tensor or channel.
-        wide: formats of the same design with longer words.
+        base: formats of the same design with other words between what is multiplied.
     """
     loss = question.loss
     assert loss is not None
     point = question.design.binary_point
-    shorter = [site for site in question.sites if site.word_length < wide[site.key].word_length]
+    others = [site for site in question.sites if site.word_length != base[site.key].word_length]
+    if not others:
+        return base
 
-    def beside(formats: Formats) -> Formats:
-        return {**wide, **{site.key: formats[site.key] for site in shorter}}
+    def chosen(formats: Formats) -> Formats:
+        return {**base, **{site.key: formats[site.key] for site in others}}
 
-    same = {}
-    for site in shorter:
-        less = wide[site.key].word_length - site.word_length
-        same[site.key] = site.format(tuple(f - less for f in wide[site.key].fraction_lengths))
     plain, mse = (replace(point, rule=rule) for rule in ("max", "mse"))
-    candidates = [same, own_formats(question, mse)]
+    candidates = [finer(question, base), chosen(own_formats(question, mse))]
     for share in _PERCENTILES:
-        candidates.append(own_formats(question, plain, replace(point, rule="percentile", percentile=share)))
-    return min(map(beside, candidates), key=loss)
+        at_share = replace(point, rule="percentile", percentile=share)
+        candidates.append(chosen(own_formats(question, plain, at_share)))
+    return min(candidates, key=loss)
+
+
+def finer(question: Question, base: Formats) -> Formats:
+    """The formats with the question's word lengths and the ranges that they have."""
+    found = dict(base)
+    for site in question.sites:
+        own = base[site.key]
+        more = site.word_length - own.word_length
+        found[site.key] = site.format(tuple(f + more for f in own.fraction_lengths))
+    return found
+
+
+def wider(question: Question, base: Formats) -> Formats:
+    """The formats with the question's word lengths and the binary points that they have."""
+    return {site.key: site.format(base[site.key].fraction_lengths) for site in question.sites}
 
 
 def _descend(start: dict[Group, int], loss: Callable[[Mapping[Group, int]], float]) -> dict[Group, int]:

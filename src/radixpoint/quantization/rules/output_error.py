@@ -118,17 +118,23 @@ def by_output(question: Question, formats: Formats, operands: bool) -> Formats:
     result = dict(formats)
     for name, seen in question.patches().items():
         weight, operand = sites_by_key[name, "weight"], sites_by_key[name, "operand"]
-        candidates = operand_candidates(operand) if operands else formats[operand.key].fraction_lengths
-        values = question.stored[weight.key].values
-        behind = graph.consumers(name)
-        factors = np.ones(len(values))
-        if [layer.op for layer in behind] == ["batch_norm"] and design.batch_norm != "folded":
-            factors, _ = affine_parameters(graph, behind[0])
-        fraction, fractions = best_fractions(
-            weight, values, operand, candidates, seen, question.by_channel(weight), factors
-        )
+        candidates = tuple(operand_candidates(operand) if operands else formats[operand.key].fraction_lengths)
+        by_channel = question.by_channel(weight)
+        levels = (weight.levels, operand.levels, operand.signed)
+        key = (name, *levels, candidates, by_channel)
+        if key not in question.best:
+            values = question.stored[weight.key].values
+            behind = graph.consumers(name)
+            factors = np.ones(len(values))
+            if [layer.op for layer in behind] == ["batch_norm"] and design.batch_norm != "folded":
+                factors, _ = affine_parameters(graph, behind[0])
+            fraction, fractions = best_fractions(
+                weight, values, operand, candidates, seen, by_channel, factors
+            )
+            question.best[key] = fraction, tuple(fractions.tolist())
+        fraction, own = question.best[key]
         result[operand.key] = operand.format((fraction,))
-        result[weight.key] = weight.format(tuple(fractions.tolist()))
+        result[weight.key] = weight.format(own)
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Protocol
 
@@ -29,6 +29,8 @@ class Question:
         stored: the parameters under the design's form of batch normalization.
         loss: how far the network's answers are from float's, under given formats; for rules that need it.
         patches: of the float network; likewise.
+        best: the binary points of layers that ``radixpoint.quantization.rules.output_error`` found before,
+            for the same stored parameters and patches, by what they depend on.
     """
 
     graph: Graph
@@ -37,6 +39,7 @@ class Question:
     stored: Mapping[Key, Stored]
     loss: Callable[[Formats], float] | None = None
     patches: Callable[[], Patches] | None = None
+    best: dict[tuple[object, ...], tuple[int, tuple[int, ...]]] = field(default_factory=dict)
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
