@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import force_setattr, replace
 
 from radixpoint.accelerator.cost import activation_bits, products_of
+from radixpoint.accelerator.dataflows import Dataflow
 from radixpoint.arithmetic.formats import MAX_STORED, Overflow, Rounding
 from radixpoint.errors import DesignError
 from radixpoint.files import read_regular
@@ -260,6 +261,7 @@ class HardwareTarget(
         about: it in a line.
         sources: where figures come from, by their key.
         words, shift, arithmetic, memory, layers, clock: the tables of the file.
+        dataflow: how it moves what it multiplies (``radixpoint.accelerator.dataflows``), if that is known.
     """
 
     version: Literal[1]
@@ -272,6 +274,7 @@ class HardwareTarget(
     memory: Memory = Memory()
     layers: Limits = Limits()
     clock: Clock = Clock()
+    dataflow: Dataflow | None = None
 
     def __post_init__(self) -> None:
         if not self.name.strip():

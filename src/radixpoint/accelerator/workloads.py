@@ -29,6 +29,8 @@ class Loops:
         source: rows and columns of the operand.
         weight_bits, operand_bits, sum_bits: word lengths of what is multiplied and of the accumulator.
         result_bits: of what the sum is cast to.
+        stored_bits: of the operand before the cast that made it. Others may read that too, so it is what
+            lies in memory between two layers.
         before: the last layer of products that it depends on; None if that is the image.
     """
 
@@ -46,6 +48,7 @@ class Loops:
     operand_bits: int
     sum_bits: int
     result_bits: int
+    stored_bits: int
     before: str | None
 
     @property
@@ -67,6 +70,19 @@ def _result_bits(network: IntGraph, step: Step) -> int:
         if reader.row.rounds:
             return network.tensors[name].format.word_length
     return network.tensors[step.name].format.word_length
+
+
+def _stored_bits(network: IntGraph, name: str) -> int:
+    """Word length of a tensor before the cast that made it; its own if only exact sums are before it."""
+    own, steps = network.tensors[name].format.word_length, {step.name: step for step in network.steps}
+    if name not in steps or not steps[name].row.rounds:
+        return own
+    before = source = steps[name].inputs[0]
+    while before in steps and not steps[before].row.rounds:
+        if steps[before].family == "product":
+            return own
+        before = steps[before].inputs[0]
+    return network.tensors[source].format.word_length
 
 
 def loops(network: IntGraph) -> list[Loops]:
@@ -100,6 +116,7 @@ def loops(network: IntGraph) -> list[Loops]:
                 operand_bits=source.format.word_length,
                 sum_bits=result.format.word_length,
                 result_bits=_result_bits(network, step),
+                stored_bits=_stored_bits(network, step.inputs[0]),
                 before=found[nearest[step.name]].name if nearest[step.name] >= 0 else None,
             )
         )

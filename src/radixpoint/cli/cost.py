@@ -13,6 +13,7 @@ from rich.table import Table
 
 from radixpoint.accelerator.cost import Cost, check_fixed_point
 from radixpoint.accelerator.cost import cost as cost_of
+from radixpoint.accelerator.dataflows import Run, run
 from radixpoint.accelerator.hardware import AcceleratorCost, Area, accelerator_area, accelerator_cost
 from radixpoint.accelerator.machine import LANES
 from radixpoint.accelerator.synthesis import ModuleCost, module_costs
@@ -84,17 +85,23 @@ def cost(
                 lambda what, done, total: shown.reset(task, description=what, completed=done, total=total),
             )
     counted, taken = cost_of(quantized), footprint(quantized)
+    moved = None
+    if hardware is not None and hardware.dataflow is not None:
+        moved = run(hardware.dataflow, loops(quantized))
     if as_json:
         parts: dict[str, Any] = {"network": counted, "accelerator": machine, "area": area, "c": taken}
         if hardware is not None:
             problems, least = hardware.problems(quantized), hardware.clock.least(counted.macs)
             parts["target"] = {"name": hardware.name, "milliseconds": least, "problems": problems}
+            parts["target"]["dataflow"] = None if moved is None else _dataflow(hardware, moved)
         emit({name: msgspec.to_builtins(part) for name, part in parts.items()})
         return
     _report(counted, machine, area)
     say(f"as exported C: {taken.ram:,} bytes of RAM, {taken.flash:,} bytes of flash, stack and code apart")
     if hardware is not None:
         _report_target(hardware, quantized, counted)
+        if moved is not None:
+            _report_dataflow(hardware, moved)
 
 
 def _fixed_point(network: str) -> IntGraph:
@@ -144,6 +151,31 @@ def _report_target(hardware: HardwareTarget, network: IntGraph, counted: Cost) -
         say(f"{hardware.name}: {problem}")
     if not problems:
         say(f"{hardware.name}: the network fits")
+
+
+def _dataflow(hardware: HardwareTarget, moved: Run) -> dict[str, Any]:
+    """What its dataflow costs, an image."""
+    megahertz = hardware.clock.megahertz
+    return {
+        "clocks": moved.clocks,
+        "milliseconds": None if megahertz is None else moved.clocks / megahertz / 1e3,
+        "bits": moved.memories,
+        "energy": moved.energies,
+    }
+
+
+def _report_dataflow(hardware: HardwareTarget, moved: Run) -> None:
+    found = _dataflow(hardware, moved)
+    table = Table(f"{hardware.name}, with words as long as the network's", "")
+    table.add_row("clocks an image", f"{moved.clocks:,.0f}")
+    if found["milliseconds"] is not None:
+        table.add_row("with all data there in time", f"{found['milliseconds']:,.3g} ms")
+    for memory, bits in moved.memories.items():
+        table.add_row(f"moved: {memory}", f"{bits / 8 / 2**20:,.4g} MiB")
+    table.add_row("energy, in 16-bit multiply-accumulates", f"{moved.energy / 1e6:,.4g} million")
+    for part, energy in moved.energies.items():
+        table.add_row(f"energy: {part}", f"{100 * energy / moved.energy:.1f} %")
+    out.print(table)
 
 
 def _kib(bits: int) -> str:
