@@ -10,7 +10,7 @@ import pytest
 from radixpoint.demo import demo_images, demo_network
 from radixpoint.measure.calibrate import calibrate
 from radixpoint.measure.evaluate import evaluate
-from radixpoint.quantization.design import Design
+from radixpoint.quantization.design import Design, Widths
 from radixpoint.quantization.quantize import LONG, SHORT, SHORTEST, Quantizer, between, divergence
 from radixpoint.quantization.rules.loss import beside, finer, wider
 
@@ -85,6 +85,32 @@ def test_one_bit_more_takes_the_points_of_one_less_where_they_are_better() -> No
     assert losses == sorted(losses, reverse=True)
     at_seven, at_eight = (quantizer._chosen(designs[bn - SHORTEST]) for bn in (7, 8))
     assert quantizer.loss(designs[8 - SHORTEST], at_eight) > quantizer.loss(designs[7 - SHORTEST], at_seven)
+
+
+@pytest.mark.slow("it chooses binary points by loss")
+def test_word_lengths_by_layer_beside_short_batch_normalization() -> None:
+    """What is multiplied has the points that its length has beside long or short words; the others are chosen
+    for this mixture, not for one length of all."""
+    graph = demo_network()
+    quantizer = Quantizer(graph, calibrate(graph, demo_images("calibration")))
+    names = [layer.name for layer in graph.layers if layer.family == "product"]
+    bits = {name: 4 + number % 4 for number, name in enumerate(names)}
+    layers = {name: Widths(weights=own, activations=own) for name, own in bits.items()}
+    options = {"unsigned": True, "binary_point": {"scope": "channel", "rule": "loss"}}
+    design = Design.separate(6, 8, layers=layers, **options)
+    found = quantizer.formats(design)
+    bases = [
+        {own: quantizer._for_all(Design.separate(own, bn, **options)) for own in (4, 5, 6, 7)}
+        for bn in (LONG, SHORT)
+    ]
+    for name in names:
+        for role in ("weight", "operand"):
+            assert found[name, role] in [base[bits[name]][name, role] for base in bases]
+    mixed = {
+        **bases[1][6],
+        **{key: bases[1][bits[key[0]]][key] for key in found if key[0] in names},
+    }
+    assert quantizer.loss(design, found) < 0.9 * quantizer.loss(design, mixed)
 
 
 def test_formats_of_another_length_beside_what_is_multiplied() -> None:

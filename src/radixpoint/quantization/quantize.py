@@ -192,10 +192,6 @@ class Quantizer:
     def formats(self, design: Design) -> Formats:
         """The format of every quantized place.
 
-        Where rule ``loss`` chooses for each tensor, a convolution, a fully connected layer or an image with a
-        word length of its own takes the binary points that it has when all of them have that length: best for
-        one length is not for another.
-
         Raises:
             DesignError: the design does not fit the network.
         """
@@ -209,23 +205,7 @@ class Quantizer:
         point = design.binary_point
         if point.rule != "loss" or point.scope not in ("tensor", "channel"):
             return self._chosen(design)
-        alone = {layer.name for layer in self.graph.layers if layer.family == "product"} | {self.graph.input}
-        own = {name: widths for name, widths in design.layers.items() if name in alone}
-        others = {
-            name: Widths(parameters=widths.parameters) if name in alone else widths
-            for name, widths in design.layers.items()
-            if name not in alone or widths.parameters is not None
-        }
-        whole = replace(design, layers=others, refine=[])
-        formats = dict(self._chosen_by_loss(whole))
-        for name, widths in own.items():
-            places = {"weight": widths.weights, "operand": widths.activations}
-            if name == self.graph.input:
-                places = {"result": widths.activations}
-            for role, width in places.items():
-                if width is not None:
-                    formats[name, role] = self._chosen_by_loss(at_length(whole, width))[name, role]
-        return formats
+        return self._chosen_by_loss(replace(to_nearest(design), refine=[]))
 
     def _chosen_apart(self, design: Design) -> Formats:
         """Layers with a rule or scope of their own have what it chooses, the others what they had."""
@@ -266,7 +246,36 @@ class Quantizer:
         )
 
     def _at_once(self, design: Design) -> Formats:
-        """What rule ``loss`` chooses for all places together."""
+        """What rule ``loss`` chooses for all places together.
+
+        A convolution, a fully connected layer or an image with a word length of its own takes the binary
+        points that it has when all of them have that length: best for one length is not for another.
+        """
+        own, whole = self._apart_by_layer(design)
+        formats = dict(self._for_all(whole))
+        for (name, role), width in own.items():
+            formats[name, role] = self._for_all(at_length(whole, width))[name, role]
+        return formats
+
+    def _apart_by_layer(self, design: Design) -> tuple[dict[Key, int], Design]:
+        """Word lengths that single layers have for what is multiplied, and the design without them."""
+        alone = {layer.name for layer in self.graph.layers if layer.family == "product"} | {self.graph.input}
+        found, others = dict[Key, int | None](), {}
+        for name, widths in design.layers.items():
+            if name not in alone:
+                others[name] = widths
+                continue
+            if name == self.graph.input:
+                found[name, "result"] = widths.activations
+            else:
+                found[name, "weight"], found[name, "operand"] = widths.weights, widths.activations
+            if widths.parameters is not None:
+                others[name] = Widths(parameters=widths.parameters)
+        own = {place: width for place, width in found.items() if width is not None}
+        return own, replace(design, layers=others)
+
+    def _for_all(self, design: Design) -> Formats:
+        """Chosen together, with one word length for all that is multiplied."""
         key = design.to_json()
         if key not in self._together:
             self._together[key] = self._chosen(design)
@@ -277,14 +286,16 @@ class Quantizer:
 
         Between shorter ones too; or what is multiplied stays as it is chosen beside long words, or beside
         short ones, and the others are chosen beside it; or all places take what they have where the others
-        are a bit shorter, from ``SHORTEST`` bits on. Whichever is nearest to float.
+        are a bit shorter, from ``SHORTEST`` bits on. Whichever is nearest to float. With word lengths by
+        layer, which are chosen at once for each length apart, the first is left out.
         """
-        design = to_nearest(design)
         if between(design, lambda bits: LONG) == design:
             return self._at_once(design)
         key = design.to_json()
         if key not in self._by_loss:
-            question, candidates = self._question(design), [self._at_once(design)]
+            question, candidates = self._question(design), list[Formats]()
+            if not self._apart_by_layer(design)[0]:
+                candidates.append(self._at_once(design))
             for other in (between(design, lambda bits: LONG), between(design, lambda bits: SHORT)):
                 with suppress(DesignError):  # sums that fit short words need not fit long ones
                     candidates.append(beside(question, self._at_once(other)))
@@ -292,6 +303,7 @@ class Quantizer:
                 with suppress(DesignError):  # nor that a bit less leaves a format for every place
                     shorter = self._chosen_by_loss(between(design, lambda bits: bits - 1))
                     candidates += [finer(question, shorter), wider(question, shorter)]
+            candidates = candidates or [self._at_once(design)]
             self._by_loss[key] = min(candidates, key=lambda formats: self.loss(design, formats))
         return self._by_loss[key]
 

@@ -28,7 +28,7 @@ from radixpoint.arithmetic.formats import MAX_STORED, FixedFormat, dot_format
 from radixpoint.errors import DesignError
 from radixpoint.ir.graph import Graph
 from radixpoint.quantization.design import Codes, Design, Widths
-from radixpoint.quantization.quantize import Quantizer, at_length
+from radixpoint.quantization.quantize import LONG, Quantizer, at_length, between
 from radixpoint.quantization.sites import never_negative, widths
 
 Objective = Literal["multipliers", "bops", "energy", "gates", "luts", "memory"]
@@ -157,7 +157,7 @@ def averages(layers: Mapping[str, Products], allocation: Allocation) -> Averages
 
 
 class Losses:
-    """The loss of allocations of one network.
+    """The loss of allocations of one network, with long words between what is multiplied.
 
     Args:
         quantizer: of the network.
@@ -172,7 +172,7 @@ class Losses:
         check_by_layer(design)
         self.quantizer, self.lengths = quantizer, tuple(lengths)
         self.layers = product_layers(quantizer.graph)
-        self.design = at_length(design, lengths[-1])
+        self.design = between(at_length(design, lengths[-1]), lambda bits: LONG)
 
     def loss(self, allocation: Allocation) -> float:
         """With the layers that are not named at the longest word length."""
