@@ -111,6 +111,43 @@ def test_concatenation_of_what_is_flattened(tmp_path: Path) -> None:
     assert not (tmp_path / "y").exists()
 
 
+@pytest.mark.parametrize(
+    ("kernel", "strides", "pads", "channels", "lanes"),
+    [
+        (7, (2, 2), (3, 3, 3, 3), 3, 16),
+        (11, (4, 4), (0, 0, 0, 0), 3, 8),
+        (5, (3, 2), (2, 1, 0, 3), 1, 4),
+        (3, (2, 2), (2, 0, 1, 1), 1, 5),
+    ],
+)
+def test_rows_and_columns_of_the_image_share_a_place(
+    kernel: int,
+    strides: tuple[int, int],
+    pads: tuple[int, int, int, int],
+    channels: int,
+    lanes: int,
+    tmp_path: Path,
+) -> None:
+    """Where the first convolution strides, so that lanes are not idle: the same bits in fewer clocks."""
+    n = networks.Net(kernel, (channels, 27, 19))
+    x = n.simple("relu", n.bn(n.conv("input", 6, kernel, strides=strides, pads=pads)))
+    x = n.simple("average_pool", x, kernel=(2, 2), strides=(1, 1), pads=(0,) * 4, count_include_pad=False)
+    places = [(27, 19)[i] + pads[i] + pads[i + 2] - kernel for i in (0, 1)]
+    rows, columns = (side // step for side, step in zip(places, strides, strict=True))
+    network = exports.quantized(n.graph(n.fc(n.simple("flatten", x), 6 * rows * columns, 7)))
+    machine = Machine(network, lanes)
+    assert machine.schedule.layouts[network.input].fold == strides
+    taps = machine.descriptors[0].fields["WINDOW"]
+    assert taps < kernel**2 * -(-channels // lanes)
+    images = exports.example_images(network, 2)
+    export_network(network, "verilog", tmp_path / "x", images, {"lanes": str(lanes)})
+    assert verify_export(tmp_path / "x").mismatch is None
+    if kernel == 5:
+        run = engine(tmp_path / "x", network, tmp_path)
+        run.run(images)
+        assert run.clocks == 2 * machine.clocks()
+
+
 @pytest.mark.parametrize("lanes", ["0", "65", "4.5", "-1", "x", ""])
 def test_impossible_lanes(lanes: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="option lanes="):

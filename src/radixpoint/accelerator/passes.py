@@ -48,11 +48,23 @@ def format_bits(form: TensorFormat) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the channels of a tensor lie: ``slots`` gives the channel of each, -1 for none; whole vectors."""
+    """Where the values of a tensor lie.
+
+    Attributes:
+        height, width: places, in rows and columns.
+        slots: the channel in each slot of a place's vectors, -1 for none; whole vectors.
+        fold: rows and columns of the tensor that share a place: slot ``(row * columns + column) * channels +
+            channel`` of ``slots`` is that of a row and column of the block.
+        corner: row and column of the tensor where the first block begins; what is outside it is 0.
+        sides: rows and columns of the tensor, where several share a place.
+    """
 
     height: int
     width: int
     slots: tuple[int, ...]
+    fold: tuple[int, int] = (1, 1)
+    corner: tuple[int, int] = (0, 0)
+    sides: tuple[int, int] = (0, 0)
 
     @property
     def places(self) -> int:
@@ -65,7 +77,14 @@ class Layout:
         """
         slots = np.array(self.slots)
         places = np.arange(self.places)[:, None]
-        return np.where(slots < 0, -1, slots * self.places + places)
+        if self.fold == (1, 1):
+            return np.where(slots < 0, -1, slots * self.places + places)
+        inside, channel = np.divmod(slots, (max(self.slots) + 1) // math.prod(self.fold))
+        rows = self.corner[0] + places // self.width * self.fold[0] + inside // self.fold[1]
+        columns = self.corner[1] + places % self.width * self.fold[1] + inside % self.fold[1]
+        height, width = self.sides
+        there = (slots >= 0) & (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        return np.where(there, (channel * height + rows) * width + columns, -1)
 
 
 @dataclass(slots=True)
@@ -148,7 +167,7 @@ class Schedule:
         self.output = self.real(network.output)
         if self.output == network.input:
             raise ExportError("the result is the image itself: there is nothing to compute")
-        self.layouts: dict[str, Layout] = {network.input: self._fresh(network.input)}
+        self.layouts: dict[str, Layout] = {network.input: self._image()}
         self.passes: tuple[Pass, ...] = tuple(self._schedule())
         for pass_ in self.passes:
             self._keep(pass_)
@@ -172,6 +191,36 @@ class Schedule:
         height, width = shape[1:] if len(shape) == 3 else (1, 1)
         gaps = (-1,) * (-channels % self.lanes)
         return Layout(height, width, (*range(channels), *gaps))
+
+    def _image(self) -> Layout:
+        """Of the image.
+
+        As many rows and columns as the first convolution strides share a place, where it takes fewer taps so:
+        with three channels most lanes would be idle.
+        """
+        image = self.network.input
+        plain, readers = self._fresh(image), self._readers[image]
+        if len(readers) != 1 or readers[0].op != "conv":
+            return plain
+        attributes, weight = readers[0].attributes, self.network.arrays(readers[0])["weight"]
+        fold = tuple(attributes["strides"])
+        if attributes["groups"] != 1 or tuple(attributes["dilations"]) != (1, 1):
+            return plain
+        channels, sides = weight.shape[1], self.tensor(image).shape[1:]
+        folded = math.prod(fold) * channels
+        taps = [-(-side // step) for side, step in zip(weight.shape[2:], fold, strict=True)]
+        if math.prod(taps) * -(-folded // self.lanes) >= math.prod(weight.shape[2:]) * self.blocks(plain):
+            return plain
+        before = attributes["pads"][:2]  # blocks begin where the first window does
+        first = [pad // step for pad, step in zip(before, fold, strict=True)]
+        height, width = (
+            -(-(side + pad) // step) - skipped
+            for side, pad, step, skipped in zip(sides, before, fold, first, strict=True)
+        )
+        corner = [step * skipped - pad for pad, step, skipped in zip(before, fold, first, strict=True)]
+        slots = (*range(folded), *(-1,) * (-folded % self.lanes))
+        pairs = ((fold[0], fold[1]), (corner[0], corner[1]), (sides[0], sides[1]))
+        return Layout(height, width, slots, *pairs)
 
     def _reads_narrow(self, step: Step) -> bool:
         return step.family == "product"
@@ -326,6 +375,10 @@ class Schedule:
         else:
             kernel = tuple(attributes["kernel"])
         top, left = attributes["pads"][:2]
+        fold = self.layouts[pass_.inputs[0]].fold
+        if fold != (1, 1):
+            taps = (-(-kernel[0] // fold[0]), -(-kernel[1] // fold[1]))
+            return Window(taps, (1, 1), (1, 1), (-(top // fold[0]), -(left // fold[1])))
         dilations = attributes.get("dilations", (1, 1))
         return Window(kernel, tuple(attributes["strides"]), tuple(dilations), (-top, -left))
 
@@ -362,6 +415,8 @@ class Schedule:
         weight = self.network.arrays(pass_.head)["weight"]
         if weight.ndim == 2:
             weight = weight.reshape(len(weight), -1, source.height, source.width)
+        if source.fold != (1, 1):
+            weight = _folded(weight, source.fold)
         each = len(weight) // pass_.head.attributes.get("groups", 1)
         inputs = weight.shape[1]
         slots = np.array(source.slots[blocks.start * self.lanes : blocks.stop * self.lanes])
@@ -371,3 +426,13 @@ class Schedule:
             own = (slots >= channel // each * inputs) & (slots < (channel // each + 1) * inputs)
             words[lane][..., own] = weight[channel][slots[own] % inputs].transpose(1, 2, 0)
         return words.reshape(self.lanes, -1, self.lanes).transpose(1, 0, 2)
+
+
+def _folded(weight: Ints, fold: tuple[int, int]) -> Ints:
+    """Weights of a convolution whose inputs share places: (outputs, rows * columns * channels, taps)."""
+    outputs, channels, *kernel = weight.shape
+    taps = [-(-side // step) for side, step in zip(kernel, fold, strict=True)]
+    padded = np.zeros((outputs, channels, taps[0] * fold[0], taps[1] * fold[1]), weight.dtype)
+    padded[:, :, : kernel[0], : kernel[1]] = weight
+    parts = padded.reshape(outputs, channels, taps[0], fold[0], taps[1], fold[1])
+    return parts.transpose(0, 3, 5, 1, 2, 4).reshape(outputs, -1, *taps)
