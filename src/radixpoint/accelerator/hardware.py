@@ -77,7 +77,7 @@ def accelerator_cost(network: IntGraph, lanes: int = LANES) -> AcceleratorCost:
     memories = {
         "narrow": numbers["NARROWS"] * lanes * sizes["X"],
         "wide": numbers["WIDES"] * lanes * sizes["WIDE"],
-        "weight buffer": word << numbers["WINDOW"],
+        "weight buffer": 2 * word << numbers["WINDOW"],
         "weights": numbers["STORES"] * word,
         "parameters": numbers["PARAMETERS"] * lanes * lane_bits,
         "descriptors": numbers["DESCRIPTORS"] * 64,

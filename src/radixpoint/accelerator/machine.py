@@ -356,10 +356,11 @@ class Machine:
     def _clocks(self, fields: Mapping[str, int]) -> int:
         places = fields["ROWS"] * fields["COLUMNS"]
         taps = fields["KERNEL_ROWS"] * fields["KERNEL_COLUMNS"] * fields["BLOCKS"]
-        load = fields["WINDOW"] + _LOAD if fields["WINDOW"] else 0
+        # Weights of the first tile are waited for; those of the others are there when their tile begins.
+        load = fields["WINDOW"] + _LOAD * fields["TILES"] if fields["WINDOW"] else 0
         waits = _SETTLE + fields["GAP"] + _WAIT
         run = places * (taps + waits) if fields["GAP"] else places * taps + _SETTLE
-        return _FETCH + fields["TILES"] * (_TILE + load + run + _DRAIN)
+        return _FETCH + load + fields["TILES"] * (_TILE + run + _DRAIN)
 
     def clocks(self) -> int:
         """Clocks from start to done of one image."""

@@ -53,7 +53,7 @@ module rx_accelerator #(
 
   wire [64*FIELDS-1:0] fields;
   wire buffer_write;
-  wire [WINDOW-1:0] buffer_write_address, buffer_address;
+  wire [WINDOW:0] buffer_write_address, buffer_address;  // two halves: one in use, one being filled
   wire [LANES*LANES*W-1:0] weights;
   wire issue, issue_first, issue_last, issue_counts;
   wire wide_valid, narrow_valid;
@@ -90,8 +90,8 @@ module rx_accelerator #(
   );
   rx_memory #(
       .BITS(LANES * LANES * W),
-      .WORDS(1 << WINDOW),
-      .ADDRESS(WINDOW)
+      .WORDS(2 << WINDOW),
+      .ADDRESS(WINDOW + 1)
   ) weight_buffer (
       .clock(clock),
       .write(buffer_write),

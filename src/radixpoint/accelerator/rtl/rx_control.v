@@ -1,5 +1,6 @@
-// Executes a list of descriptors: for each, for each tile of output channels, loads weights and parameters, then walks
-// over the places of the result and, for each, over its window. Addresses are only ever added to.
+// Executes a list of descriptors: for each, for each tile of output channels, waits for weights and parameters, then
+// walks over the places of the result and, for each, over its window. Meanwhile the next tile's weights are loaded into
+// the other half of the buffer. Addresses are only ever added to.
 module rx_control #(
     parameter ADDRESS = 16,        // bits of the addresses of activations
     parameter STORE = 24,          // of weights
@@ -19,8 +20,8 @@ module rx_control #(
 
     output reg [STORE-1:0] weight_address,
     output buffer_write,
-    output [WINDOW-1:0] buffer_write_address,
-    output [WINDOW-1:0] buffer_address,
+    output [WINDOW:0] buffer_write_address,
+    output [WINDOW:0] buffer_address,
 
     output reg [PARAMETER-1:0] parameter_address,
 
@@ -61,6 +62,8 @@ module rx_control #(
   reg signed [EXTENT-1:0] tile, row, column, kernel_row, kernel_column, block;
   reg signed [EXTENT-1:0] row_y, column_x, y, x;  // where the window and where the tap is
   reg [ADDRESS-1:0] at_tile, at_row, at_column, at_kernel_row, at_kernel_column, at;
+  reg half, loading_half;  // of the buffer: in use, and being filled
+  reg loading;
   reg [WINDOW:0] loaded;  // words of weights asked for
   reg [WINDOW-1:0] word;  // of the weight buffer; means nothing where there are no weights
   reg fresh;  // the next tap is the first of its window
@@ -72,23 +75,32 @@ module rx_control #(
   wire last_tap = last_kernel_column && kernel_row == kernel_rows - 1;
   wire last_column = column == columns - 1;
   wire last_place = last_column && row == rows - 1;
+  wire [WINDOW-1:0] word_before = loaded[WINDOW-1:0] - 1'b1;
 
   assign issue = state == RUN;
   assign issue_first = fresh;
   assign issue_last = last_tap;
   assign issue_counts = y >= 0 && y < height && x >= 0 && x < width;
   assign read_address = at;
-  assign buffer_address = word;
-  assign buffer_write = state == LOAD && loaded != 0;
-  assign buffer_write_address = loaded[WINDOW-1:0] - 1'b1;
+  assign buffer_address = {half, word};
+  assign buffer_write = loading && loaded != 0;
+  assign buffer_write_address = {loading_half, word_before};
 
   always @(posedge clock) begin
     if (wide_valid) wide_address <= wide_address + fields[64*F_WIDE_PLACE+:ADDRESS];
     if (narrow_valid) narrow_address <= narrow_address + fields[64*F_NARROW_PLACE+:ADDRESS];
 
+    if (loading) begin  // a word a clock, written to the buffer a clock later
+      loaded <= loaded + 1'b1;
+      if (loaded < window) weight_address <= weight_address + 1'b1;
+      if (loaded == window) loading <= 1'b0;
+    end
+
     if (reset) begin
       state <= IDLE;
-      done  <= 1'b0;
+      done <= 1'b0;
+      half <= 1'b0;
+      loading <= 1'b0;
     end else
       case (state)
         IDLE:
@@ -110,7 +122,11 @@ module rx_control #(
         end
         TILE: begin
           state <= convolution ? LOAD : SETTLE;
-          loaded <= {(WINDOW + 1) {1'b0}};
+          if (convolution && tile == 0) begin
+            loading <= 1'b1;
+            loading_half <= half;
+            loaded <= {(WINDOW + 1) {1'b0}};
+          end
           count <= 8'd0;
           row <= {EXTENT{1'b0}};
           column <= {EXTENT{1'b0}};
@@ -139,10 +155,14 @@ module rx_control #(
             narrow_address <= narrow_tile + 1'b1;
           end
         end
-        LOAD: begin  // a word a clock, written to the buffer a clock later
-          loaded <= loaded + 1'b1;
-          if (loaded < window) weight_address <= weight_address + 1'b1;
-          if (loaded == window) state <= SETTLE;
+        LOAD:
+        if (!loading || loaded == window) begin
+          state <= SETTLE;
+          if (tile != tiles - 1) begin
+            loading <= 1'b1;
+            loading_half <= ~half;
+            loaded <= {(WINDOW + 1) {1'b0}};
+          end
         end
         SETTLE: begin  // until the memory shows the parameters
           count <= count + 1'b1;
@@ -220,6 +240,7 @@ module rx_control #(
         end
         NEXT: begin
           tile <= tile + 1'b1;
+          half <= ~half;
           fetched <= 6'd0;
           if (tile != tiles - 1) state <= TILE;
           else if (fields[64*F_FINAL]) begin
