@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -353,6 +354,13 @@ def test_command_line(tmp_path: Path) -> None:
     save_network(quantize(GRAPH, RANGES, target(ODD).fitted(fits)), network)
     assert "odd: fits" in run("target", file, "--check", network).stdout
     run("target", tmp_path / "none.toml", status=2)
+    (tmp_path / "mine.toml").write_text(run("target", "eyeriss", "--toml").stdout)
+    assert HardwareTarget.load(tmp_path / "mine.toml") == HardwareTarget.load("eyeriss")
+    assert (tmp_path / "mine.toml").read_text().startswith("# Chen, Krishna")
+    for wrong in (["target", "--toml"], ["target", "eyeriss", "--toml", "--json"]):
+        assert "--toml: expected a target" in run(*wrong, status=2).stderr
+    run("export", network, "--to", "vectors", "-o", tmp_path / "out", "--count", "3")
+    assert len(np.load(tmp_path / "out" / "images.npy")) == 3
     costs = json.loads(run("cost", network, "--target", "diannao", "--no-synthesis", "--json").stdout)
     assert costs["target"]["milliseconds"] > 0
     assert costs["target"]["problems"]

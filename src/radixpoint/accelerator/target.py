@@ -291,16 +291,9 @@ class HardwareTarget(
         Raises:
             DesignError: no such file or name, or not a target.
         """
-        path = Path(which)
+        path, data = _read(which)
         try:
-            if str(which) in named_targets() and not path.exists():
-                path = NAMED / f"{which}.toml"
-            return msgspec.toml.decode(read_regular(path, _MOST), type=cls)
-        except FileNotFoundError:
-            known = ", ".join(named_targets())
-            raise DesignError(f"target {which}: no such file: expected one, or a name: {known}") from None
-        except OSError as error:
-            raise DesignError(f"{path}: {error.strerror}") from None
+            return msgspec.toml.decode(data, type=cls)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, DesignError) as error:
             raise DesignError(f"{path}: not a target: {error}") from None
 
@@ -614,3 +607,31 @@ def _listed(known: Collection[Any]) -> str:
 def named_targets() -> list[str]:
     """Names of the target files in the package."""
     return sorted(path.stem for path in NAMED.glob("*.toml"))
+
+
+def _read(which: str | Path) -> tuple[Path, bytes]:
+    """A target file, or one of those in the package by its name: where it is, and what it holds.
+
+    Raises:
+        DesignError: there is none, or it cannot be read.
+    """
+    path = Path(which)
+    try:
+        if str(which) in named_targets() and not path.exists():
+            path = NAMED / f"{which}.toml"
+        return path, read_regular(path, _MOST)
+    except FileNotFoundError:
+        known = ", ".join(named_targets())
+        raise DesignError(f"target {which}: no such file: expected one, or a name: {known}") from None
+    except OSError as error:
+        raise DesignError(f"{path}: {error.strerror}") from None
+
+
+def target_text(which: str | Path) -> str:
+    """The text of a target file, comments and all, to begin one's own from.
+
+    Raises:
+        DesignError: no such file or name, or not a target.
+    """
+    HardwareTarget.load(which)
+    return _read(which)[1].decode("utf-8")

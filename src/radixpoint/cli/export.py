@@ -14,7 +14,7 @@ from radixpoint.cli.options import Classes, PreprocessingFile, Target
 from radixpoint.cli.terminal import say
 from radixpoint.engines import quantize_images
 from radixpoint.errors import DesignError
-from radixpoint.export import TARGETS, export_network
+from radixpoint.export import TARGETS, example_images, export_network
 from radixpoint.export.folder import check_replaceable
 from radixpoint.ir.storage import load_network
 
@@ -42,7 +42,9 @@ def export(
             help="Images to verify on, every tensor of each. Default: random stored integers.",
         ),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many of the images.")] = 2,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="How many of the images (default: 2), or random ones (4).")
+    ] = None,
     classes: Classes = None,
     preprocessing: PreprocessingFile = None,
     target: Target = None,
@@ -73,7 +75,9 @@ def export(
         hardware.check(hardware.problems(quantized), network)
     stored = None
     if images is not None:
-        image_set = read_images(images, classes, preprocessing, count)
+        image_set = read_images(images, classes, preprocessing, count or 2)
         stored = quantize_images(quantized, image_set.inputs(0, len(image_set)))
+    elif count is not None:
+        stored = example_images(quantized, count)
     export_network(quantized, to, out, stored, options)
     say(f"{out}: written; 'radixpoint verify {out}' runs it")

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from radixpoint.accelerator.target import HardwareTarget, named_targets
+from radixpoint.accelerator.target import HardwareTarget, named_targets, target_text
 from radixpoint.cli.options import AsJson
 from radixpoint.cli.terminal import emit, out, say
 from radixpoint.ir.storage import load_network
@@ -25,6 +25,9 @@ def target(
             help="A quantized network: say what of it would not fit, with exit status 1 if anything."
         ),
     ] = None,
+    as_toml: Annotated[
+        bool, typer.Option("--toml", help="The target's file, to begin your own from.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """What a piece of hardware can run.
@@ -33,6 +36,11 @@ def target(
 
     Example: radixpoint target mine.toml --check run/separate/network.safetensors
     """
+    if as_toml:
+        if which is None or check is not None or as_json:
+            raise typer.BadParameter("--toml: expected a target, and neither --check nor --json")
+        typer.echo(target_text(which), nl=False)
+        return
     if which is None:
         if check is not None:
             raise typer.BadParameter("--check: expected a target before it")
