@@ -14,6 +14,7 @@ import pytest
 import exports
 import networks
 from radixpoint.accelerator.cost import cost
+from radixpoint.accelerator.target import HardwareTarget
 from radixpoint.engines import ReferenceEngine
 from radixpoint.explaining.changes import advise
 from radixpoint.explaining.compare import compare
@@ -32,7 +33,17 @@ from radixpoint.tables import MOST, Tabular
 GRAPH = networks.residual()
 IMAGES = networks.images(96, classes=10)
 NETWORK = exports.quantized(GRAPH)
-NAMES = ("graph", "network", "design", "cost", "evaluation", "result", "explanation", "advice", "comparison")
+NAMES = (
+    *("graph", "network", "design", "cost", "evaluation", "result", "explanation", "advice", "comparison"),
+    "run",
+)
+
+
+def run_on_eyeriss() -> Tabular:
+    run = HardwareTarget.load("eyeriss").moved(NETWORK)
+    assert run is not None
+    assert HardwareTarget.load("dsp48e2").moved(NETWORK) is None
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +70,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tabular]:
             *(quantizer, Design.separate(5, 8), explanation, IMAGES, TopK(1), Criterion(limit=20.0))
         ),
         "comparison": compare(NETWORK, dump, stored),
+        "run": run_on_eyeriss(),
     }
 
 

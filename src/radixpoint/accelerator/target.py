@@ -15,7 +15,8 @@ import msgspec
 from msgspec.structs import force_setattr, replace
 
 from radixpoint.accelerator.cost import activation_bits, products_of
-from radixpoint.accelerator.dataflows import Dataflow
+from radixpoint.accelerator.dataflows import Dataflow, Run, run
+from radixpoint.accelerator.workloads import loops
 from radixpoint.arithmetic.formats import MAX_STORED, Overflow, Rounding
 from radixpoint.errors import DesignError
 from radixpoint.files import read_regular
@@ -541,6 +542,16 @@ class HardwareTarget(
             found.unless_among("words.activations", own.activations, bits, f"{bits} bits", tensor.layer)
         if not all(multiplied) or not multiplied:
             found.unless_among("words.bn", own.bn, bits, f"{bits} bits", tensor.layer)
+
+    def moved(self, network: IntGraph) -> Run | None:
+        """What its dataflow moves for the products of one image; None if the file describes none.
+
+        The words are as long as the network's, whether or not the target has such words.
+
+        Raises:
+            DesignError: a layer does not fit the dataflow.
+        """
+        return None if self.dataflow is None else run(self.dataflow, loops(network))
 
     # ------------------------------------------------------------------------------------- errors
 

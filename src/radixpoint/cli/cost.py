@@ -13,7 +13,7 @@ from rich.table import Table
 
 from radixpoint.accelerator.cost import Cost, check_fixed_point
 from radixpoint.accelerator.cost import cost as cost_of
-from radixpoint.accelerator.dataflows import Run, run
+from radixpoint.accelerator.dataflows import Run
 from radixpoint.accelerator.hardware import AcceleratorCost, Area, accelerator_area, accelerator_cost
 from radixpoint.accelerator.machine import LANES
 from radixpoint.accelerator.synthesis import ModuleCost, module_costs
@@ -85,9 +85,7 @@ def cost(
                 lambda what, done, total: shown.reset(task, description=what, completed=done, total=total),
             )
     counted, taken = cost_of(quantized), footprint(quantized)
-    moved = None
-    if hardware is not None and hardware.dataflow is not None:
-        moved = run(hardware.dataflow, loops(quantized))
+    moved = None if hardware is None else hardware.moved(quantized)
     if as_json:
         parts: dict[str, Any] = {"network": counted, "accelerator": machine, "area": area, "c": taken}
         if hardware is not None:

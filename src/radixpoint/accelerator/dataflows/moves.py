@@ -12,6 +12,7 @@ import msgspec
 from radixpoint.accelerator.workloads import Loops
 from radixpoint.arithmetic.formats import FixedFormat, dot_format
 from radixpoint.errors import DesignError
+from radixpoint.tables import Chart, Row, Tabular
 
 Operand = Literal["weights", "inputs", "sums"]
 """``sums``: unfinished ones, and results."""
@@ -102,11 +103,39 @@ class LayerRun:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A network on an accelerator, an image: its layers of products, and nothing else."""
+@dataclass(frozen=True, slots=True, repr=False)
+class Run(Tabular):
+    """A network on an accelerator, an image: its layers of products, and nothing else.
+
+    Attributes:
+        layers: in their order.
+    """
 
     layers: tuple[LayerRun, ...]
+
+    def summary(self) -> str:
+        """It in a line."""
+        return (
+            f"Run of one image: {self.clocks:,.0f} clocks, {self.memories['DRAM'] / 8e6:,.3g} MB from and to "
+            f"memory outside, the energy of {self.energy / 1e6:,.3g} million 16-bit multiply-accumulates"
+        )
+
+    def rows(self) -> list[Row]:
+        """A row for each layer."""
+        return [
+            {
+                "layer": run.layer.name,
+                "clocks": run.clocks,
+                "energy": run.energy,
+                **{f"{name}, bits": bits for name, bits in Run((run,)).memories.items()},
+            }
+            for run in self.layers
+        ]
+
+    def chart(self) -> Chart:
+        """Energy, part by part."""
+        found = self.energies
+        return Chart(list(found), {"energy": list(found.values())}, ("", "16-bit multiply-accumulates"))
 
     @property
     def clocks(self) -> float:
