@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
-from radixpoint.accelerator.dataflows import InnerProduct, RowStationary, Run, exact_sum_bits, run
+from radixpoint.accelerator.dataflows import InnerProduct, RowStationary, Run, run
 from radixpoint.accelerator.target import HardwareTarget
 from radixpoint.accelerator.workloads import Loops
+from radixpoint.arithmetic.formats import FixedFormat, dot_format
 
 DESIGNS = {"16 / 16": (16, 16), "10 / 16": (10, 16), "6 / 10": (6, 10), "6 / 8": (6, 8)}
 """Word lengths of the convolutions and of everything between them: one for all, the paper's, and two of ours.
@@ -25,6 +26,11 @@ Ours lose less than 1.0 point of the ResNet-50 of docs/results.md; no other netw
 TARGETS = ("eyeriss", "diannao", "zynq-qiu")
 IMAGES = 4
 """Of a batch, in Eyeriss' table V."""
+
+
+def exact_sum_bits(bits: int, terms: int) -> int:
+    """Of an accumulator that no sum of so many products overflows, whatever the weights are."""
+    return dot_format(FixedFormat(True, bits, 0), FixedFormat(True, bits, 0), terms).word_length
 
 
 def layer(
@@ -53,7 +59,7 @@ def layer(
         source=(side, side),
         weight_bits=16,
         operand_bits=16,
-        sum_bits=exact_sum_bits(16, 16, inputs // groups * kernel**2),
+        sum_bits=exact_sum_bits(16, inputs // groups * kernel**2),
         result_bits=16,
         stored_bits=16,
         before=None,
@@ -137,7 +143,7 @@ def shortened(layers: Sequence[Loops], conv: int, bn: int) -> list[Loops]:
             one,
             weight_bits=conv,
             operand_bits=conv,
-            sum_bits=exact_sum_bits(conv, conv, one.inputs * math.prod(one.kernel)),
+            sum_bits=exact_sum_bits(conv, one.inputs * math.prod(one.kernel)),
             result_bits=bn,
             stored_bits=bn,
         )

@@ -74,6 +74,7 @@ def cost(
         return
     hardware = None if target is None else HardwareTarget.load(target)
     quantized = _fixed_point(network)
+    moved = None if hardware is None else hardware.moved(quantized)  # refused before synthesis
     machine = accelerator_cost(quantized, lanes)
     area = None
     if synthesis:
@@ -85,7 +86,6 @@ def cost(
                 lambda what, done, total: shown.reset(task, description=what, completed=done, total=total),
             )
     counted, taken = cost_of(quantized), footprint(quantized)
-    moved = None if hardware is None else hardware.moved(quantized)
     if as_json:
         parts: dict[str, Any] = {"network": counted, "accelerator": machine, "area": area, "c": taken}
         if hardware is not None:

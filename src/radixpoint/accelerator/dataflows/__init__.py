@@ -1,7 +1,7 @@
 """How accelerators of the literature move what a layer multiplies: what is read how often from where."""
 
 from radixpoint.accelerator.dataflows.inner_product import InnerProduct
-from radixpoint.accelerator.dataflows.moves import LayerRun, Move, Run, exact_sum_bits, run
+from radixpoint.accelerator.dataflows.moves import LayerRun, Move, Run, run
 from radixpoint.accelerator.dataflows.row_stationary import RowStationary
 from radixpoint.accelerator.dataflows.unrolled import Unrolled
 
@@ -16,6 +16,5 @@ __all__ = [
     "RowStationary",
     "Run",
     "Unrolled",
-    "exact_sum_bits",
     "run",
 ]

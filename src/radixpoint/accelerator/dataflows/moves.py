@@ -10,7 +10,6 @@ from typing import Literal, Protocol
 import msgspec
 
 from radixpoint.accelerator.workloads import Loops
-from radixpoint.arithmetic.formats import FixedFormat, dot_format
 from radixpoint.errors import DesignError
 from radixpoint.tables import Chart, Row, Tabular
 
@@ -193,12 +192,6 @@ def run(model: Model, layers: Sequence[Loops]) -> Run:
         own = known[shape]
         found.append(LayerRun(layer, own.clocks, own.moves, own.mapping))
     return Run(tuple(found))
-
-
-def exact_sum_bits(weight_bits: int, operand_bits: int, terms: int) -> int:
-    """Bits of an accumulator that no sum of so many products overflows, whatever the weights are."""
-    one = FixedFormat(True, weight_bits, 0), FixedFormat(True, operand_bits, 0)
-    return dot_format(*one, terms).word_length
 
 
 def kept_sums(layer: Loops, sums: int | None) -> int:
