@@ -380,8 +380,10 @@ class TwoStages:
         bn = found.word_length
         if bn is None or bn not in cheaper:
             return answer
-        first = {"conv_search": answer.found.conv_search, "conv_at_bn_start": answer.found.conv_at_bn_start}
-        entry = _entry(found, conv=conv, bn=bn, bn_search=tried(found), **first)
+        before = answer.found
+        first = {"conv_search": before.conv_search, "conv_at_bn_start": before.conv_at_bn_start}
+        ruled_out = {} if before.ruled_out is UNSET else before.ruled_out
+        entry = _entry(found, conv=conv, bn=bn, bn_search=tried(found), ruled_out=ruled_out, **first)
         return Answer(entry, design(bn), self._rank(judge, conv, bn))
 
     def pairs(self) -> Iterator[tuple[int, int]]:

@@ -261,7 +261,8 @@ def search(
 
     ``joint`` is one word length everywhere. ``separate`` (Kang 2018) finds the smallest convolution word
     length with batch normalization at ``bn_start`` bits, then the smallest batch normalization word length
-    that still holds with it; so do the other policies of ``radixpoint.searching.policies.POLICIES``.
+    that still holds with it, or a pair with longer convolutions where its multipliers cost less; so do the
+    other policies of ``radixpoint.searching.policies.POLICIES``.
     ``greedy`` and ``per-layer`` first find the word lengths of the layers
     (``radixpoint.searching.allocate``). No policy's answer is worse than a design that another one has
     seen hold and that it could have given itself.
