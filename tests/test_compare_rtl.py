@@ -41,7 +41,7 @@ def window(number: int, order: Callable[[NDArray[np.int64]], NDArray[np.int64]])
     """The words of a convolution's weights, by (tile, row, column, block), in another order."""
     own = MACHINE.descriptors[number].fields
     shape = [own[name] for name in ("TILES", "KERNEL_ROWS", "KERNEL_COLUMNS", "BLOCKS")]
-    begin, count = own["WEIGHTS"], int(np.prod(shape))
+    begin, count = MACHINE.descriptors[number].first_weight, int(np.prod(shape))
 
     def edit(text: str) -> str:
         words = text.splitlines()
@@ -53,7 +53,7 @@ def window(number: int, order: Callable[[NDArray[np.int64]], NDArray[np.int64]])
 
 def lane_field(number: int, name: str, to: Callable[[int], int]) -> Edits:
     """A parameter of every lane in the words of one pass."""
-    own, sizes = MACHINE.descriptors[number].fields, MACHINE.sizes
+    own, sizes = MACHINE.descriptors[number], MACHINE.sizes
     wide = {"centre": "OFFSET", "offset": "OFFSET", "factor": "FACTOR", "divisor": "DIVISOR"}
     widths = [sizes[wide.get(known, "SHIFT")] for known in LANE_FIELDS]
     place = sum(widths[: LANE_FIELDS.index(name)])
@@ -61,7 +61,7 @@ def lane_field(number: int, name: str, to: Callable[[int], int]) -> Edits:
 
     def edit(text: str) -> str:
         words = text.splitlines()
-        for row in range(own["PARAMETERS"], own["PARAMETERS"] + own["TILES"]):
+        for row in range(own.first_parameter, own.first_parameter + own.parameters):
             word = int(words[row], 16)
             for begin in range(place, LANES * lane, lane):
                 old = word >> begin & ((1 << bits) - 1)

@@ -148,12 +148,39 @@ def test_rows_and_columns_of_the_image_share_a_place(
         assert run.clocks == 2 * machine.clocks()
 
 
-@pytest.mark.parametrize("lanes", ["0", "65", "4.5", "-1", "x", ""])
-def test_impossible_lanes(lanes: str, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="option lanes="):
-        export_network(
-            exports.quantized(networks.residual()), "verilog", tmp_path / "x", options={"lanes": lanes}
-        )
+def shared() -> Graph:
+    """Padded, strided, with groups, an addition, a division, and places whose parameters differ."""
+    n = networks.Net(8, (3, 11, 9))
+    x = n.simple("relu", n.bn(n.conv("input", 6, 3, strides=(2, 2), pads=(1, 1, 1, 1))))
+    y = n.bn(n.conv(x, 6, 3, pads=(1, 1, 1, 1), groups=2))
+    x = n.add(x, y)
+    pads = {"kernel": (3, 2), "strides": (1, 1), "pads": (1, 1, 1, 0), "count_include_pad": False}
+    x = n.simple("average_pool", x, **pads)
+    x = n.simple("max_pool", n.conv(x, 7, 1), kernel=(2, 2), strides=(2, 2), pads=(0, 0, 0, 0))
+    return n.graph(n.fc(n.simple("flatten", x), 84, 7))
+
+
+@pytest.mark.parametrize(
+    ("places", "batch", "count"), [(1, 1, 2), (2, 1, 2), (3, 2, 5), (7, 3, 3), (64, 4, 2)]
+)
+def test_places_and_images_share_weights(places: int, batch: int, count: int, tmp_path: Path) -> None:
+    """Every tensor, also where a batch is not full; and as many clocks as the model says."""
+    network = exports.quantized(shared(), binary_point={"scope": "channel"})
+    images = exports.example_images(network, count)
+    options = {"lanes": "3", "places": str(places), "batch": str(batch)}
+    export_network(network, "verilog", tmp_path / "x", images, options)
+    assert verify_export(tmp_path / "x").mismatch is None
+    run = VerilatedTestbench(network, Machine(network, 3, places, batch), tmp_path / "x", tmp_path)
+    run.run(images)
+    assert run.clocks == -(-count // batch) * Machine(network, 3, places, batch).clocks()
+
+
+@pytest.mark.parametrize("name", ["lanes", "places", "batch"])
+@pytest.mark.parametrize("value", ["0", "1025", "4.5", "-1", "x", ""])
+def test_impossible_options(name: str, value: str, tmp_path: Path) -> None:
+    network = exports.quantized(networks.residual())
+    with pytest.raises(ExportError, match=f"option {name}="):
+        export_network(network, "verilog", tmp_path / "x", options={name: value})
     assert not (tmp_path / "x").exists()
 
 
@@ -333,8 +360,10 @@ FIELDS: dict[str, Callable[[int], int]] = {
     "HEIGHT": lambda v: v - 1,
     "COLUMNS": lambda v: v - 1,
     "TILES": lambda v: v + 1,
-    "WEIGHTS": lambda v: v + 1,
-    "PARAMETERS": lambda v: v + 1,
+    "WINDOW": lambda v: v + 1,
+    "PLACED": lambda v: 1,
+    "IMAGES": lambda v: v + 1,
+    "READ_COLUMN": lambda v: v + 1,
     "KIND": lambda v: 2,
     "ROWS": lambda v: 0,
 }

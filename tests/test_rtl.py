@@ -53,7 +53,7 @@ def simulate(
 
 USED = {
     "cast": ("rx_cast.v", "rx_round.v", "rx_limit.v"),
-    "array": ("rx_array.v", "rx_dot.v"),
+    "array": ("rx_array.v", "rx_dot.v", "rx_sums.v"),
     "batch_norm": ("rx_batch_norm.v", "rx_offset.v"),
     "add": ("rx_add.v",),
     "pool": ("rx_pool.v",),
@@ -140,25 +140,33 @@ def test_stochastic_cast(bits: int, left: int, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------- multiply-accumulate
 
 
-def array_rows(x: int, w: int, acc: int, taps: Iterable[tuple[int, ...]]) -> tuple[Rows, Rows]:
-    """Windows of two taps, the second in padding every third time, with a pause between."""
+def array_rows(
+    x: int, w: int, acc: int, taps: Iterable[tuple[int, ...]], places: int = 1
+) -> tuple[Rows, Rows]:
+    """Windows of two taps, those of so many places in turn; the second tap is in padding every third time.
+
+    Every second window is followed by a pause.
+    """
     rows: Rows = []
     expected: Rows = []
 
     def wrap(value: int) -> int:
         return (value + 2 ** (acc - 1)) % 2**acc - 2 ** (acc - 1)
 
-    for number, (x0, x1, w0, w1) in enumerate(taps):
-        counts = int(number % 3 != 0)
-        sums = [x0 * w0 + x1 * w1, x0 * w1 - x1 * w1]
-        rows.append((1, 1, 0, 1, x0, x1, w0, w1, w1, w1))
-        sums[1] = x0 * w1 + x1 * w1
-        rows.append((1, 0, 1, counts, x1, x0, w1, w0, w0, w0))
-        if counts:
-            sums = [sums[0] + x1 * w1 + x0 * w0, sums[1] + x1 * w0 + x0 * w0]
-        rows += [(0, 1, 1, 1, x0, x0, w0, w0, w0, w0)] * (number % 2)
-        expected.append(tuple(map(wrap, sums)))
-    rows += [(0,) * 10] * 3
+    numbered = enumerate(taps)
+    while group := list(itertools.islice(numbered, places)):
+        for place, (number, (x0, x1, w0, w1)) in enumerate(group):
+            rows.append((1, 1, 0, 1, place, x0, x1, w0, w1, w1, w1))
+            rows += [(0, 1, 1, 1, 0, x0, x0, w0, w0, w0, w0)] * (number % 5 == 0 and places > 1)
+        for place, (number, (x0, x1, w0, w1)) in enumerate(group):
+            counts = int(number % 3 != 0)
+            sums = [x0 * w0 + x1 * w1, x0 * w1 + x1 * w1]
+            rows.append((1, 0, 1, counts, place, x1, x0, w1, w0, w0, w0))
+            if counts:
+                sums = [sums[0] + x1 * w1 + x0 * w0, sums[1] + x1 * w0 + x0 * w0]
+            rows += [(0, 1, 1, 1, place, x0, x0, w0, w0, w0, w0)] * (number % 2)
+            expected.append(tuple(map(wrap, sums)))
+    rows += [(0,) * 11] * 4
     return rows, expected
 
 
@@ -170,10 +178,12 @@ def small_taps() -> list[tuple[int, ...]]:
     return list(itertools.product(range(-4, 4), range(-4, 4), range(-4, 4), range(-4, 4)))
 
 
-def test_array_exhaustively(tmp_path: Path) -> None:
-    """Two by two lanes of 3 x 3 bits: all operands."""
-    rows, expected = array_rows(3, 3, 9, small_taps())
-    assert sums_of(simulate("array", rows, tmp_path, X=3, W=3, ACC=9)) == expected
+@pytest.mark.parametrize("places", [1, 2, 3, 8])
+def test_array_exhaustively(places: int, tmp_path: Path) -> None:
+    """Two by two lanes of 3 x 3 bits: all operands; with several places, their windows in turn."""
+    rows, expected = array_rows(3, 3, 9, small_taps(), places)
+    sizes = {"PLACES": places, "PLACE": max(1, (places - 1).bit_length())}
+    assert sums_of(simulate("array", rows, tmp_path, X=3, W=3, ACC=9, **sizes)) == expected
 
 
 @pytest.mark.parametrize(("x", "w", "acc"), [(16, 16, 35), (4, 12, 12), (10, 10, 14), (2, 16, 20)])
@@ -279,6 +289,8 @@ PLANTED: list[tuple[str, Callable[[], tuple[Rows, Rows]], dict[str, int], Change
     ("array", lambda: array_rows(3, 3, 9, small_taps()), {"ACC": 6}, None),
     ("array", lambda: array_rows(3, 3, 9, small_taps()), {"ACC": 9},
      ("rx_array.v", "counts ? x", "!counts ? x")),
+    ("array", lambda: array_rows(3, 3, 9, small_taps(), 3), {"ACC": 9, "PLACES": 3, "PLACE": 2},
+     ("rx_sums.v", "sums[place] <= next", "sums[0] <= next")),
     ("batch_norm", batch_norm_rows, {"PATH": 14, "MUL": 8}, ("rx_offset.v", "? -align :", "? ~align :")),
     ("batch_norm", batch_norm_rows, {"PATH": 14, "MUL": 8},
      ("rx_batch_norm.v", "use_factor ?", "!use_factor ?")),

@@ -1,9 +1,9 @@
 """Random networks in Verilog, by hand: ``python tests/fuzz/verilog_networks.py FIRST LAST``.
 
-Each seed is a network of random operators with windows up to 16 x 16, on 1 to 64 lanes. It is exported,
-simulated by Icarus Verilog (``iverilog``, which compiles in a second what takes Verilator half a minute), and
-compared on every tensor with ``==``. Ends with status 1 if any differs. It is a second opinion, too: the
-ordinary tests use Verilator.
+Each seed is a network of random operators with windows up to 16 x 16, on 1 to 64 lanes; a weight serves 1 to
+9 places and 1 to 3 images. It is exported, simulated by Icarus Verilog (``iverilog``, which compiles in a
+second what takes Verilator half a minute), and compared on every tensor with ``==``. Ends with status 1 if
+any differs. It is a second opinion, too: the ordinary tests use Verilator.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from radixpoint.errors import ExportError
 from radixpoint.export import export_network, verify_export, verilog
 
 LANES = (1, 2, 3, 4, 5, 7, 8, 16, 17, 32, 64)
+PLACES = (1, 2, 3, 4, 5, 8, 9)
+BATCHES = (1, 1, 2, 3)
 IMAGES = 2
 
 
@@ -50,20 +52,22 @@ def main(first: int, last: int) -> int:
     steps_seen: collections.Counter[str] = collections.Counter()
     refused: collections.Counter[str] = collections.Counter()
     for seed in range(first, last):
-        network, lanes = random_network(seed), Random(seed).choice(LANES)
+        network, random = random_network(seed), Random(seed)
+        lanes, places, batch = map(random.choice, (LANES, PLACES, BATCHES))
+        options = {"lanes": str(lanes), "places": str(places), "batch": str(batch)}
         if network is None or len(network.steps) < 2:
             continue
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "x"
             try:
                 images = random_images(network, seed, IMAGES)
-                export_network(network, "verilog", out, images, {"lanes": str(lanes)})
+                export_network(network, "verilog", out, images, options)
             except ExportError as error:
                 refused[str(error)[-70:]] += 1
                 continue
             found = verify_export(out).mismatch
         if found is not None:
-            print(f"seed {seed}, {lanes} lanes: {found}", flush=True)
+            print(f"seed {seed}, {options}: {found}", flush=True)
             wrong += 1
         lanes_seen[lanes] += 1
         steps_seen.update(step.op for step in network.steps)

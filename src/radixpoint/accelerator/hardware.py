@@ -9,7 +9,7 @@ from itertools import product
 
 from radixpoint.accelerator.cost import DRAM, memory_energy, product_energy, products_per_dsp
 from radixpoint.accelerator.cost import cost as network_cost
-from radixpoint.accelerator.machine import LANES, Machine
+from radixpoint.accelerator.machine import LANES, PLACES, Machine
 from radixpoint.accelerator.synthesis import Synthesis, multiply_accumulate, synthesize
 from radixpoint.ir.network import IntGraph
 
@@ -41,16 +41,18 @@ class AcceleratorCost:
     """Of one image on the accelerator.
 
     Attributes:
-        lanes: values of a vector; lanes x lanes multipliers.
+        lanes, places, batch: of ``radixpoint.accelerator.machine.Machine``.
         sizes: word lengths of the hardware, parameters of ``rx_accelerator``.
-        clocks: from start to done.
+        clocks: from start to done of a batch.
         busy: share of lanes x lanes x clocks in which a multiplier has a product to make.
-        memories: bits of each, by name; ``weights`` and ``parameters`` are outside the chip.
+        memories: bits of each, by name; ``weights``, ``parameters`` and ``descriptors`` are outside the chip.
         energy: pJ by what spends it; see ``radixpoint.accelerator.cost`` for the constants.
         dsps: DSP48E2 blocks if products share them (``radixpoint.accelerator.cost.products_per_dsp``).
     """
 
     lanes: int
+    places: int
+    batch: int
     sizes: Mapping[str, int]
     clocks: int
     busy: float
@@ -59,17 +61,21 @@ class AcceleratorCost:
     dsps: int
 
 
-def accelerator_cost(network: IntGraph, lanes: int = LANES) -> AcceleratorCost:
+def accelerator_cost(
+    network: IntGraph, lanes: int = LANES, places: int = PLACES, batch: int = 1
+) -> AcceleratorCost:
     """Count what one image costs.
 
     Args:
         network: a verified IntGraph.
         lanes: values of a vector.
+        places: that a word of weights serves each time it is read.
+        batch: images for which weights are fetched once.
 
     Raises:
         ExportError: the accelerator cannot run the network.
     """
-    machine = Machine(network, lanes)
+    machine = Machine(network, lanes, places, batch)
     sizes, numbers = machine.sizes, machine.parameters
     counted = network_cost(network)
     lane_bits = 2 * sizes["OFFSET"] + sizes["FACTOR"] + sizes["DIVISOR"] + 7 * sizes["SHIFT"]
@@ -85,32 +91,36 @@ def accelerator_cost(network: IntGraph, lanes: int = LANES) -> AcceleratorCost:
     narrow = wide = buffer = fetched = 0  # bits read or written
     for d in machine.descriptors:
         f = d.fields
-        vectors = f["TILES"] * f["ROWS"] * f["COLUMNS"]
+        results = f["IMAGES"] * f["ROWS"] * f["COLUMNS"]
+        vectors = f["TILES"] * results
         taps = vectors * f["KERNEL_ROWS"] * f["KERNEL_COLUMNS"] * f["BLOCKS"]
         if f["KIND"] == 0:
             narrow += taps * lanes * sizes["X"]
-            buffer += (taps + f["TILES"] * f["WINDOW"]) * word
-            fetched += f["TILES"] * f["WINDOW"] * word
+            groups = results if f["GAP"] else math.ceil(results / places)  # a word serves a group
+            buffer += d.weights * (groups + 1) * word
+            fetched += d.weights * word
         else:
             wide += taps * lanes * sizes["WIDE"]
         wide += vectors * lanes * sizes["WIDE"] * (f["WRITES"] & 1)
         narrow += vectors * lanes * sizes["X"] * (f["WRITES"] >> 1)
-        fetched += lanes * lane_bits * (vectors if f["PARAMETERS_PLACE"] else f["TILES"])
+        fetched += lanes * lane_bits * d.parameters
     energy = {
         "multiply-accumulate": counted.macs * product_energy(sizes["X"], sizes["W"], sizes["ACC"]),
         "batch normalization": counted.scalings
         * product_energy(sizes["MUL"], sizes["FACTOR"], sizes["PATH"]),
-        "narrow memory": memory_energy(memories["narrow"], narrow),
-        "wide memory": memory_energy(memories["wide"], wide),
-        "weight buffer": memory_energy(memories["weight buffer"], buffer),
-        "off-chip parameters": DRAM * fetched / 64,
+        "narrow memory": memory_energy(memories["narrow"], narrow) / batch,
+        "wide memory": memory_energy(memories["wide"], wide) / batch,
+        "weight buffer": memory_energy(memories["weight buffer"], buffer) / batch,
+        "off-chip parameters": DRAM * fetched / 64 / batch,
     }
     clocks = machine.clocks()
     return AcceleratorCost(
         lanes,
+        places,
+        batch,
         sizes,
         clocks,
-        counted.macs / (lanes * lanes * clocks),
+        batch * counted.macs / (lanes * lanes * clocks),
         memories,
         energy,
         math.ceil(lanes * lanes / products_per_dsp(sizes["X"], sizes["W"]))
@@ -119,13 +129,17 @@ def accelerator_cost(network: IntGraph, lanes: int = LANES) -> AcceleratorCost:
 
 
 def accelerator_area(
-    sizes: Mapping[str, int], lanes: int, progress: Callable[[str, int, int], None] | None = None
+    sizes: Mapping[str, int],
+    lanes: int,
+    places: int = PLACES,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Area:
     """Synthesize one multiplier with its accumulator and one lane, and count them.
 
     Args:
         sizes: of ``AcceleratorCost``.
         lanes: values of a vector.
+        places: that a word of weights serves each time it is read.
         progress: called with what is synthesized next, how many are done, and how many there are.
 
     Raises:
@@ -139,6 +153,10 @@ def accelerator_area(
         (lanes, ("rx_pool", {"IN": sizes["WIDE"], "OUT": sizes["PATH"]})),
         (lanes, ("rx_add", {"IN": sizes["WIDE"], "OUT": sizes["PATH"], "SHIFT": sizes["SHIFT"]})),
     ]
+    if places > 1:
+        index = (places - 1).bit_length()
+        parts.insert(1, (lanes, ("rx_sums", {"ACC": sizes["ACC"], "PLACES": places, "PLACE": index})))
+    array = len(parts) - 3
     found: dict[str, list[Synthesis]] = {}
     for number, (flow, (_, part)) in enumerate(product(("gates", "lut", "dsp"), parts)):
         if progress is not None:
@@ -149,12 +167,12 @@ def accelerator_area(
     logic = [count * cells.luts for count, cells in zip(counts, found["lut"], strict=True)]
     fpga = list(zip(counts, found["dsp"], strict=True))
     return Area(
-        gates[0],
-        sum(gates[1:]),
-        fpga[0][0] * fpga[0][1].luts,
-        sum(count * cells.luts for count, cells in fpga[1:]),
-        logic[0],
-        sum(logic[1:]),
+        sum(gates[:array]),
+        sum(gates[array:]),
+        sum(count * cells.luts for count, cells in fpga[:array]),
+        sum(count * cells.luts for count, cells in fpga[array:]),
+        sum(logic[:array]),
+        sum(logic[array:]),
         sum(count * cells.dsps for count, cells in fpga),
         sum(count * cells.flip_flops for count, cells in fpga),
     )

@@ -42,11 +42,12 @@ MODULES = tuple(
     f"rx_{name}.v"
     for name in (
         *("accelerator", "add", "array", "batch_norm", "cast", "control", "divide", "dot"),
-        *("lane", "limit", "memory", "offset", "pool", "round", "system"),
+        *("lane", "limit", "memory", "offset", "pool", "round", "sums", "system"),
     )
 )
 """The files of ``rtl/`` that are hardware."""
 LANES = 16
+PLACES = 4
 LANE_FIELDS = (
     *("centre", "offset", "factor", "divisor"),
     *("cast_shift", "centre_align", "offset_align", "result_shift", "operand_shift"),
@@ -56,7 +57,7 @@ LANE_FIELDS = (
 _CASTS = ("cast_shift", "result_shift", "operand_shift")
 _SHIFTS = LANE_FIELDS[4:]
 _EXTENTS = (
-    *("TILES", "ROWS", "COLUMNS", "KERNEL_ROWS", "KERNEL_COLUMNS", "BLOCKS", "HEIGHT", "WIDTH"),
+    *("TILES", "IMAGES", "ROWS", "COLUMNS", "KERNEL_ROWS", "KERNEL_COLUMNS", "BLOCKS", "HEIGHT", "WIDTH"),
     *("FIRST_Y", "FIRST_X", "STRIDE_Y", "STRIDE_X", "DILATION_Y", "DILATION_X"),
 )
 _WALKS = (
@@ -66,8 +67,6 @@ _WALKS = (
 """Of each axis: where windows begin, how many there are, how far apart, and the same of the taps in one."""
 _COUNTER_BITS = 8
 """Of the counter of clocks in ``rtl/rx_control.v``."""
-_FETCH, _TILE, _LOAD, _SETTLE, _WAIT, _DRAIN = 51, 1, 1, 2, 1, 14
-"""Clocks of the states of ``rtl/rx_control.v`` that do not depend on the layer (a test counts them)."""
 _PIPELINE = 12
 """Clocks after the last tap of a place until its parameters are of no more use."""
 
@@ -76,6 +75,10 @@ _PIPELINE = 12
 def descriptor_fields() -> tuple[str, ...]:
     """Names of a descriptor's words, from ``rtl/rx_fields.vh``."""
     return tuple(re.findall(r"^localparam F_(\w+) =", rtl("rx_fields.vh"), re.M))
+
+
+_FETCH, _TILE, _LOAD, _SETTLE, _WAIT, _DRAIN = len(descriptor_fields()), 1, 1, 2, 1, 14
+"""Clocks of the states of ``rtl/rx_control.v`` that do not depend on the layer (a test counts them)."""
 
 
 def pack(columns: list[tuple[Ints, int]]) -> list[str]:
@@ -100,11 +103,24 @@ def pack_vectors(vectors: Ints, width: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """One descriptor: the pass that it is of, its fields by name, and clocks that it takes."""
+    """One descriptor.
+
+    Attributes:
+        owner: the pass that it is of.
+        first_tile: of the pass.
+        fields: by name.
+        first_weight, first_parameter: the first of its words in their lists.
+        weights, parameters: how many words of the lists it reads.
+        clocks: that it takes, if no word is waited for.
+    """
 
     owner: Pass
     first_tile: int
     fields: Mapping[str, int]
+    first_weight: int
+    first_parameter: int
+    weights: int
+    parameters: int
     clocks: int
 
 
@@ -114,14 +130,19 @@ class Machine:
     Args:
         network: a verified IntGraph.
         lanes: values of a vector: the array has lanes x lanes multipliers.
+        places: of a convolution's result that a word of weights serves, each time it is read.
+        batch: images that are computed together, so that weights are fetched once for all of them.
 
     Raises:
         ExportError: the accelerator cannot run the network.
     """
 
-    def __init__(self, network: IntGraph, lanes: int = LANES) -> None:
-        self.network, self.lanes = network, lanes
-        self.schedule = Schedule(network, lanes)
+    def __init__(self, network: IntGraph, lanes: int = LANES, places: int = PLACES, batch: int = 1) -> None:
+        for name, value, most in (("places", places, 64), ("batch", batch, 1024)):
+            if not 1 <= value <= most:
+                raise ExportError(f"option {name}={value}: expected 1..{most}")
+        self.network, self.lanes, self.places, self.batch = network, lanes, places, batch
+        self.schedule = Schedule(network, lanes, batch)
         self.plan = self.schedule.plan
         self._weights: list[Ints] = []
         self._parameters: list[dict[str, Ints]] = []
@@ -278,19 +299,17 @@ class Machine:
     @cached_property
     def descriptors(self) -> tuple[Descriptor, ...]:
         made: list[Descriptor] = []
-        weights = parameters = 0
-        passes = self.schedule.passes
-        for number, pass_ in enumerate(passes):
-            blocks = self.schedule.blocks(pass_.result)
-            rows = pass_.result.places if self._has_places(number) else 1
+        first_weight = first_parameter = 0
+        for number, pass_ in enumerate(self.schedule.passes):
             for tiles, inputs in self.schedule.tiles(pass_):
                 fields = self._descriptor(number, tiles, inputs)
-                fields["WEIGHTS"], fields["PARAMETERS"] = weights, parameters + tiles.start
-                fields["PARAMETERS_TILE"], fields["PARAMETERS_PLACE"] = 1, blocks if rows > 1 else 0
-                weights += fields["WINDOW"] * len(tiles)
                 fields["FINAL"] = 0
-                made.append(Descriptor(pass_, pass_.first_block + tiles.start, fields, self._clocks(fields)))
-            parameters += rows * blocks
+                weights = fields["WINDOW"] * len(tiles)
+                parameters = len(tiles) * (self.batch * pass_.result.places if fields["PLACED"] else 1)
+                lists = (first_weight, first_parameter, weights, parameters)
+                first = pass_.first_block + tiles.start
+                made.append(Descriptor(pass_, first, fields, *lists, self._clocks(fields)))
+                first_weight, first_parameter = first_weight + weights, first_parameter + parameters
         made[-1] = replace(made[-1], fields={**made[-1].fields, "FINAL": 1})
         return tuple(made)
 
@@ -315,6 +334,7 @@ class Machine:
             "DIVIDE": int(division),
             "WRITES": (pass_.wide is not None) + 2 * (pass_.narrow is not None),
             "TILES": len(tiles),
+            "IMAGES": self.batch,
             "ROWS": pass_.result.height,
             "COLUMNS": pass_.result.width,
             "KERNEL_ROWS": window.kernel[0],
@@ -330,12 +350,14 @@ class Machine:
             "DILATION_X": window.dilations[1],
             "READ": base + corner + first,
             "READ_TILE": 0 if pass_.kind == 0 else 1,
+            "READ_IMAGE": source.places * step,
             "READ_ROW": window.strides[0] * source.width * step,
             "READ_COLUMN": window.strides[1] * step,
             "READ_KERNEL_ROW": window.dilations[0] * source.width * step,
             "READ_KERNEL_COLUMN": window.dilations[1] * step,
             "READ_BLOCK": block_step,
             "WINDOW": window.kernel[0] * window.kernel[1] * taps if pass_.kind == 0 else 0,
+            "PLACED": int(self._has_places(number)),
             "GAP": gap,
         }
         for name, tensor, addresses in (("WIDE", pass_.wide, wide), ("NARROW", pass_.narrow, narrow)):
@@ -354,16 +376,16 @@ class Machine:
         return fields
 
     def _clocks(self, fields: Mapping[str, int]) -> int:
-        places = fields["ROWS"] * fields["COLUMNS"]
+        places = fields["IMAGES"] * fields["ROWS"] * fields["COLUMNS"]
         taps = fields["KERNEL_ROWS"] * fields["KERNEL_COLUMNS"] * fields["BLOCKS"]
         # Weights of the first tile are waited for; those of the others are there when their tile begins.
-        load = fields["WINDOW"] + _LOAD * fields["TILES"] if fields["WINDOW"] else 0
+        load = fields["WINDOW"] + _LOAD * (fields["TILES"] - 1) if fields["WINDOW"] else 0
         waits = _SETTLE + fields["GAP"] + _WAIT
         run = places * (taps + waits) if fields["GAP"] else places * taps + _SETTLE
         return _FETCH + load + fields["TILES"] * (_TILE + run + _DRAIN)
 
     def clocks(self) -> int:
-        """Clocks from start to done of one image."""
+        """Clocks from start to done of one batch."""
         return sum(d.clocks for d in self.descriptors) + 1
 
     # --------------------------------------------------------------------------------- memory images
@@ -374,14 +396,14 @@ class Machine:
         schedule, wide = self.schedule, self.schedule.memories[0]
         in_wide, in_narrow = schedule.image_in
         image = self.network.input
-        depth = [max([2, *(memory[n] + schedule.size(n) for n in memory)]) for memory in schedule.memories]
+        depth = [
+            max([2, *(memory[n] + self.batch * schedule.size(n) for n in memory)])
+            for memory in schedule.memories
+        ]
         fields = [d.fields for d in self.descriptors]
         extents = [end for f in fields for end in walked(f)]
-        stored = sum(f["WINDOW"] * f["TILES"] for f in fields)
-        rows = sum(
-            (pass_.result.places if self._has_places(n) else 1) * schedule.blocks(pass_.result)
-            for n, pass_ in enumerate(schedule.passes)
-        )
+        stored = sum(d.weights for d in self.descriptors)
+        rows = sum(d.parameters for d in self.descriptors)
 
         def bits(words: int) -> int:
             return max(1, (words - 1).bit_length())
@@ -394,6 +416,9 @@ class Machine:
             "DESCRIPTOR": bits(len(fields) * len(descriptor_fields())),
             "WINDOW": bits(max(f["WINDOW"] for f in fields)),
             "EXTENT": max(signed_bits(min(extents), max(extents)), 4),
+            "PLACES": self.places,
+            "PLACE": bits(self.places),
+            "BATCH": self.batch,
             "DESCRIPTORS": len(fields) * len(descriptor_fields()),
             "STORES": max(2, stored),
             "PARAMETERS": max(2, rows),
@@ -411,7 +436,7 @@ class Machine:
         return numbers
 
     def weight_words(self) -> Iterator[str]:
-        """Lines of ``weights.hex``."""
+        """Lines of ``weights.hex``, in the order in which they are read."""
         for pass_ in self.schedule.passes:
             if pass_.kind == 0:
                 for tiles, inputs in self.schedule.tiles(pass_):
@@ -420,23 +445,28 @@ class Machine:
                         yield from pack_vectors(words.reshape(len(words), -1), self.sizes["W"])
 
     def parameter_words(self) -> Iterator[str]:
-        """Lines of ``parameters.hex``."""
-        sizes = self.sizes
+        """Lines of ``parameters.hex``, in the order in which they are read."""
+        sizes, lanes = self.sizes, self.lanes
         widths = {"centre": sizes["OFFSET"], "offset": sizes["OFFSET"], "factor": sizes["FACTOR"]}
         widths["divisor"] = sizes["DIVISOR"]
-        for values in self.lane_values:
-            rows = max(len(v) for v in values.values())
-            columns = len(values["factor"][0])
-            whole = {
-                n: np.broadcast_to(v, (rows, columns)).reshape(-1, self.lanes) for n, v in values.items()
-            }
-            yield from pack(
-                [
-                    (whole[name][:, lane], widths.get(name, sizes["SHIFT"]))
-                    for lane in range(self.lanes)
-                    for name in LANE_FIELDS
-                ]
-            )
+        values = dict(zip((id(pass_) for pass_ in self.schedule.passes), self.lane_values, strict=True))
+        for d in self.descriptors:
+            whole = values[id(d.owner)]
+            count = d.owner.result.places if d.fields["PLACED"] else 1
+            first = (d.first_tile - d.owner.first_block) * lanes
+            for tile in range(first, first + d.fields["TILES"] * lanes, lanes):
+                rows = {
+                    n: np.broadcast_to(v, (count, v.shape[1]))[:, tile : tile + lanes]
+                    for n, v in whole.items()
+                }
+                words = pack(
+                    [
+                        (rows[name][:, lane], widths.get(name, sizes["SHIFT"]))
+                        for lane in range(lanes)
+                        for name in LANE_FIELDS
+                    ]
+                )
+                yield from words * (self.batch if d.fields["PLACED"] else 1)
 
     def image_words(self, images: Ints) -> Iterator[str]:
         """Lines of ``images.hex``: vectors of each image, values of PIXEL bits."""
@@ -455,15 +485,14 @@ class Machine:
     def traced(self, descriptor: Descriptor) -> dict[int, tuple[str, Ints]]:
         """Of each stage that computes a tensor: its name, and the index in it of each value.
 
-        The index is (vectors, lanes); -1 stands for a lane that holds none.
+        The index is (tiles, places, lanes); -1 stands for a lane that holds none.
         """
         f = descriptor.fields
         first = descriptor.first_tile * self.lanes
         result = {}
         for stage, name in descriptor.owner.tensors().items():
             index = self.schedule.layouts[name].index()[:, first : first + f["TILES"] * self.lanes]
-            vectors = index.reshape(-1, f["TILES"], self.lanes).transpose(1, 0, 2)
-            result[stage] = (name, vectors.reshape(-1, self.lanes))
+            result[stage] = (name, index.reshape(-1, f["TILES"], self.lanes).transpose(1, 0, 2))
         return result
 
 
@@ -488,8 +517,7 @@ def check_fields(fields: Mapping[str, int], numbers: Mapping[str, int]) -> None:
     low, high = walked(fields)
     unsigned = {"WINDOW": numbers["WINDOW"] + 1, "GAP": _COUNTER_BITS, "KIND": 2, "STAGES": 8}
     unsigned |= {f"{stage}_ROUNDING": 3 for stage in ("CAST", "RESULT", "OPERAND")}
-    unsigned |= {"PARAMETERS": numbers["PARAMETER"], "WIDE": numbers["ADDRESS"], "NARROW": numbers["ADDRESS"]}
-    unsigned |= {"WEIGHTS": numbers["STORE"]} if fields["WINDOW"] else {}
+    unsigned |= {"WIDE": numbers["ADDRESS"], "NARROW": numbers["ADDRESS"]}
     signed = {
         "CAST": numbers["CAST"],
         "RESULT": numbers["WIDE"],

@@ -141,15 +141,16 @@ class Schedule:
     Args:
         network: a verified IntGraph.
         lanes: values of a vector.
+        batch: images that are in memory together.
 
     Raises:
         ExportError: the accelerator cannot run the network, with the layer and the reason.
     """
 
-    def __init__(self, network: IntGraph, lanes: int) -> None:
+    def __init__(self, network: IntGraph, lanes: int, batch: int = 1) -> None:
         if not 1 <= lanes <= 64:
             raise ExportError(f"option lanes={lanes}: expected 1..64")
-        self.network, self.lanes, self.plan = network, lanes, Plan(network)
+        self.network, self.lanes, self.batch, self.plan = network, lanes, batch, Plan(network)
         self.alias: dict[str, str] = {}
         for step in network.steps:
             if step.op == "flatten":
@@ -349,14 +350,15 @@ class Schedule:
         lives[0][self.output][1] = len(self.passes)
         wide, narrow = (
             arena_layout(
-                {n: self.size(n) for n in memory}, {n: (first, last) for n, (first, last) in memory.items()}
+                {n: self.batch * self.size(n) for n in memory},
+                {n: (first, last) for n, (first, last) in memory.items()},
             )
             for memory in lives
         )
         return wide, narrow
 
     def size(self, name: str) -> int:
-        """Vectors of a tensor."""
+        """Vectors of a tensor of one image; those of the next image follow them."""
         layout = self.layouts[name]
         return layout.places * self.blocks(layout)
 

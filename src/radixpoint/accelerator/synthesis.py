@@ -46,6 +46,7 @@ USES: Mapping[str, tuple[str, ...]] = {
     "rx_batch_norm": ("rx_offset",),
     "rx_lane": ("rx_cast", "rx_round", "rx_limit", "rx_batch_norm", "rx_offset", "rx_divide"),
     "rx_pool": (),
+    "rx_sums": (),
     "rx_add": (),
 }
 """Modules that can be synthesized, and what each is made of."""

@@ -15,7 +15,7 @@ from radixpoint.accelerator.cost import Cost, check_fixed_point
 from radixpoint.accelerator.cost import cost as cost_of
 from radixpoint.accelerator.dataflows import Run
 from radixpoint.accelerator.hardware import AcceleratorCost, Area, accelerator_area, accelerator_cost
-from radixpoint.accelerator.machine import LANES
+from radixpoint.accelerator.machine import LANES, PLACES
 from radixpoint.accelerator.synthesis import ModuleCost, module_costs
 from radixpoint.accelerator.target import HardwareTarget
 from radixpoint.accelerator.workloads import WORKLOADS, loops
@@ -34,6 +34,10 @@ Workload = Literal["timeloop", "zigzag"]
 def cost(
     network: Annotated[str | None, typer.Argument(help="The quantized network.")] = None,
     lanes: Annotated[int, typer.Option(help="The accelerator has lanes x lanes multipliers.")] = LANES,
+    places: Annotated[
+        int, typer.Option(help="Places of a result that a weight serves each time it is read.")
+    ] = PLACES,
+    batch: Annotated[int, typer.Option(help="Images for which weights are fetched once.")] = 1,
     synthesis: Annotated[bool, typer.Option(help="Gate equivalents, LUTs and DSPs, by Yosys.")] = True,
     modules: Annotated[
         bool, typer.Option("--modules", help="The hardware modules at every word length instead.")
@@ -75,7 +79,7 @@ def cost(
     hardware = None if target is None else HardwareTarget.load(target)
     quantized = _fixed_point(network)
     moved = None if hardware is None else hardware.moved(quantized)  # refused before synthesis
-    machine = accelerator_cost(quantized, lanes)
+    machine = accelerator_cost(quantized, lanes, places, batch)
     area = None
     if synthesis:
         with bars() as shown:
@@ -83,6 +87,7 @@ def cost(
             area = accelerator_area(
                 machine.sizes,
                 lanes,
+                places,
                 lambda what, done, total: shown.reset(task, description=what, completed=done, total=total),
             )
     counted, taken = cost_of(quantized), footprint(quantized)
@@ -193,7 +198,7 @@ def _report(found: Cost, machine: AcceleratorCost, area: Area | None) -> None:
     table.add_row("energy of the arithmetic", f"{found.energy / 1e6:,.3g} uJ")
     out.print(table)
     table = Table(f"accelerator, {machine.lanes} x {machine.lanes} multipliers", "")
-    table.add_row("clocks an image", f"{machine.clocks:,}")
+    table.add_row("clocks an image", f"{machine.clocks / machine.batch:,.0f}")
     table.add_row("multipliers busy", f"{100 * machine.busy:.0f} %")
     for name, bits in machine.memories.items():
         outside = " (off chip)" if name in ("weights", "parameters", "descriptors") else ""

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from radixpoint.accelerator.machine import LANES, MODULES, Machine, descriptor_fields
+from radixpoint.accelerator.machine import LANES, MODULES, PLACES, Machine, descriptor_fields
 from radixpoint.accelerator.synthesis import rtl
 from radixpoint.engines import make_engine
 from radixpoint.errors import ExportError
@@ -109,6 +109,7 @@ class VerilatedTestbench:
         results.unlink(missing_ok=True)
         what = "logits" if keep is None else "trace"
         limit = 2 * self.machine.clocks() + 10_000
+        images = np.asarray(images)
         arguments = [
             f"+images={fed}",
             f"+count={len(images)}",
@@ -159,13 +160,23 @@ class VerilatedTestbench:
         words = len(descriptor_fields())
         for number, descriptor in enumerate(self.machine.descriptors):
             for stage, (name, index) in self.machine.traced(descriptor).items():
-                for image in range(count):
-                    got = groups.get(image << 32 | (number + 1) * words << 8 | stage, rows[:0, 1:])
-                    if len(got) > len(index):
-                        continue  # more than the layer has: nothing of it can be trusted
-                    there = index[: len(got)]
-                    result[name][image, there[there >= 0]] = got[there >= 0]
+                for first in range(0, count, self.machine.batch):
+                    batch = first // self.machine.batch
+                    got = groups.get(batch << 32 | (number + 1) * words << 8 | stage, rows[:0, 1:])
+                    self._spread(result[name][first : first + self.machine.batch], got, index)
         return result
+
+    def _spread(self, result: Ints, got: Ints, index: Ints) -> None:
+        """Put what a stage said of a batch (vectors, lanes) where ``index`` (tiles, places, lanes) says."""
+        tiles, places, lanes = index.shape
+        size = tiles * self.machine.batch * places
+        if len(got) > size:
+            return  # more than the layer has: nothing of it can be trusted
+        said = np.full((size, lanes), _MISSING)
+        said[: len(got)] = got
+        for image, values in enumerate(said.reshape(tiles, self.machine.batch, places, lanes).swapaxes(0, 1)):
+            if image < len(result):
+                result[image, index[index >= 0]] = values[index >= 0]
 
 
 _BRIEF = 20_000
@@ -179,12 +190,12 @@ class VerilogTarget:
 
     name = "verilog"
     summary = "an accelerator in Verilog with the memory images of the network"
-    options: tuple[str, ...] = ("lanes",)
+    options: tuple[str, ...] = ("lanes", "places", "batch")
     steps = FIXED_POINT
     several_outputs = False
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
-        """See ``radixpoint.export.target.Target``; option ``lanes``: values of a vector, default 16."""
+        """See ``radixpoint.export.target.Target``; options: of ``radixpoint.accelerator.machine.Machine``."""
         machine = _machine(network, options)
         logits = make_engine(network).run(images)[network.output]
         numbers = {**machine.parameters, "COUNT": len(images)}
@@ -216,10 +227,13 @@ class VerilogTarget:
 
 
 def _machine(network: IntGraph, options: Mapping[str, str]) -> Machine:
-    lanes = options.get("lanes", str(LANES))
-    if not lanes.isdecimal():
-        raise ExportError(f"option lanes={lanes!r}: expected a number")
-    return Machine(network, int(lanes))
+    numbers = {}
+    for name, least in (("lanes", LANES), ("places", PLACES), ("batch", 1)):
+        text = options.get(name, str(least))
+        if not text.isdecimal():
+            raise ExportError(f"option {name}={text!r}: expected a number")
+        numbers[name] = int(text)
+    return Machine(network, **numbers)
 
 
 def _listing(machine: Machine) -> str:

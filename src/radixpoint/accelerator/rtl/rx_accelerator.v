@@ -1,6 +1,8 @@
 // The accelerator: LANES x LANES multipliers and LANES lanes of batch normalization, pooling and casts, between two
 // memories of activations: narrow (operands of convolutions) and wide (everything else). Every word is a vector of
-// LANES values, channel by channel. Memories answer one clock after the address.
+// LANES values, channel by channel. Memories answer one clock after the address; that of parameters keeps its answer
+// until it is read again. Descriptors, weights and parameters may come from lists instead (see rx_control): a word is
+// taken in the clock in which it is read, a parameter word the clock after; a list that is not ready is waited for.
 module rx_accelerator #(
     parameter LANES = 4,
     parameter X = 10,
@@ -21,18 +23,27 @@ module rx_accelerator #(
     parameter PARAMETER = 16,
     parameter DESCRIPTOR = 12,
     parameter WINDOW = 8,
-    parameter EXTENT = 12
+    parameter EXTENT = 12,
+    parameter PLACES = 1,
+    parameter PLACE = 1
 ) (
     input clock,
     input reset,
     input start,
     output done,
 
+    output [1:0] upcoming,  // the list of the next word: 0 descriptors, 1 weights, 2 parameters
+    output descriptor_read,
     output [DESCRIPTOR-1:0] descriptor_address,
+    input descriptor_ready,
     input [63:0] descriptor_data,
+    output weight_read,
     output [STORE-1:0] weight_address,
+    input weight_ready,
     input [LANES*LANES*W-1:0] weight_data,
+    output parameter_read,
     output [PARAMETER-1:0] parameter_address,
+    input parameter_ready,
     input [LANES*(2*OFFSET+FACTOR+DIVISOR+7*SHIFT)-1:0] parameter_data,
 
     output [ADDRESS-1:0] read_address,
@@ -52,10 +63,11 @@ module rx_accelerator #(
   localparam LANE = 2 * OFFSET + FACTOR + DIVISOR + 7 * SHIFT;
 
   wire [64*FIELDS-1:0] fields;
-  wire buffer_write;
+  wire buffer_read;
   wire [WINDOW:0] buffer_write_address, buffer_address;  // two halves: one in use, one being filled
   wire [LANES*LANES*W-1:0] weights;
   wire issue, issue_first, issue_last, issue_counts;
+  wire [PLACE-1:0] issue_place;
   wire wide_valid, narrow_valid;
 
   rx_control #(
@@ -64,24 +76,34 @@ module rx_accelerator #(
       .PARAMETER(PARAMETER),
       .DESCRIPTOR(DESCRIPTOR),
       .WINDOW(WINDOW),
-      .EXTENT(EXTENT)
+      .EXTENT(EXTENT),
+      .PLACES(PLACES),
+      .PLACE(PLACE)
   ) control (
       .clock(clock),
       .reset(reset),
       .start(start),
       .done(done),
+      .upcoming(upcoming),
+      .descriptor_read(descriptor_read),
       .descriptor_address(descriptor_address),
+      .descriptor_ready(descriptor_ready),
       .descriptor_data(descriptor_data),
       .fields(fields),
+      .weight_read(weight_read),
       .weight_address(weight_address),
-      .buffer_write(buffer_write),
+      .weight_ready(weight_ready),
       .buffer_write_address(buffer_write_address),
+      .buffer_read(buffer_read),
       .buffer_address(buffer_address),
+      .parameter_read(parameter_read),
       .parameter_address(parameter_address),
+      .parameter_ready(parameter_ready),
       .issue(issue),
       .issue_first(issue_first),
       .issue_last(issue_last),
       .issue_counts(issue_counts),
+      .issue_place(issue_place),
       .read_address(read_address),
       .wide_valid(wide_valid),
       .narrow_valid(narrow_valid),
@@ -94,16 +116,19 @@ module rx_accelerator #(
       .ADDRESS(WINDOW + 1)
   ) weight_buffer (
       .clock(clock),
-      .write(buffer_write),
+      .write(weight_read),
       .write_address(buffer_write_address),
       .write_data(weight_data),
+      .read(buffer_read),
       .read_address(buffer_address),
       .read_data(weights)
   );
 
   // What was asked for arrives now.
   reg tap, first, last, counts;
+  reg [PLACE-1:0] place;
   always @(posedge clock) begin
+    place <= issue_place;
     tap <= issue & ~reset;
     first <= issue_first;
     last <= issue_last;
@@ -121,13 +146,16 @@ module rx_accelerator #(
       .LANES(LANES),
       .X(X),
       .W(W),
-      .ACC(ACC)
+      .ACC(ACC),
+      .PLACES(PLACES),
+      .PLACE(PLACE)
   ) multipliers (
       .clock(clock),
       .valid(tap & convolution),
       .first(first),
       .last(last),
       .counts(counts),
+      .place(place),
       .x(narrow_data),
       .w(weights),
       .sums_valid(sums_valid),

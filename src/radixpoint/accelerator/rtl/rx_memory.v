@@ -1,4 +1,4 @@
-// A memory with one write and one read port; what is read appears after the next clock edge.
+// A memory with one write and one read port; what is read appears after the next clock edge, and stays.
 module rx_memory #(
     parameter BITS = 32,
     parameter WORDS = 1024,
@@ -9,6 +9,7 @@ module rx_memory #(
     input write,
     input [ADDRESS-1:0] write_address,
     input [BITS-1:0] write_data,
+    input read,
     input [ADDRESS-1:0] read_address,
     output reg [BITS-1:0] read_data
 );
@@ -22,6 +23,6 @@ module rx_memory #(
 
   always @(posedge clock) begin
     if (write) words[write_address] <= write_data;
-    read_data <= words[read_address];
+    if (read) read_data <= words[read_address];
   end
 endmodule

@@ -20,6 +20,7 @@ module rx_system #(
 );
   localparam LANE = 2 * OFFSET + FACTOR + DIVISOR + 7 * SHIFT;
 
+  wire parameter_read;
   wire [DESCRIPTOR-1:0] descriptor_address;
   wire [63:0] descriptor_data;
   wire [STORE-1:0] weight_address;
@@ -57,17 +58,28 @@ module rx_system #(
       .PARAMETER(PARAMETER),
       .DESCRIPTOR(DESCRIPTOR),
       .WINDOW(WINDOW),
-      .EXTENT(EXTENT)
+      .EXTENT(EXTENT),
+      .PLACES(PLACES),
+      .PLACE(PLACE)
   ) accelerator (
       .clock(clock),
       .reset(reset),
       .start(start),
       .done(done),
+      // verilator lint_off PINCONNECTEMPTY
+      .upcoming(),
+      .descriptor_read(),
+      .weight_read(),
+      // verilator lint_on PINCONNECTEMPTY
       .descriptor_address(descriptor_address),
+      .descriptor_ready(1'b1),
       .descriptor_data(descriptor_data),
       .weight_address(weight_address),
+      .weight_ready(1'b1),
       .weight_data(weight_data),
+      .parameter_read(parameter_read),
       .parameter_address(parameter_address),
+      .parameter_ready(1'b1),
       .parameter_data(parameter_data),
       .read_address(read_address),
       .narrow_data(narrow_data),
@@ -92,6 +104,7 @@ module rx_system #(
       .write(1'b0),
       .write_address({DESCRIPTOR{1'b0}}),
       .write_data(64'd0),
+      .read(1'b1),
       .read_address(descriptor_address),
       .read_data(descriptor_data)
   );
@@ -107,6 +120,7 @@ module rx_system #(
       // verilator lint_off WIDTHCONCAT
       .write_data({LANES * LANES * W{1'b0}}),
       // verilator lint_on WIDTHCONCAT
+      .read(1'b1),
       .read_address(weight_address),
       .read_data(weight_data)
   );
@@ -120,6 +134,7 @@ module rx_system #(
       .write(1'b0),
       .write_address({PARAMETER{1'b0}}),
       .write_data({LANES * LANE{1'b0}}),
+      .read(parameter_read),
       .read_address(parameter_address),
       .read_data(parameter_data)
   );
@@ -132,6 +147,7 @@ module rx_system #(
       .write(host ? host_write_narrow : narrow_write),
       .write_address(narrow_at[$clog2(NARROWS)-1:0]),
       .write_data(host ? host_narrow : narrow_result),
+      .read(1'b1),
       .read_address(read_at[$clog2(NARROWS)-1:0]),
       .read_data(narrow_data)
   );
@@ -144,6 +160,7 @@ module rx_system #(
       .write(host ? host_write_wide : wide_write),
       .write_address(wide_at[$clog2(WIDES)-1:0]),
       .write_data(host ? host_wide : wide_result),
+      .read(1'b1),
       .read_address(read_at[$clog2(WIDES)-1:0]),
       .read_data(wide_data)
   );

@@ -3,8 +3,8 @@
 //   +count=N      how many images (default COUNT)
 //   +golden=FILE  logits to compare with (default logits.hex); an empty name compares nothing
 //   +logits=FILE  where to write logits, as hexadecimal words
-//   +limit=N      clocks after which an image is given up (default: never)
-//   +trace=FILE   where to write taps: stage (8 bits), address behind the descriptor (24), image
+//   +limit=N      clocks after which a batch is given up (default: never)
+//   +trace=FILE   where to write taps: stage (8 bits), address behind the descriptor (24), batch
 //                 (32); then LANES values; all as 64-bit integers
 `timescale 1ns / 1ps
 module testbench #(
@@ -55,8 +55,8 @@ module testbench #(
       .taps(taps)
   );
 
-  integer images_file, golden_file, logits_file, trace_file, image;
-  integer count, word, got, differing, waited, limit;
+  integer images_file, golden_file, logits_file, trace_file, batch;
+  integer count, left, word, got, differing, waited, limit;
   reg [63:0] clocks;
   reg [8*256-1:0] name;
 
@@ -71,7 +71,7 @@ module testbench #(
     if (trace_file != 0 && !host)
       for (stage = 0; stage < 8; stage = stage + 1)
         if (tap_valid[stage]) begin
-          line[63:0] = {image, {(24 - DESCRIPTOR) {1'b0}}, descriptor, stage[7:0]};
+          line[63:0] = {batch, {(24 - DESCRIPTOR) {1'b0}}, descriptor, stage[7:0]};
           for (lane = 0; lane < LANES; lane = lane + 1)
             line[64*(lane+1)+:64] = {{(65 - PATH) {taps[(stage*LANES+lane)*PATH+PATH-1]}},
                                      taps[(stage*LANES+lane)*PATH+:PATH-1]};
@@ -93,11 +93,12 @@ module testbench #(
     differing = 0;
     repeat (4) @(negedge clock);
     reset = 1'b0;
-    for (image = 0; image < count; image = image + 1) begin
-      for (word = 0; word < IMAGE_WORDS; word = word + 1) begin
+    for (batch = 0; batch * BATCH < count; batch = batch + 1) begin
+      left = count - batch * BATCH < BATCH ? count - batch * BATCH : BATCH;
+      for (word = 0; word < left * IMAGE_WORDS; word = word + 1) begin
         got = $fscanf(images_file, "%h", vector);
         if (got != 1) begin
-          $display("FAIL: no word %0d of image %0d", word, image);
+          $display("FAIL: no word %0d of batch %0d", word, batch);
           $finish;
         end
         address = IMAGE_NARROW[ADDRESS-1:0] + word[ADDRESS-1:0];
@@ -119,11 +120,11 @@ module testbench #(
         waited = waited + 1;
       end
       if (!done) begin
-        $display("FAIL: image %0d not done after %0d clocks", image, waited);
+        $display("FAIL: batch %0d not done after %0d clocks", batch, waited);
         $finish;
       end
       host = 1'b1;
-      for (word = 0; word < LOGIT_WORDS; word = word + 1) begin
+      for (word = 0; word < left * LOGIT_WORDS; word = word + 1) begin
         address = LOGIT_ADDRESS[ADDRESS-1:0] + word[ADDRESS-1:0];
         @(negedge clock);
         if (logits_file != 0) $fwrite(logits_file, "%h\n", read);
