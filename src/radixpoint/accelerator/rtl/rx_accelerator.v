@@ -31,6 +31,7 @@ module rx_accelerator #(
     input reset,
     input start,
     output done,
+    output waiting,  // for a word of a list that is not ready
 
     output [1:0] upcoming,  // the list of the next word: 0 descriptors, 1 weights, 2 parameters
     output descriptor_read,
@@ -84,6 +85,7 @@ module rx_accelerator #(
       .reset(reset),
       .start(start),
       .done(done),
+      .waiting(waiting),
       .upcoming(upcoming),
       .descriptor_read(descriptor_read),
       .descriptor_address(descriptor_address),

@@ -21,6 +21,7 @@ module rx_control #(
     input reset,
     input start,
     output reg done,
+    output waiting,  // for a word of a list that is not ready
 
     output reg [1:0] upcoming,  // 0 descriptors, 1 weights, 2 parameters
     output descriptor_read,
@@ -98,6 +99,7 @@ module rx_control #(
   wire last_load = weight_read && loaded + 1'b1 == window;
   wire taken = !fresh_parameters || parameter_ready;
 
+  assign waiting = (state == FETCH && !descriptor_ready) || (loading && !weight_ready) || (state == TAKE && !taken);
   assign descriptor_read = state == FETCH && descriptor_ready;
   assign weight_read = loading && weight_ready;
   assign parameter_read = state == TAKE && fresh_parameters && parameter_ready;
@@ -176,12 +178,14 @@ module rx_control #(
         if (descriptor_ready) begin
           fetched <= fetched + 1'b1;
           tile <= {EXTENT{1'b0}};
-          if (fetched == FIELDS[5:0] - 1'b1) state <= TILE;
+          if (fetched == FIELDS[5:0] - 1'b1) begin
+            state <= TILE;
+            upcoming <= fields[64*(F_KIND+1)+:2] == 2'd0 ? WEIGHTS : PARAMETERS;  // it is about to move down
+          end
         end
         TILE: begin
           state <= convolution ? LOAD : TAKE;
           if (tile == 0) begin
-            upcoming <= convolution ? WEIGHTS : PARAMETERS;
             loading <= convolution;
             loading_half <= half;
             loaded <= {(WINDOW + 1) {1'b0}};

@@ -1,4 +1,4 @@
-// The accelerator with its memories, sized for one network by parameters.vh. While it does not run, the host writes an
+// The accelerator with all its memories, sized for one network by parameters.vh. While it does not run, the host writes an
 // image into the narrow or the wide memory and reads the logits from the wide one, a vector at a time.
 module rx_system #(
     `include "parameters.vh"
@@ -27,46 +27,15 @@ module rx_system #(
   wire [LANES*LANES*W-1:0] weight_data;
   wire [PARAMETER-1:0] parameter_address;
   wire [LANES*LANE-1:0] parameter_data;
-  wire [ADDRESS-1:0] read_address, narrow_address, wide_address;
-  wire [LANES*X-1:0] narrow_data, narrow_result;
-  wire [LANES*WIDE-1:0] wide_data, wide_result;
-  wire narrow_write, wide_write;
-  // the smaller memory needs fewer bits
-  // verilator lint_off UNUSEDSIGNAL
-  wire [ADDRESS-1:0] read_at = host ? host_address : read_address;
-  wire [ADDRESS-1:0] narrow_at = host ? host_address : narrow_address;
-  wire [ADDRESS-1:0] wide_at = host ? host_address : wide_address;
-  // verilator lint_on UNUSEDSIGNAL
 
-  rx_accelerator #(
-      .LANES(LANES),
-      .X(X),
-      .W(W),
-      .ACC(ACC),
-      .PATH(PATH),
-      .CAST(CAST),
-      .WIDE(WIDE),
-      .MUL(MUL),
-      .FACTOR(FACTOR),
-      .OFFSET(OFFSET),
-      .SHIFT(SHIFT),
-      .LEFT(LEFT),
-      .DIVIDE(DIVIDE),
-      .DIVISOR(DIVISOR),
-      .ADDRESS(ADDRESS),
-      .STORE(STORE),
-      .PARAMETER(PARAMETER),
-      .DESCRIPTOR(DESCRIPTOR),
-      .WINDOW(WINDOW),
-      .EXTENT(EXTENT),
-      .PLACES(PLACES),
-      .PLACE(PLACE)
-  ) accelerator (
+  rx_core core (
       .clock(clock),
       .reset(reset),
       .start(start),
       .done(done),
+      // memories are always ready
       // verilator lint_off PINCONNECTEMPTY
+      .waiting(),
       .upcoming(),
       .descriptor_read(),
       .weight_read(),
@@ -81,15 +50,13 @@ module rx_system #(
       .parameter_address(parameter_address),
       .parameter_ready(1'b1),
       .parameter_data(parameter_data),
-      .read_address(read_address),
-      .narrow_data(narrow_data),
-      .wide_data(wide_data),
-      .narrow_write(narrow_write),
-      .narrow_address(narrow_address),
-      .narrow_result(narrow_result),
-      .wide_write(wide_write),
-      .wide_address(wide_address),
-      .wide_result(wide_result),
+      .host(host),
+      .host_write_narrow(host_write_narrow),
+      .host_write_wide(host_write_wide),
+      .host_address(host_address),
+      .host_narrow(host_narrow),
+      .host_wide(host_wide),
+      .host_read(host_read),
       .tap_valid(tap_valid),
       .taps(taps)
   );
@@ -138,32 +105,5 @@ module rx_system #(
       .read_address(parameter_address),
       .read_data(parameter_data)
   );
-  rx_memory #(
-      .BITS(LANES * X),
-      .WORDS(NARROWS),
-      .ADDRESS($clog2(NARROWS))
-  ) narrow (
-      .clock(clock),
-      .write(host ? host_write_narrow : narrow_write),
-      .write_address(narrow_at[$clog2(NARROWS)-1:0]),
-      .write_data(host ? host_narrow : narrow_result),
-      .read(1'b1),
-      .read_address(read_at[$clog2(NARROWS)-1:0]),
-      .read_data(narrow_data)
-  );
-  rx_memory #(
-      .BITS(LANES * WIDE),
-      .WORDS(WIDES),
-      .ADDRESS($clog2(WIDES))
-  ) wide (
-      .clock(clock),
-      .write(host ? host_write_wide : wide_write),
-      .write_address(wide_at[$clog2(WIDES)-1:0]),
-      .write_data(host ? host_wide : wide_result),
-      .read(1'b1),
-      .read_address(read_at[$clog2(WIDES)-1:0]),
-      .read_data(wide_data)
-  );
-  assign host_read = wide_data;
   assign tap_descriptor = descriptor_address;
 endmodule

@@ -4,8 +4,7 @@
 //   +golden=FILE  logits to compare with (default logits.hex); an empty name compares nothing
 //   +logits=FILE  where to write logits, as hexadecimal words
 //   +limit=N      clocks after which a batch is given up (default: never)
-//   +trace=FILE   where to write taps: stage (8 bits), address behind the descriptor (24), batch
-//                 (32); then LANES values; all as 64-bit integers
+//   +trace=FILE   where to write taps, see trace.v
 `timescale 1ns / 1ps
 module testbench #(
     `include "parameters.vh"
@@ -55,7 +54,7 @@ module testbench #(
       .taps(taps)
   );
 
-  integer images_file, golden_file, logits_file, trace_file, batch;
+  integer images_file, golden_file, logits_file, batch;
   integer count, left, word, got, differing, waited, limit;
   reg [63:0] clocks;
   reg [8*256-1:0] name;
@@ -63,21 +62,18 @@ module testbench #(
   initial clocks = 64'd0;
   always @(posedge clock) if (!host) clocks <= clocks + 1;
 
-  // The values of a stage, each sign-extended to 64 bits.
-  // verilator lint_off BLKSEQ
-  integer stage, lane;
-  reg [64*(LANES+1)-1:0] line;
-  always @(posedge clock)
-    if (trace_file != 0 && !host)
-      for (stage = 0; stage < 8; stage = stage + 1)
-        if (tap_valid[stage]) begin
-          line[63:0] = {batch, {(24 - DESCRIPTOR) {1'b0}}, descriptor, stage[7:0]};
-          for (lane = 0; lane < LANES; lane = lane + 1)
-            line[64*(lane+1)+:64] = {{(65 - PATH) {taps[(stage*LANES+lane)*PATH+PATH-1]}},
-                                     taps[(stage*LANES+lane)*PATH+:PATH-1]};
-          $fwrite(trace_file, "%u", line);
-        end
-  // verilator lint_on BLKSEQ
+  trace #(
+      .LANES(LANES),
+      .PATH(PATH),
+      .DESCRIPTOR(DESCRIPTOR)
+  ) traced (
+      .clock(clock),
+      .runs(!host),
+      .batch(batch),
+      .descriptor(descriptor),
+      .tap_valid(tap_valid),
+      .taps(taps)
+  );
 
   initial begin
     if (!$value$plusargs("count=%d", count)) count = COUNT;
@@ -88,8 +84,6 @@ module testbench #(
     golden_file = name == 0 ? 0 : $fopen(name, "r");
     logits_file = 0;
     if ($value$plusargs("logits=%s", name)) logits_file = $fopen(name, "w");
-    trace_file = 0;
-    if ($value$plusargs("trace=%s", name)) trace_file = $fopen(name, "wb");
     differing = 0;
     repeat (4) @(negedge clock);
     reset = 1'b0;
