@@ -68,8 +68,11 @@ class AxiTarget:
 
     def open(self, folder: Path, network: IntGraph, scratch: Path) -> dict[str, VerilatedTestbench]:
         """See ``radixpoint.export.target.Target``."""
-        machine, _ = _program(network, read_manifest(folder).options)
-        return {"verilator": VerilatedTestbench(network, machine, folder, scratch, SOURCES)}
+        machine, made = _program(network, read_manifest(folder).options)
+        moved = len(made.program()) + machine.batch * (made.image_bytes + made.result_bytes)
+        # two batches a start, and a memory that pauses
+        patience = 2 * (machine.clocks() + 4 * 8 * moved // made.bus)
+        return {"verilator": VerilatedTestbench(network, machine, folder, scratch, SOURCES, patience)}
 
 
 def _program(network: IntGraph, options: Mapping[str, str]) -> tuple[Machine, Program]:

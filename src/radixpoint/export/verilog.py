@@ -91,6 +91,14 @@ def verilate(
 class VerilatedTestbench:
     """An ``radixpoint.engines.Engine`` over the testbench of an export folder.
 
+    Args:
+        network: what was exported.
+        machine: the accelerator for it.
+        folder: of the export.
+        scratch: for what is built.
+        sources: files of the folder that are simulated.
+        patience: clocks that a run may take beyond those of a batch.
+
     Attributes:
         clocks: that the images of the last run took.
     """
@@ -102,9 +110,10 @@ class VerilatedTestbench:
         folder: Path,
         scratch: Path,
         sources: Sequence[str] = SOURCES,
+        patience: int = 0,
     ) -> None:
         self.network, self.machine, self.folder, self.scratch = network, machine, folder, scratch
-        self.sources = sources
+        self.sources, self.patience = sources, patience
         self.clocks = 0
 
     @cached_property
@@ -119,7 +128,7 @@ class VerilatedTestbench:
         results = self.scratch / ("logits.hex" if keep is None else "trace.bin")
         results.unlink(missing_ok=True)
         what = "logits" if keep is None else "trace"
-        limit = 2 * self.machine.clocks() + 10_000
+        limit = 2 * self.machine.clocks() + 10_000 + self.patience
         images = np.asarray(images)
         arguments = [
             f"+images={fed}",
@@ -130,7 +139,7 @@ class VerilatedTestbench:
         ]
         done = run_tool([str(self._program), *arguments], "the testbench", folder=self.folder)
         out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
-        if done.returncode or not results.exists() or _COUNTED not in out:
+        if done.returncode or not results.exists() or _COUNTED not in out or "FAIL" in out:
             said = (err or out).strip()[:600]
             raise ExportError(f"the testbench ended with status {done.returncode}: {said}")
         self.clocks = int(out.split(_COUNTED)[-1].split()[0])

@@ -94,6 +94,7 @@ module testbench #(
         if (got != 1) begin
           $display("FAIL: no word %0d of batch %0d", word, batch);
           $finish;
+          @(negedge clock);  // never: what follows in the same instant would still run
         end
         address = IMAGE_NARROW[ADDRESS-1:0] + word[ADDRESS-1:0];
         write_narrow = IMAGE_NARROW >= 0;
@@ -116,6 +117,7 @@ module testbench #(
       if (!done) begin
         $display("FAIL: batch %0d not done after %0d clocks", batch, waited);
         $finish;
+        @(negedge clock);
       end
       host = 1'b1;
       for (word = 0; word < left * LOGIT_WORDS; word = word + 1) begin
