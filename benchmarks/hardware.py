@@ -2,13 +2,19 @@
 
     python benchmarks/hardware.py designs --data DATA [--plots docs]
     python benchmarks/hardware.py verify  --data DATA
+    python benchmarks/hardware.py sharing --data DATA
+    python benchmarks/hardware.py bus     --data DATA
+    python benchmarks/hardware.py fpga
     python benchmarks/hardware.py modules [--plots docs]
     python benchmarks/hardware.py ship
 
 DATA holds ``resnet50-tiny-imagenet.safetensors``, ``images-search.tar``, ``images-calibration.tar`` and
 ``wnids.txt``; images have 64 x 64 pixels. ``designs`` prints the cost of each design, ``verify`` runs each in
-Verilog on one image, ``modules`` prints the synthesis of each module at each word length, ``ship`` writes the
-results of synthesis that the package holds (after a change of a module). Plots need matplotlib.
+Verilog on one image, ``sharing`` prints what it saves that a weight serves several places and images, ``bus``
+runs the last design behind a bus, ``fpga`` synthesizes, places and routes the embedded network with its bus
+at several word lengths (25 minutes), ``modules`` prints the synthesis of each module at each word length,
+``ship`` writes the results of synthesis that the package holds (after a change of a module). Plots need
+matplotlib.
 """
 
 from __future__ import annotations
@@ -25,9 +31,14 @@ import msgspec
 import radixpoint
 from radixpoint.accelerator import synthesis
 from radixpoint.accelerator.cost import cost, products_per_dsp
+from radixpoint.accelerator.fpga import FAMILIES, fpga
 from radixpoint.accelerator.hardware import accelerator_area, accelerator_cost
+from radixpoint.accelerator.machine import Machine
+from radixpoint.accelerator.program import Program
+from radixpoint.demo import demo_images, demo_network
 from radixpoint.engines import quantize_images
-from radixpoint.export import export_network, verify_export
+from radixpoint.export import TARGETS, export_network, verify_export
+from radixpoint.export.verilog import VerilatedTestbench
 from radixpoint.ir.network import IntGraph
 from radixpoint.quantization.design import Design
 
@@ -142,6 +153,85 @@ def verify(data: Path) -> None:
         )
 
 
+def sharing(data: Path) -> None:
+    """Energy an image of the last design, by places and images that share a weight."""
+    network = networks(data)["best 6 / 10"]
+    found = [
+        accelerator_cost(network, LANES, *shared)
+        for shared in ((1, 1), (4, 1), (8, 1), (4, 2), (8, 2), (4, 4), (8, 4))
+    ]
+    first = sum(found[0].energy.values())
+    row("places, images", *(f"{m.places}, {m.batch}" for m in found))
+    row("---", *["---"] * len(found))
+    for part in found[0].energy:
+        row(f"{part}, uJ", *(f"{m.energy[part] / 1e6:,.1f}" for m in found))
+    totals = [sum(m.energy.values()) for m in found]
+    row("an image, uJ", *(f"{total / 1e6:,.1f} ({total / first:.2f})" for total in totals))
+    row("clocks an image", *(f"{m.clocks / m.batch:,.0f}" for m in found))
+    row("multipliers busy", *(f"{100 * m.busy:.1f} %" for m in found))
+    chip = ("narrow", "wide")
+    row("activations on chip, KiB", *(f"{sum(m.memories[k] for k in chip) / 8192:,.0f}" for m in found))
+    areas = {places: accelerator_area(found[0].sizes, LANES, places) for places in {m.places for m in found}}
+    gates = {places: area.array_gates + area.lane_gates for places, area in areas.items()}
+    row("gate equivalents, array and lanes", *(f"{gates[m.places]:,.0f}" for m in found))
+
+
+def bus(data: Path) -> None:
+    """The last design with its program in a memory that pauses in a quarter of the clocks: every tensor."""
+    classes = radixpoint.read_classes(data / "wnids.txt")
+    image = radixpoint.load_images(data / "images-search.tar", classes=classes).inputs(0, 1)
+    network = networks(data)["best 6 / 10"]
+    images = quantize_images(network, image)
+    row(
+        "bits of a beat",
+        "integers compared",
+        "differing",
+        "clocks an image",
+        "multipliers busy",
+        "program, MiB",
+    )
+    row(*["---"] * 6)
+    for bits in (64, 128, 256):
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "x"
+            export_network(network, "axi", out, images, {"bus": str(bits)})
+            result = verify_export(out)
+            (run,) = TARGETS["axi"].open(out, network, Path(folder)).values()
+            assert isinstance(run, VerilatedTestbench)
+            run.run(images)
+            size = (out / "program.bin").stat().st_size / 2**20
+        compared = sum(layer.values for layer in result.layers)
+        differ = "none" if result.mismatch is None else str(result.mismatch)
+        busy = cost(network).macs / (LANES**2 * run.clocks)
+        row(bits, f"{compared:,}", differ, f"{run.clocks:,}", f"{100 * busy:.0f} %", f"{size:.1f}")
+
+
+CHIPS = ((16, 16), (12, 14), (10, 13), (8, 12), (6, 10), (4, 10))
+"""Word lengths of the embedded network on an FPGA."""
+
+
+def chips() -> None:
+    """The embedded network's accelerator of 4 x 4 multipliers, on two families."""
+    graph = demo_network()
+    ranges = radixpoint.calibrate(graph, demo_images("calibration"))
+    cells = (f"{f.name}: LUTs, flip-flops, multipliers, memories" for f in FAMILIES.values())
+    row("word lengths", *cells, "MHz", "ms an image")
+    row(*["---"] * (len(FAMILIES) + 3))
+    for conv, bn in CHIPS:
+        network = radixpoint.quantize(graph, ranges, Design.separate(conv=conv, bn=bn))
+        machine = Machine(network, 4)
+        found = {name: fpga(Program(machine, 64), name) for name in FAMILIES}
+        clock = found["ecp5"].megahertz
+        assert clock is not None
+        row(
+            f"{conv} / {bn}",
+            *(f"{f.luts:,}, {f.flip_flops:,}, {f.multipliers}, {f.memories}" for f in found.values()),
+            f"{clock:.1f}",
+            f"{machine.clocks() / clock / 1e3:.1f}",
+        )
+    print(", ".join(sorted({tool for f in found.values() for tool in f.tools})))
+
+
 def modules(plots: Path | None) -> None:
     names = list(synthesis.module_table(4))
     row("bits", *(f"{n}: gate equivalents, LUTs, DSPs" for n in names), "products a DSP48E2")
@@ -188,7 +278,7 @@ def ship() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["designs", "verify", "modules", "ship"])
+    parser.add_argument("what", choices=["designs", "verify", "sharing", "bus", "fpga", "modules", "ship"])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--plots", type=Path)
     given = parser.parse_args()
@@ -197,6 +287,12 @@ def main() -> None:
             designs(given.data, given.plots)
         case "verify":
             verify(given.data)
+        case "sharing":
+            sharing(given.data)
+        case "bus":
+            bus(given.data)
+        case "fpga":
+            chips()
         case "modules":
             modules(given.plots)
         case _:

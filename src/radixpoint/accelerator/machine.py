@@ -85,6 +85,12 @@ _FETCH, _TILE, _LOAD, _SETTLE, _WAIT, _DRAIN = len(descriptor_fields()), 1, 1, 2
 """Clocks of the states of ``rtl/rx_control.v`` that do not depend on the layer (a test counts them)."""
 
 
+def sizes_file(sizes: Mapping[str, int | str]) -> str:
+    """``parameters.vh``: the values of parameters, by name."""
+    lines = ",\n".join(f"    parameter {name} = {value}" for name, value in sizes.items())
+    return f"// verilator lint_off UNUSEDPARAM\n{lines}\n// verilator lint_on UNUSEDPARAM\n"
+
+
 def pack(columns: list[tuple[Ints, int]]) -> list[str]:
     """Words in hexadecimal: of each row the columns' values from the lowest bit on, each (values, bits)."""
     bits = np.concatenate(

@@ -10,12 +10,14 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from radixpoint.accelerator.machine import Machine, descriptor_fields
+from radixpoint.accelerator.machine import Machine, descriptor_fields, sizes_file
 from radixpoint.errors import ExportError
 from radixpoint.ir.plan import Ints
 
 BUSES = (32, 64, 128, 256, 512, 1024)
 """Bits of a beat that AXI4 allows, and that hold a register."""
+LOG_DEPTH = 6
+"""Of the FIFO of what is read, in beats: four bursts of 16."""
 _OF_THE_LISTS = ("DESCRIPTOR", "STORE", "PARAMETER", "DESCRIPTORS", "STORES", "PARAMETERS")
 """Sizes that a bus makes free: how many words a program has."""
 
@@ -52,6 +54,12 @@ class Program:
         """32 bits of a digest of all sizes of the hardware on which the program depends."""
         sizes = {k: v for k, v in self.machine.parameters.items() if k not in _OF_THE_LISTS}
         return int(hashlib.sha256(f"{self.bus} {sorted(sizes.items())}".encode()).hexdigest()[:8], 16)
+
+    def parameters_file(self, program_beats: int, count: int) -> str:
+        """``parameters.vh`` for a program of so many beats, and so many images beside the testbench."""
+        own: dict[str, int | str] = {"BUS": self.bus, "LOG_DEPTH": LOG_DEPTH}
+        own |= {"IDENTIFIER": f"32'h{self.identifier:08x}", "PROGRAM_BEATS": program_beats, "COUNT": count}
+        return sizes_file({**self.machine.parameters, **own})
 
     def _spread(self, words: Iterable[str]) -> bytes:
         return b"".join(int(word, 16).to_bytes(self.word_bytes(4 * len(word)), "little") for word in words)

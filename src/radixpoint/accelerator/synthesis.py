@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -168,21 +168,39 @@ def synthesize(module: str, parameters: Mapping[str, int], flow: str) -> Synthes
     key = result_key(module, parameters, flow)
     if key in _shipped():
         return _shipped()[key]
-    kept = cache_folder() / "synthesis" / f"{key}.json"
-    if kept.is_file():
-        try:
-            return msgspec.json.decode(kept.read_bytes(), type=Synthesis)
-        except msgspec.MsgspecError:
-            kept.unlink()
+    before = kept("synthesis", key, Synthesis)
+    if before is not None:
+        return before
     result = synthesize_now(module, parameters, flow)
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        part = kept.with_suffix(f".{os.getpid()}")
-        part.write_bytes(msgspec.json.encode(result))
-        part.replace(kept)
-    except OSError:
-        pass  # a cache that cannot be written costs time, nothing else
+    keep("synthesis", key, result)
     return result
+
+
+_Kept = TypeVar("_Kept", bound=msgspec.Struct)
+
+
+def kept(kind: str, key: str, form: type[_Kept]) -> _Kept | None:
+    """What ``keep`` kept, or None; a file that does not hold it is removed."""
+    path = cache_folder() / kind / f"{key}.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=form)
+    except msgspec.MsgspecError:
+        path.unlink()
+    except OSError:
+        pass
+    return None
+
+
+def keep(kind: str, key: str, result: msgspec.Struct) -> None:
+    """Keep a result for the next time; a cache that cannot be written costs time, nothing else."""
+    path = cache_folder() / kind / f"{key}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_bytes(msgspec.json.encode(result))
+        part.replace(path)
+    except OSError:
+        pass
 
 
 def synthesize_now(module: str, parameters: Mapping[str, int], flow: str) -> Synthesis:

@@ -14,8 +14,10 @@ from rich.table import Table
 from radixpoint.accelerator.cost import Cost, check_fixed_point
 from radixpoint.accelerator.cost import cost as cost_of
 from radixpoint.accelerator.dataflows import Run
+from radixpoint.accelerator.fpga import FAMILIES, Fpga, fpga
 from radixpoint.accelerator.hardware import AcceleratorCost, Area, accelerator_area, accelerator_cost
-from radixpoint.accelerator.machine import LANES, PLACES
+from radixpoint.accelerator.machine import LANES, PLACES, Machine
+from radixpoint.accelerator.program import Program
 from radixpoint.accelerator.synthesis import ModuleCost, module_costs
 from radixpoint.accelerator.target import HardwareTarget
 from radixpoint.accelerator.workloads import WORKLOADS, loops
@@ -29,6 +31,7 @@ from radixpoint.ir.network import IntGraph
 from radixpoint.ir.storage import load_network
 
 Workload = Literal["timeloop", "zigzag"]
+Chip = Literal["ecp5", "xcup"]
 
 
 def cost(
@@ -42,6 +45,11 @@ def cost(
     modules: Annotated[
         bool, typer.Option("--modules", help="The hardware modules at every word length instead.")
     ] = False,
+    chip: Annotated[
+        Chip | None,
+        typer.Option("--fpga", help="The whole accelerator with its bus on an FPGA of this family; minutes."),
+    ] = None,
+    bus: Annotated[int, typer.Option(help="For --fpga: bits of a beat of the bus.")] = 64,
     target: Target = None,
     workload: Annotated[
         Workload | None,
@@ -90,9 +98,21 @@ def cost(
                 places,
                 lambda what, done, total: shown.reset(task, description=what, completed=done, total=total),
             )
+    on_chip = None
+    if chip is not None:
+        program = Program(Machine(quantized, lanes, places, batch), bus)
+        with bars() as shown:
+            task = shown.add_task("", total=None)
+            on_chip = fpga(
+                program,
+                chip,
+                lambda what, done, total: shown.reset(task, description=what, completed=done, total=total),
+            )
     counted, taken = cost_of(quantized), footprint(quantized)
     if as_json:
         parts: dict[str, Any] = {"network": counted, "accelerator": machine, "area": area, "c": taken}
+        if on_chip is not None:
+            parts["fpga"] = {"family": chip, **msgspec.to_builtins(on_chip)}
         if hardware is not None:
             problems, least = hardware.problems(quantized), hardware.clock.least(counted.macs)
             parts["target"] = {"name": hardware.name, "milliseconds": least, "problems": problems}
@@ -100,6 +120,8 @@ def cost(
         emit({name: msgspec.to_builtins(part) for name, part in parts.items()})
         return
     _report(counted, machine, area)
+    if chip is not None and on_chip is not None:
+        _report_fpga(chip, on_chip, machine)
     say(f"as exported C: {taken.ram:,} bytes of RAM, {taken.flash:,} bytes of flash, stack and code apart")
     if hardware is not None:
         _report_target(hardware, quantized, counted)
@@ -183,6 +205,20 @@ def _report_dataflow(hardware: HardwareTarget, moved: Run) -> None:
 
 def _kib(bits: int) -> str:
     return f"{bits / 8 / 1024:,.1f} KiB"
+
+
+def _report_fpga(chip: Chip, found: Fpga, machine: AcceleratorCost) -> None:
+    table = Table(f"{FAMILIES[chip].name}, with its bus", "")
+    table.add_row("LUTs", f"{found.luts:,}")
+    table.add_row("flip-flops", f"{found.flip_flops:,}")
+    table.add_row("multipliers", f"{found.multipliers:,}")
+    table.add_row("memories of 18 kbit", f"{found.memories:,}")
+    if found.megahertz is not None:
+        frame = machine.clocks / machine.batch / found.megahertz / 1e3
+        table.add_row("clock", f"{found.megahertz:.1f} MHz")
+        table.add_row("an image at that clock, memory in time", f"{frame:,.3g} ms")
+    table.add_row("by", ", ".join(found.tools))
+    out.print(table)
 
 
 def _report(found: Cost, machine: AcceleratorCost, area: Area | None) -> None:

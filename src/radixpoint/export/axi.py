@@ -19,8 +19,6 @@ from radixpoint.ir.plan import Ints
 
 BUS = 64
 """Bits of a beat."""
-_LOG_DEPTH = 6
-"""Of the FIFO of what is read, in beats: four bursts of 16."""
 SOURCES = ("testbench.v", "trace.v", *BUS_MODULES)
 """What is simulated; the first holds the testbench."""
 _AS_THEY_ARE = (
@@ -45,16 +43,10 @@ class AxiTarget:
         """
         machine, made = _program(network, options)
         program = made.program()
-        more = {
-            "BUS": made.bus,
-            "LOG_DEPTH": _LOG_DEPTH,
-            "IDENTIFIER": made.identifier,
-            "PROGRAM_BEATS": 8 * len(program) // made.bus,
+        texts = {
+            **common_texts(machine, images),
+            "parameters.vh": made.parameters_file(8 * len(program) // made.bus, len(images)),
         }
-        texts = common_texts(machine, images, more)
-        texts["parameters.vh"] = texts["parameters.vh"].replace(
-            f"IDENTIFIER = {made.identifier}", f"IDENTIFIER = 32'h{made.identifier:08x}"
-        )
         facts = _facts(machine, made, program)
         texts["radixpoint_network.h"] = _header(facts)
         texts["radixpoint_network.json"] = json.dumps(facts) + "\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from radixpoint.accelerator.machine import LANES, MODULES, PLACES, Machine, descriptor_fields
+from radixpoint.accelerator.machine import LANES, MODULES, PLACES, Machine, descriptor_fields, sizes_file
 from radixpoint.accelerator.synthesis import rtl
 from radixpoint.engines import make_engine
 from radixpoint.errors import ExportError
@@ -228,7 +228,8 @@ class VerilogTarget:
         """See ``radixpoint.export.target.Target``; options: of ``radixpoint.accelerator.machine.Machine``."""
         machine = make_machine(network, options)
         texts = {
-            **common_texts(machine, images, {}),
+            **common_texts(machine, images),
+            "parameters.vh": sizes_file({**machine.parameters, "COUNT": len(images)}),
             "descriptors.hex": "\n".join(machine.descriptor_words()) + "\n",
             "weights.hex": "\n".join([*machine.weight_words()] or ["0"]) + "\n",
             "parameters.hex": "\n".join(machine.parameter_words()) + "\n",
@@ -269,13 +270,10 @@ def option_number(options: Mapping[str, str], name: str, usual: int) -> int:
     return int(text)
 
 
-def common_texts(machine: Machine, images: Ints, more: Mapping[str, int]) -> dict[str, str]:
-    """What the testbenches of both interfaces read: sizes (``more`` among them), images and golden logits."""
+def common_texts(machine: Machine, images: Ints) -> dict[str, str]:
+    """What the testbenches of both interfaces read and people do: images, golden logits, descriptors."""
     logits = make_engine(machine.network).run(images)[machine.network.output]
-    numbers = {**machine.parameters, **more, "COUNT": len(images)}
-    lines = ",\n".join(f"    parameter {name} = {value}" for name, value in numbers.items())
     return {
-        "parameters.vh": f"// verilator lint_off UNUSEDPARAM\n{lines}\n// verilator lint_on UNUSEDPARAM\n",
         "descriptors.txt": _listing(machine),
         "images_in.hex": "\n".join(machine.image_words(images)) + "\n",
         "logits.hex": "\n".join(machine.logit_words(logits)) + "\n",
