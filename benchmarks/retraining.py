@@ -1,14 +1,13 @@
 """What retraining gains: the network in the package at few bits, before and after.
 
     python benchmarks/retraining.py [--bits 4 3] [--operands 8] [--weights 8] [--epochs 90] [--batch 32]
-                                    [--rate 0.004] [--threads 1] [--means]
+                                    [--rate 0.004] [--threads 1]
 
 One word length for everything that is multiplied, or another for the weights or the operands; 16 bits for
 batch normalization, scope channel, rule ``loss``, unsigned operands. Trained on the 1,000 calibration images
 of the package without their labels, mirrored and moved; judged on its 10,000 test images. Prints the drop of
-top-1 with its paired 95 % interval, the share of images on which float and quantized agree, and the seconds
-that training took. ``--means``: afterwards offsets of batch normalization are estimated again, from how far
-the mean of each channel is from float's.
+top-1 with its paired 95 % interval, the share of images on which float and quantized agree, the seconds that
+training took, and whether offsets of batch normalization that were estimated again afterwards were kept.
 """
 
 from __future__ import annotations
@@ -22,9 +21,6 @@ import radixpoint
 from radixpoint.demo import demo_images, demo_network
 from radixpoint.quantization.design import Widths
 from radixpoint.quantization.quantize import Quantizer
-from radixpoint.quantization.refine import Refiner
-from radixpoint.quantization.sites import real_weights
-from radixpoint.quantization.stand_in import StandIn
 
 
 def row(bits: int, name: str, found: radixpoint.Evaluation, seconds: float | None) -> str:
@@ -43,7 +39,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=0.004)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--means", action="store_true")
     arguments = parser.parse_args()
     graph, images, judges = demo_network(), demo_images("calibration"), demo_images("test")
     ranges = radixpoint.calibrate(graph, images)
@@ -61,11 +56,8 @@ def main() -> None:
         started = time.perf_counter()
         network = radixpoint.retrain(graph, network, images, asked, threads=arguments.threads)
         seconds = time.perf_counter() - started
-        print(row(bits, "retrained", radixpoint.evaluate(graph, network, judges), seconds), flush=True)
-        if arguments.means:
-            refiner = Refiner(graph, images, StandIn(graph, ranges).operands, len(images))
-            network = refiner.refine(network, real_weights(graph, design), ["offsets"])
-            print(row(bits, "means again", radixpoint.evaluate(graph, network, judges), None), flush=True)
+        name = f"retrained, offsets {network.metadata['estimated']}"
+        print(row(bits, name, radixpoint.evaluate(graph, network, judges), seconds), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from radixpoint.data import ImageSet
 from radixpoint.demo import demo_images, demo_network
 from radixpoint.engines import ReferenceEngine, make_engine, quantize_images
 from radixpoint.errors import DataError, DesignError, EngineError, ModelError, RunError
+from radixpoint.ir.derived import with_parameters
 from radixpoint.ir.graph import Graph
 from radixpoint.ir.network import IntGraph
 from radixpoint.ir.storage import load_network, save_network
@@ -150,6 +151,33 @@ def test_it_is_nearer_to_float(low: tuple[Graph, IntGraph, ImageSet]) -> None:
         k: p.format for k, p in network.parameters.items()
     }
     fast.agree(made, quantize_images(made, others.inputs(0, 4)))
+    assert made.metadata["estimated"] in ("again", "kept")
+
+
+@pytest.mark.parametrize("equalize", [False, True])
+def test_offsets_are_estimated_again(equalize: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where weights have moved the means of channels, offsets move them back: kept if nearer to float."""
+    graph = networks.balanced() if equalize else networks.residual()
+    images = networks.labelled(graph, 96, 5)
+    design = Design.separate(8, 12, equalize=equalize)
+    quantizer = Quantizer(graph, calibrate(graph, images), images)
+    network = quantizer.quantize(design)
+    step = [s for s in network.steps if s.op == "conv"][-1]
+    key = step.parameters["weight"]
+    was = network.parameters[key]
+    moved = np.clip(was.data + (was.format.max >> 2), was.format.min, was.format.max)
+    broken = with_parameters(network, {key: dataclasses.replace(was, data=moved)})
+    mended = quantizer.estimated_again(broken, design)
+    assert mended.metadata["estimated"] == "again"
+    judge = quantizer._even if equalize else quantizer
+    assert judge._apart(mended) < judge._apart(broken)
+    offsets = {s.parameters["value"] for s in network.steps if s.op == "offset"}
+    for name, parameter in mended.parameters.items():
+        assert name in offsets or np.array_equal(parameter.data, broken.parameters[name].data)
+    monkeypatch.setattr(judge, "_apart", lambda _: 1.0)  # none nearer
+    kept = quantizer.estimated_again(broken, design)
+    assert kept.metadata["estimated"] == "kept"
+    assert all(parameter is broken.parameters[name] for name, parameter in kept.parameters.items())
 
 
 def test_interrupted_it_ends_as_undisturbed(low: tuple[Graph, IntGraph, ImageSet], tmp_path: Path) -> None:

@@ -375,6 +375,26 @@ class Quantizer:
                 network, kept = better, [*kept, "blocks"]
         return dataclasses.replace(network, metadata={"refined": "+".join(kept)})
 
+    def estimated_again(self, network: IntGraph, design: Design) -> IntGraph:
+        """A trained network's offsets of batch normalization, from the means that float has of each channel.
+
+        As a technique of refining: the network is left as it is where its answers do not come nearer to those
+        of float. Metadata ``estimated`` says which. Needs calibration images.
+
+        Args:
+            network: quantized from this float network by ``design``, and trained since.
+            design: see there.
+        """
+        if design.equalize:
+            return self._even.estimated_again(network, replace(design, equalize=False))
+        assert self.calibration is not None
+        refiner = Refiner(self.graph, self.calibration, self._stand_in.operands)
+        symmetric = design.overflow is Overflow.SAT_SYM
+        better = refiner.refine(network, real_weights(self.graph, design), ["offsets"], symmetric)
+        nearer = self._apart(better) < self._apart(network)
+        metadata = {**network.metadata, "estimated": "again" if nearer else "kept"}
+        return dataclasses.replace(better if nearer else network, metadata=metadata)
+
     def quantize(self, design: Design) -> IntGraph:
         """The network in the representation that ``design`` describes, verified.
 
