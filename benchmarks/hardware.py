@@ -206,7 +206,7 @@ def bus(data: Path) -> None:
         row(bits, f"{compared:,}", differ, f"{run.clocks:,}", f"{100 * busy:.0f} %", f"{size:.1f}")
 
 
-CHIPS = ((16, 16), (12, 14), (10, 13), (8, 12), (6, 10), (4, 10))
+CHIPS = ((16, 16), (10, 13), (8, 12), (6, 10))
 """Word lengths of the embedded network on an FPGA."""
 
 

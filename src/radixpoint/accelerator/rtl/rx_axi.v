@@ -122,7 +122,7 @@ module rx_axi #(
       .batches(batches),
       .images_at(images_at),
       .results_at(results_at),
-      .busy(state != IDLE),
+      .busy(state != IDLE || ended),
       .ended(ended),
       .error(error),
       .clocks(clocks),
