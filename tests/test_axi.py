@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from radixpoint.errors import ExportError
 from radixpoint.export import export_network, verify_export
 from radixpoint.export.source import build
 from radixpoint.export.verilog import VerilatedTestbench, verilator
+from radixpoint.ir.derived import part
 from radixpoint.ir.network import IntGraph
 from radixpoint.measure.calibrate import calibrate
 from radixpoint.quantization.design import Design
@@ -101,6 +103,10 @@ FAULTS = {
     "data withdrawn": ("rx_store.v", "if (wready) wvalid <= 1'b0", "wvalid <= 1'b0"),
     "a write of another kind": ("rx_axi.v", "m_axi_awburst = 2'b01", "m_axi_awburst = 2'b00"),
     "a read beyond the memory": ("rx_axi.v", "image_at : program_at", "image_at : program_at + 64'h1000000"),
+    "a read of another kind": ("rx_axi.v", "m_axi_arburst = 2'b01", "m_axi_arburst = 2'b10"),
+    "a write that is not whole": ("rx_axi.v", "m_axi_wlast   = 1'b1", "m_axi_wlast   = ~m_axi_wvalid"),
+    "no room for what was asked for": ("rx_fetch.v", "rready = 1'b1", "rready = ~held[0]"),
+    "an answer that is not taken": ("rx_store.v", "bready = 1'b1", "bready = ~open[1]"),
     "a write beside the results": ("rx_axi.v", ".address(result_at)", ".address(image_at)"),
     "status 00000300": ("rx_axi.v", ": program_beats),", ": program_beats - 32'd1),"),
 }
@@ -230,6 +236,7 @@ def bench(network: IntGraph, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "errors_of_the_memory",
         "resets_and_stops",
         "what_registers_refuse",
+        "starts_at_the_end_of_a_run",
         "what_a_run_refuses",
         "interrupts",
         "driver_in_c",
@@ -250,12 +257,28 @@ def test_every_tensor_beside_cocotbext_axi(bench: Path, network: IntGraph, tmp_p
 
 
 def test_cocotb_finds_a_planted_fault(bench: Path, tmp_path: Path) -> None:
-    """A read that is withdrawn before it is taken never comes, unless the memory is always ready."""
+    """A burst across 4 KiB, which it refuses to answer."""
     shutil.copytree(bench, tmp_path / "x", ignore=shutil.ignore_patterns("simulated"))
     name, right, wrong = FAULTS["a burst across 4 KiB"]
     change(tmp_path / "x" / name, lambda text: text.replace(right, wrong))
     found = simulate(tmp_path / "x", "image_to_class$")
     assert found["image_to_class"] is not None
+
+
+class Memory(np.ndarray):  # type: ignore[type-arg]
+    """What ``pynq.allocate`` answers with."""
+
+    device_address = 0
+
+    def flush(self) -> None:
+        pass
+
+    def invalidate(self) -> None:
+        pass
+
+
+def allocate(shape: tuple[int, ...], dtype: type) -> Memory:
+    return np.zeros(shape, dtype).view(Memory)
 
 
 def test_the_driver_knows_its_accelerator(bench: Path) -> None:
@@ -266,27 +289,65 @@ def test_the_driver_knows_its_accelerator(bench: Path) -> None:
     finally:
         sys.path.remove(str(bench))
 
-    class Memory(np.ndarray):  # type: ignore[type-arg]
-        device_address = 0
-
-        def flush(self) -> None:
-            pass
-
     class Registers:
         def read(self, offset: int) -> int:
             return identifier if offset == 0 else 0
 
-    def allocate(shape: tuple[int, ...], dtype: type) -> Memory:
-        return np.zeros(shape, dtype).view(Memory)
-
     identifier = 7
     with pytest.raises(radixpoint_axi.AcceleratorError, match="says 0x00000007: expected 0x"):
         radixpoint_axi.Accelerator(Registers(), allocate, bench)
-    identifier = radixpoint_axi.json.loads((bench / "radixpoint_network.json").read_text())["identifier"]
+    identifier = json.loads((bench / "radixpoint_network.json").read_text())["identifier"]
     accelerator = radixpoint_axi.Accelerator(Registers(), allocate, bench)
     for wrong in (np.zeros((1, 3, 4, 4), np.int64), np.zeros((2, 3, 12, 12))):
         with pytest.raises(ValueError, match="expected integers"):
             accelerator.run(wrong)
+    for value in (accelerator.facts["image_low"] - 1, accelerator.facts["image_high"] + 1):
+        with pytest.raises(ValueError, match="expected stored integers, -"):
+            accelerator.run(np.full((1, 3, 12, 12), value))
+
+
+def test_the_driver_stops_what_it_leaves(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a timeout or an interrupt memory is given back only when the accelerator is at rest."""
+    monkeypatch.syspath_prepend(str(bench))
+    import radixpoint_axi
+
+    class Registers:
+        def __init__(self, interrupt: bool) -> None:
+            self.log: list[tuple[int, int]] = []
+            self.interrupt, self.polls = interrupt, 0
+
+        def read(self, offset: int) -> int:
+            if offset != 0x08 or (0x04, 1) not in self.log:
+                return identifier if offset == 0 else 0
+            if (0x04, 2) in self.log:
+                self.polls += 1
+                return int(self.polls < 5)
+            if self.interrupt:
+                raise KeyboardInterrupt
+            return 1
+
+        def write(self, offset: int, value: int) -> None:
+            self.log.append((offset, value))
+
+    identifier = json.loads((bench / "radixpoint_network.json").read_text())["identifier"]
+    for interrupt, error in ((False, radixpoint_axi.AcceleratorError), (True, KeyboardInterrupt)):
+        registers = Registers(interrupt)
+        accelerator = radixpoint_axi.Accelerator(registers, allocate, bench)
+        with pytest.raises(error):
+            accelerator.run(np.zeros((1, 3, 12, 12), np.int64), timeout=0.0)
+        assert registers.log[-1] == (0x04, 2)
+        assert registers.polls == 5  # until it was at rest
+
+
+def test_values_that_the_drivers_do_not_hold(tmp_path: Path) -> None:
+    """A result that is an accumulator may be longer than their integers."""
+    whole = exports.quantized(networks.residual(), conv=16, bn=16)
+    sums = next(step.name for step in whole.steps if step.op == "conv")
+    network = part(whole, whole.input, [sums])
+    assert network.tensors[sums].high >= 1 << 31
+    with pytest.raises(ExportError, match=r"the drivers of the bus take .* 32 bits"):
+        export_network(network, "axi", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 def test_another_rounding_is_another_program_for_the_same_accelerator(tmp_path: Path) -> None:

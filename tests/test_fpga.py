@@ -64,7 +64,7 @@ def test_it_is_done_once(
     given = [
         str(tmp_path / "n.safetensors"),
         "--lanes",
-        "2",
+        "1",
         "--bus",
         "32",
         "--fpga",

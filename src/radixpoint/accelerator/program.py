@@ -16,6 +16,7 @@ from radixpoint.ir.plan import Ints
 
 BUSES = (32, 64, 128, 256, 512, 1024)
 """Bits of a beat that AXI4 allows, and that hold a register."""
+BUS = 64
 LOG_DEPTH = 6
 """Of the FIFO of what is read, in beats: four bursts of 16."""
 _OF_THE_LISTS = ("DESCRIPTOR", "STORE", "PARAMETER", "DESCRIPTORS", "STORES", "PARAMETERS")
@@ -40,8 +41,11 @@ class Program:
         numbers = machine.parameters
         for name in (machine.network.input, machine.network.output):
             tensor = machine.network.tensors[name]
-            if tensor.format.word_length == 32 and not tensor.format.signed:
-                raise ExportError(f"layer {tensor.layer!r}: unsigned values of 32 bits: a driver has int32")
+            if not -(1 << 31) <= tensor.low <= tensor.high < 1 << 31:
+                raise ExportError(
+                    f"layer {tensor.layer!r}: values of {tensor.low} to {tensor.high}: "
+                    "the drivers of the bus take images and results of 32 bits, signed"
+                )
         self.image_bytes = numbers["IMAGE_WORDS"] * self.word_bytes(machine.lanes * numbers["PIXEL"])
         self.result_bytes = numbers["LOGIT_WORDS"] * self.word_bytes(machine.lanes * numbers["WIDE"])
 

@@ -17,7 +17,7 @@ from radixpoint.accelerator.dataflows import Run
 from radixpoint.accelerator.fpga import FAMILIES, Fpga, fpga
 from radixpoint.accelerator.hardware import AcceleratorCost, Area, accelerator_area, accelerator_cost
 from radixpoint.accelerator.machine import LANES, PLACES, Machine
-from radixpoint.accelerator.program import Program
+from radixpoint.accelerator.program import BUS, Program
 from radixpoint.accelerator.synthesis import ModuleCost, module_costs
 from radixpoint.accelerator.target import HardwareTarget
 from radixpoint.accelerator.workloads import WORKLOADS, loops
@@ -49,7 +49,9 @@ def cost(
         Chip | None,
         typer.Option("--fpga", help="The whole accelerator with its bus on an FPGA of this family; minutes."),
     ] = None,
-    bus: Annotated[int, typer.Option(help="For --fpga: bits of a beat of the bus.")] = 64,
+    bus: Annotated[
+        int | None, typer.Option(help="For --fpga: bits of a beat of the bus; 64 if not given.")
+    ] = None,
     target: Target = None,
     workload: Annotated[
         Workload | None,
@@ -75,6 +77,8 @@ def cost(
             raise DesignError("cost --workload: writes files alone: expected neither --json nor --target")
         _write_workload(_fixed_point(network), workload, folder)
         return
+    if chip is None and bus is not None:
+        raise DesignError("cost --bus: expected --fpga")
     if network is None:
         with bars() as shown:
             task = shown.add_task("synthesis", total=None)
@@ -88,6 +92,7 @@ def cost(
     quantized = _fixed_point(network)
     moved = None if hardware is None else hardware.moved(quantized)  # refused before synthesis
     machine = accelerator_cost(quantized, lanes, places, batch)
+    program = None if chip is None else Program(Machine(quantized, lanes, places, batch), bus or BUS)
     area = None
     if synthesis:
         with bars() as shown:
@@ -99,8 +104,7 @@ def cost(
                 lambda what, done, total: shown.reset(task, description=what, completed=done, total=total),
             )
     on_chip = None
-    if chip is not None:
-        program = Program(Machine(quantized, lanes, places, batch), bus)
+    if chip is not None and program is not None:
         with bars() as shown:
             task = shown.add_task("", total=None)
             on_chip = fpga(

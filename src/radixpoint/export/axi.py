@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from radixpoint.accelerator.machine import BUS_MODULES, Machine
-from radixpoint.accelerator.program import Program
+from radixpoint.accelerator.program import BUS, Program
 from radixpoint.accelerator.synthesis import rtl
 from radixpoint.export.folder import read_manifest
 from radixpoint.export.source import rows
@@ -17,8 +17,6 @@ from radixpoint.export.verilog import VerilatedTestbench, common_texts, make_mac
 from radixpoint.ir.network import IntGraph
 from radixpoint.ir.plan import Ints
 
-BUS = 64
-"""Bits of a beat."""
 SOURCES = ("testbench.v", "trace.v", *BUS_MODULES)
 """What is simulated; the first holds the testbench."""
 _AS_THEY_ARE = (
@@ -97,6 +95,8 @@ def _facts(machine: Machine, made: Program, program: bytes) -> dict[str, int | l
         "image_rows": rows_,
         "image_columns": columns,
         "image_bits": numbers["PIXEL"],
+        "image_low": machine.network.tensors[machine.network.input].low,
+        "image_high": machine.network.tensors[machine.network.input].high,
         "image_word_bytes": made.word_bytes(machine.lanes * numbers["PIXEL"]),
         "image_words": numbers["IMAGE_WORDS"],
         "image_place_words": schedule.blocks(image),
@@ -118,9 +118,9 @@ def _header(facts: Mapping[str, int | list[int]]) -> str:
     lines = ["/* What radixpoint_axi.c knows of the network. */", "#pragma once", "#include <stdint.h>", ""]
     for name, value in facts.items():
         if isinstance(value, list):
-            lines.append(f"static const int16_t RX_{name.upper()}[] = {{\n{rows(value)}\n}};")
+            lines.append(f"static const int32_t RX_{name.upper()}[] = {{\n{rows(value)}\n}};")
         elif value < 0:
-            lines.append(f"#define RX_{name.upper()} ({value})")
+            lines.append(f"#define RX_{name.upper()} ({value + 1} - 1)")  # the least has no literal
         else:
             lines.append(f"#define RX_{name.upper()} {value}u")
     return "\n".join(lines) + "\n"

@@ -265,8 +265,8 @@ def option_number(options: Mapping[str, str], name: str, usual: int) -> int:
         ExportError: it is none.
     """
     text = options.get(name, str(usual))
-    if not text.isdecimal():
-        raise ExportError(f"option {name}={text!r}: expected a number")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise ExportError(f"option {name}={text[:20]!r}: expected a number")
     return int(text)
 
 

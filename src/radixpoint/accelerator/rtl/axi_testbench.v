@@ -204,11 +204,13 @@ module testbench #(
       s_awaddr = to;
       s_wdata = value;
       s_awvalid = 1'b1;
-      s_wvalid = 1'b1;
       #1 while (!s_awready) @(negedge clock) #1;
       @(negedge clock);
       s_awvalid = 1'b0;
-      s_wvalid  = 1'b0;
+      s_wvalid  = 1'b1;  // data after its address; the models of cocotbext-axi send both at once
+      #1 while (!s_wready) @(negedge clock) #1;
+      @(negedge clock);
+      s_wvalid = 1'b0;
       while (!s_bvalid) @(negedge clock);
       if (s_bresp != 0) fail("a register that is not taken");
       @(negedge clock);

@@ -74,6 +74,7 @@ module rx_axi #(
   localparam MOST = LISTED > OTHER ? LISTED : OTHER;
   localparam BEAT = $clog2(MOST + 1);  // bits of a number of beats
   localparam [31:0] IMAGES = BATCH * IMAGE_WORDS, RESULTS = BATCH * LOGIT_WORDS;  // words of a batch
+  localparam [31:0] IMAGES_BEATS = BATCH * IMAGE_WORDS * IMAGE_BEATS;
   localparam [63:0] IMAGES_BYTES = BATCH * IMAGE_WORDS * IMAGE_BEATS * (BUS / 8);
   localparam [63:0] RESULTS_BYTES = BATCH * LOGIT_WORDS * RESULT_BEATS * (BUS / 8);
   localparam ALIGNED = $clog2(BUS / 8);
@@ -146,7 +147,7 @@ module rx_axi #(
       .reset(reset),
       .start(state == ASK_IMAGES || (state == ASK_PROGRAM && fetch_idle)),
       .address(state == ASK_IMAGES ? image_at : program_at),
-      .beats(state == ASK_IMAGES ? IMAGES * IMAGE_BEATS : program_beats),
+      .beats(state == ASK_IMAGES ? IMAGES_BEATS : program_beats),
       .stop(state == STOP),
       .idle(fetch_idle),
       .failed(fetch_failed),
@@ -391,6 +392,8 @@ module rx_axi #(
     if (reset) begin
       state <= IDLE;
       ended <= 1'b0;
+      clocks <= 32'd0;
+      waited <= 32'd0;
     end
   end
 endmodule

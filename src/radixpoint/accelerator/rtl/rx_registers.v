@@ -47,27 +47,42 @@ module rx_registers #(
   reg done, enabled;
   reg [3:0] failure;
 
-  // A write is done when both its address and its data are there, and the answer to the one before is gone.
-  wire write = s_axi_awvalid && s_axi_wvalid && (!s_axi_bvalid || s_axi_bready);
-  wire [5:0] to = s_axi_awaddr[7:2];
-  wire whole = s_axi_wstrb == 4'hf && s_axi_awaddr[1:0] == 2'd0;
+  // Address and data of a write are kept as they come; it is done when both are there and the last answer is gone.
+  reg addressed, filled;
+  reg [7:0] address;
+  reg [31:0] data;
+  reg [3:0] bytes;
+  wire write = addressed && filled && !s_axi_bvalid;
+  wire [5:0] to = address[7:2];
+  wire whole = bytes == 4'hf && address[1:0] == 2'd0;
   wire always_open = to == A_CONTROL || to == A_STATUS || to == A_INTERRUPT;
   wire setting = to >= A_PROGRAM && to <= A_RESULTS_HIGH;
-  wire refused_start = to == A_CONTROL && s_axi_wdata[0] && busy;
+  wire refused_start = to == A_CONTROL && data[0] && busy;
   wire accepted = write && whole && (always_open || (setting && !busy)) && !refused_start;
-  assign s_axi_awready = write;
-  assign s_axi_wready = write;
-  assign start = accepted && to == A_CONTROL && s_axi_wdata[0];
-  assign stop = accepted && to == A_CONTROL && s_axi_wdata[1];
+  assign s_axi_awready = !addressed;
+  assign s_axi_wready = !filled;
+  assign start = accepted && to == A_CONTROL && data[0];
+  assign stop = accepted && to == A_CONTROL && data[1];
 
-  wire read = s_axi_arvalid && (!s_axi_rvalid || s_axi_rready);
+  wire read = s_axi_arvalid && s_axi_arready;
   wire [5:0] from = s_axi_araddr[7:2];
-  assign s_axi_arready = read;
+  assign s_axi_arready = !s_axi_rvalid;
   assign interrupt = enabled && (done || failure != 0);
 
   always @(posedge clock) begin
+    if (s_axi_awvalid && s_axi_awready) begin
+      addressed <= 1'b1;
+      address <= s_axi_awaddr;
+    end
+    if (s_axi_wvalid && s_axi_wready) begin
+      filled <= 1'b1;
+      data   <= s_axi_wdata;
+      bytes  <= s_axi_wstrb;
+    end
     if (s_axi_bready) s_axi_bvalid <= 1'b0;
     if (write) begin
+      addressed <= 1'b0;
+      filled <= 1'b0;
       s_axi_bvalid <= 1'b1;
       s_axi_bresp  <= accepted ? OKAY : SLVERR;
     end
@@ -77,15 +92,15 @@ module rx_registers #(
           done <= 1'b0;
           failure <= 4'd0;
         end
-        A_INTERRUPT: enabled <= s_axi_wdata[0];
-        A_PROGRAM: program_at[31:0] <= s_axi_wdata;
-        A_PROGRAM_HIGH: program_at[63:32] <= s_axi_wdata;
-        A_PROGRAM_BEATS: program_beats <= s_axi_wdata;
-        A_BATCHES: batches <= s_axi_wdata;
-        A_IMAGES: images_at[31:0] <= s_axi_wdata;
-        A_IMAGES_HIGH: images_at[63:32] <= s_axi_wdata;
-        A_RESULTS: results_at[31:0] <= s_axi_wdata;
-        A_RESULTS_HIGH: results_at[63:32] <= s_axi_wdata;
+        A_INTERRUPT: enabled <= data[0];
+        A_PROGRAM: program_at[31:0] <= data;
+        A_PROGRAM_HIGH: program_at[63:32] <= data;
+        A_PROGRAM_BEATS: program_beats <= data;
+        A_BATCHES: batches <= data;
+        A_IMAGES: images_at[31:0] <= data;
+        A_IMAGES_HIGH: images_at[63:32] <= data;
+        A_RESULTS: results_at[31:0] <= data;
+        A_RESULTS_HIGH: results_at[63:32] <= data;
         default: ;
       endcase
     if (start) begin
@@ -126,6 +141,8 @@ module rx_registers #(
     end
 
     if (reset) begin
+      addressed <= 1'b0;
+      filled <= 1'b0;
       s_axi_bvalid <= 1'b0;
       s_axi_rvalid <= 1'b0;
       done <= 1'b0;

@@ -5,8 +5,14 @@
 #define RX_WRITE32(address, value) (*(volatile uint32_t *)(address) = (value))
 #endif
 #ifndef RX_FLUSH
-#define RX_FLUSH(pointer, bytes) ((void)(pointer), (void)(bytes))
-#define RX_INVALIDATE(pointer, bytes) ((void)(pointer), (void)(bytes))
+#if defined(__GNUC__)
+#define RX_ORDERED() __asm__ __volatile__("" ::: "memory")
+#else
+#define RX_ORDERED() ((void)0)
+#endif
+#define RX_FLUSH(pointer, bytes) ((void)(pointer), (void)(bytes), ordered())
+#define RX_INVALIDATE(pointer, bytes) ((void)(pointer), (void)(bytes), ordered())
+static void ordered(void) { RX_ORDERED(); }
 #endif
 
 enum {
@@ -78,6 +84,8 @@ void rx_put_images(uint8_t *memory, const int32_t *images, uint32_t count) {
   }
   RX_FLUSH(memory, (uint64_t)(word - memory));
 }
+
+void rx_give_results(uint8_t *memory, uint32_t batches) { RX_FLUSH(memory, batches * RX_BATCH_RESULT_BYTES); }
 
 void rx_take_results(const uint8_t *memory, int32_t *results, uint32_t count) {
   const uint32_t slots = RX_RESULT_WORDS / RX_RESULT_PLACES * RX_LANES;

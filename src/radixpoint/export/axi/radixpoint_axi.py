@@ -69,20 +69,27 @@ class Accelerator:
 
         Raises:
             AcceleratorError: a run is going on, ended with an error, or was stopped since its time was over.
-            ValueError: the images are not this network's.
+            ValueError: the images are not this network's: their shape, or values that it has no number for.
         """
         facts = self.facts
         images = np.asarray(images)
         own = tuple(facts[f"image_{name}"] for name in ("channels", "rows", "columns"))
         if images.ndim != 4 or images.shape[1:] != own or not np.issubdtype(images.dtype, np.integer):
             raise ValueError(f"images of {images.dtype} {images.shape}: expected integers (count, {own})")
+        low, high = facts["image_low"], facts["image_high"]
+        if images.size and not low <= images.min() <= images.max() <= high:
+            raise ValueError(
+                f"images hold {images.min()} to {images.max()}: expected stored integers, {low} to {high}"
+            )
         batches = -(-len(images) // facts["batch"])
         if batches == 0:
             return np.zeros((0, facts["result_values"]), np.int64)
         words = (batches * facts["batch"], facts["image_words"], facts["image_word_bytes"])
         given = self._allocate(shape=words, dtype=np.uint8)
         given[:] = 0
-        given[: len(images)] = self._put(images)
+        index = self._index()
+        for place, image in zip(given, images, strict=False):  # the last batch may not be full
+            place[:] = self._put(image, index)
         given.flush()
         words = (batches * facts["batch"], facts["result_words"], facts["result_word_bytes"])
         taken = self._allocate(shape=words, dtype=np.uint8)
@@ -115,12 +122,17 @@ class Accelerator:
         self.mmio.write(BATCHES, batches)
         self.mmio.write(CONTROL, START)
         until = time.monotonic() + timeout
-        while not (status := self.mmio.read(STATUS)) & DONE:
-            if error := status >> 8:
-                raise AcceleratorError(ERRORS.get(error, f"error {error}"))
-            if time.monotonic() > until:
-                self.mmio.write(CONTROL, STOP)
-                raise AcceleratorError(f"not done after {timeout:g} seconds")
+        try:
+            while not (status := self.mmio.read(STATUS)) & DONE:
+                if error := status >> 8:
+                    raise AcceleratorError(ERRORS.get(error, f"error {error}"))
+                if time.monotonic() > until:
+                    raise AcceleratorError(f"not done after {timeout:g} seconds")
+        except BaseException:  # an interrupt, too: memory that goes back must not be written any more
+            self.mmio.write(CONTROL, STOP)
+            while self.mmio.read(STATUS) & BUSY:
+                pass
+            raise
 
     def _index(self) -> Any:
         """(words, lanes): where in an image each value lies, -1 for none."""
@@ -143,13 +155,13 @@ class Accelerator:
         index = (channel * f["image_rows"] + row) * f["image_columns"] + column
         return np.where(there, index, -1).reshape(f["image_words"], f["lanes"])
 
-    def _put(self, images: Any) -> Any:
-        f, index = self.facts, self._index()
-        values = np.where(index < 0, 0, images.reshape(len(images), -1).astype(np.int64)[:, index])
+    def _put(self, image: Any, index: Any) -> Any:
+        f = self.facts
+        values = np.where(index < 0, 0, image.ravel().astype(np.int64)[index])
         bits = ((values[..., None] >> np.arange(f["image_bits"])) & 1).astype(np.uint8)
-        bits = bits.reshape(*values.shape[:2], -1)
+        bits = bits.reshape(len(values), -1)
         room = 8 * f["image_word_bytes"] - bits.shape[-1]
-        return np.packbits(np.pad(bits, ((0, 0), (0, 0), (0, room))), axis=-1, bitorder="little")
+        return np.packbits(np.pad(bits, ((0, 0), (0, room))), axis=-1, bitorder="little")
 
     def _take(self, words: Any) -> Any:
         f = self.facts
