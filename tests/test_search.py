@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,10 @@ from radixpoint.measure.evaluate import summarize
 from radixpoint.measure.intervals import drop, drop_interval
 from radixpoint.measure.metrics import TopK, ranks
 from radixpoint.quantization.design import Design
+from radixpoint.searching import strategies
+from radixpoint.searching.allocate import Constraints
 from radixpoint.searching.criterion import Criterion
-from radixpoint.searching.line import smallest
+from radixpoint.searching.line import Found, smallest
 from radixpoint.searching.result import Result
 from radixpoint.searching.task import search
 from radixpoint.searching.watcher import Watcher
@@ -326,3 +329,28 @@ def test_images_that_serve_twice_are_warned_of(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         search(graph, images, other, tmp_path / "c", **asked)
+
+
+def test_a_cheaper_pair_keeps_what_the_target_ruled_out_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each of the three lines that were searched, in the entry of the pair that the last one found."""
+    seen = SimpleNamespace(
+        score=0.9, top1=0.9, top5=None, drop=0.1, drop_interval=(0.0, 0.2), drop_bound=None, agreement=99.0
+    )
+    lines = {
+        "separate, bn 16, conv": (4, {"conv 3": "first"}),
+        "separate, conv 4, bn": (12, {"bn 5": "second"}),
+        "separate, conv 6, bn": (6, {"bn 4": "third"}),
+    }
+
+    def along(judge: object, text: str, *line: object, **options: object) -> Found:
+        word, ruled_out = lines[text]
+        return Found(word, seen, True, {}, ruled_out)
+
+    monkeypatch.setattr(strategies, "_along", along)
+    judge = SimpleNamespace(
+        images=[1], images_left=0, price=lambda d: d.classes["conv"].weights + 10 * d.classes["bn"].weights
+    )
+    space = strategies.Space(networks.residual(), (4, 6), 16, {}, "multipliers", Constraints())
+    answer = strategies.TwoStages("separate", space).run(judge, None)
+    assert (answer.found.conv, answer.found.bn) == (6, 6)
+    assert answer.found.ruled_out == {"conv 3": "first", "bn 5": "second", "bn 4": "third"}
