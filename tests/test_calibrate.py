@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import networks
+from radixpoint.measure import calibrate as module
 from radixpoint.measure.calibrate import BINS, PER_OCTAVE, Ranges, Statistics, calibrate
+from radixpoint.measure.floating import FloatingEngine
 from radixpoint.quantization.design import Design
 from radixpoint.quantization.rules.statistic import fractions
 
@@ -80,3 +84,27 @@ def test_ranges_are_kept_whole(tmp_path: Path) -> None:
         assert again.unit == seen.unit
         for part in ("low", "high", "counts"):
             assert np.array_equal(getattr(again, part), getattr(seen, part))
+
+
+def test_as_many_images_at_a_time_as_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same ranges, whether a batch is one image or all."""
+    graph = networks.residual()
+    images = networks.labelled(graph, 20, 3)
+    whole = calibrate(graph, images)
+    image = 4 * sum(math.prod(graph.shapes[layer.name]) for layer in graph.layers)
+    sizes: list[int] = []
+    run = FloatingEngine.run
+
+    def noted(engine: FloatingEngine, inputs: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        sizes.append(len(inputs))
+        return run(engine, inputs)
+
+    monkeypatch.setattr(FloatingEngine, "run", noted)
+    for most, batches in ((0, [1] * 20), (7 * image, [7, 7, 6])):
+        monkeypatch.setattr(module, "_BATCH_BYTES", most)
+        sizes.clear()
+        found = calibrate(graph, images)
+        assert sizes[:-1] == batches  # then the samples
+        for name, seen in whole.tensors.items():
+            for field in ("low", "high", "counts"):
+                assert np.array_equal(getattr(found.tensors[name], field), getattr(seen, field))

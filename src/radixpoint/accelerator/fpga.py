@@ -206,5 +206,5 @@ def _placed(folder: Path) -> tuple[float, str]:
     version = subprocess.run(
         [*_nextpnr(), "--version"], capture_output=True, encoding="utf-8", errors="replace", check=False
     )
-    named = re.search(r"nextpnr-\S+", version.stdout + version.stderr)
-    return round(float(clock["achieved"]), 1), named[0] if named else "nextpnr-ecp5"
+    named = re.search(r"[Vv]ersion (?:nextpnr-)?([^\s)]+)", version.stdout + version.stderr)
+    return round(float(clock["achieved"]), 1), f"nextpnr {named[1] if named else 'of unknown version'}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,7 +43,8 @@ _SHIFT = 20  # a float32 shifted right by this is its sign, its exponent and PER
 _BASE = (127 + OCTAVES[0]) * PER_OCTAVE
 SAMPLES = 64
 """Calibration images kept with their logits, for choices by what the network loses."""
-_BATCH = 32
+_BATCH, _BATCH_BYTES = 32, 1 << 27
+"""Images that are measured at a time, and bytes of their tensors: at most so many, at least one image."""
 _MOST_BYTES = 1 << 31
 """Of a file of ranges."""
 
@@ -372,7 +374,8 @@ def calibrate(
         seen[name] = seen[name].joined(more) if name in seen else more
 
     done, total = 0, len(images) + sum(map(len, judged))
-    for batch in images.batches(_BATCH):
+    image_bytes = 4 * sum(math.prod(graph.shapes[name]) for name in names)
+    for batch in images.batches(min(_BATCH, max(1, _BATCH_BYTES // image_bytes))):
         results = engine.run(batch)
         note(tensors, graph.input, batch)
         for layer in graph.layers:
@@ -386,6 +389,7 @@ def calibrate(
         done += len(batch)
         if progress is not None:
             progress(done, total)
+    del engine, results  # another comes
     sample = images.first(SAMPLES).inputs(0, SAMPLES)
     logits = FloatingEngine(graph).run(sample)[graph.output]
     found = {}
