@@ -47,7 +47,7 @@ def test_cells_and_clock(found: dict[str, Fpga], network: IntGraph) -> None:
         assert cells.luts > 1000
         assert cells.flip_flops > 1000
         assert cells.multipliers <= 1 + 1 + 4  # products, batch normalization, what tools make of addresses
-        assert cells.memories >= 2  # weights and activations
+        assert cells.memories >= 1  # small ones are made of look-up tables
         assert (cells.megahertz is not None) == FAMILIES[family].places
     clock = found["ecp5"].megahertz
     assert clock is not None
