@@ -12,7 +12,7 @@ DATA holds ``resnet50-tiny-imagenet.safetensors``, ``images-search.tar``, ``imag
 ``wnids.txt``; images have 64 x 64 pixels. ``designs`` prints the cost of each design, ``verify`` runs each in
 Verilog on one image, ``sharing`` prints what it saves that a weight serves several places and images, ``bus``
 runs the last design behind a bus, ``fpga`` synthesizes, places and routes the embedded network with its bus
-at several word lengths (20 minutes), ``modules`` prints the synthesis of each module at each word length,
+at several word lengths, ``modules`` prints the synthesis of each module at each word length,
 ``ship`` writes the results of synthesis that the package holds (after a change of a module). Plots need
 matplotlib.
 """

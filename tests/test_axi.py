@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 from xml.etree import ElementTree
 
 import cocotb_tools.config
@@ -113,13 +115,17 @@ FAULTS = {
 """What the testbench says, and the fault that it says it of."""
 
 
+def planted(exported: Path, tmp_path: Path, name: str, right: str, wrong: str) -> Path:
+    """A copy of an export in which one file is wrong."""
+    shutil.copytree(exported, tmp_path / "x", ignore=shutil.ignore_patterns("simulated"))
+    change(tmp_path / "x" / name, lambda text: text.replace(right, wrong))
+    return tmp_path / "x"
+
+
 @pytest.mark.parametrize("said", FAULTS)
 def test_planted_fault_of_the_bus(exported: Path, said: str, tmp_path: Path) -> None:
-    shutil.copytree(exported, tmp_path / "x")
-    name, right, wrong = FAULTS[said]
-    change(tmp_path / "x" / name, lambda text: text.replace(right, wrong))
     with pytest.raises(ExportError, match=f"FAIL: {said}"):
-        verify_export(tmp_path / "x")
+        verify_export(planted(exported, tmp_path, *FAULTS[said]))
 
 
 WRONG = {
@@ -135,19 +141,24 @@ WRONG = {
 }
 
 
+def found(folder: Path) -> str | None:
+    """What the testbench says FAIL of, or else the tensor that differs: images one by one, then together."""
+    again = np.load(folder / "images.npy").astype(np.int64)
+    try:
+        mismatch = verify_export(folder, lambda _: iter([again])).mismatch
+    except ExportError as error:
+        return str(error)[str(error).index("FAIL: ") :]
+    return None if mismatch is None else str(mismatch)
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_planted_error_of_the_shell(exported: Path, name: str, tmp_path: Path) -> None:
     """Words that come in another order or from elsewhere: a tensor differs, or the run does not end."""
-    shutil.copytree(exported, tmp_path / "x")
-    file, right, wrong = WRONG[name]
-    change(tmp_path / "x" / file, lambda text: text.replace(right, wrong))
-    again = np.load(exported / "images.npy").astype(np.int64)
-    try:
-        result = verify_export(tmp_path / "x", lambda _: iter([again]))
-    except ExportError as error:
-        assert "FAIL" in str(error)  # noqa: PT017  # either is a finding
-    else:
-        assert result.mismatch is not None
+    assert found(planted(exported, tmp_path, *WRONG[name])) is not None
+
+
+def test_without_an_error_nothing_is_found(exported: Path) -> None:
+    assert found(exported) is None
 
 
 def test_planted_bit_of_the_program(exported: Path, tmp_path: Path) -> None:
@@ -258,14 +269,11 @@ def test_every_tensor_beside_cocotbext_axi(bench: Path, network: IntGraph, tmp_p
 
 def test_cocotb_finds_a_planted_fault(bench: Path, tmp_path: Path) -> None:
     """A burst across 4 KiB, which it refuses to answer."""
-    shutil.copytree(bench, tmp_path / "x", ignore=shutil.ignore_patterns("simulated"))
-    name, right, wrong = FAULTS["a burst across 4 KiB"]
-    change(tmp_path / "x" / name, lambda text: text.replace(right, wrong))
-    found = simulate(tmp_path / "x", "image_to_class$")
-    assert found["image_to_class"] is not None
+    wrong = planted(bench, tmp_path, *FAULTS["a burst across 4 KiB"])
+    assert simulate(wrong, "image_to_class$")["image_to_class"] is not None
 
 
-class Memory(np.ndarray):  # type: ignore[type-arg]
+class Memory(np.ndarray[Any, np.dtype[Any]]):
     """What ``pynq.allocate`` answers with."""
 
     device_address = 0
@@ -281,23 +289,25 @@ def allocate(shape: tuple[int, ...], dtype: type) -> Memory:
     return np.zeros(shape, dtype).view(Memory)
 
 
-def test_the_driver_knows_its_accelerator(bench: Path) -> None:
+@pytest.fixture
+def driver(bench: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The driver in Python."""
+    monkeypatch.syspath_prepend(str(bench))
+    return importlib.import_module("radixpoint_axi")
+
+
+def test_the_driver_knows_its_accelerator(bench: Path, driver: ModuleType) -> None:
     """It refuses another accelerator, and images of another shape, before anything is run."""
-    sys.path.insert(0, str(bench))
-    try:
-        import radixpoint_axi
-    finally:
-        sys.path.remove(str(bench))
 
     class Registers:
         def read(self, offset: int) -> int:
             return identifier if offset == 0 else 0
 
     identifier = 7
-    with pytest.raises(radixpoint_axi.AcceleratorError, match="says 0x00000007: expected 0x"):
-        radixpoint_axi.Accelerator(Registers(), allocate, bench)
+    with pytest.raises(driver.AcceleratorError, match="says 0x00000007: expected 0x"):
+        driver.Accelerator(Registers(), allocate, bench)
     identifier = json.loads((bench / "radixpoint_network.json").read_text())["identifier"]
-    accelerator = radixpoint_axi.Accelerator(Registers(), allocate, bench)
+    accelerator = driver.Accelerator(Registers(), allocate, bench)
     for wrong in (np.zeros((1, 3, 4, 4), np.int64), np.zeros((2, 3, 12, 12))):
         with pytest.raises(ValueError, match="expected integers"):
             accelerator.run(wrong)
@@ -306,10 +316,8 @@ def test_the_driver_knows_its_accelerator(bench: Path) -> None:
             accelerator.run(np.full((1, 3, 12, 12), value))
 
 
-def test_the_driver_stops_what_it_leaves(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_driver_stops_what_it_leaves(bench: Path, driver: ModuleType) -> None:
     """After a timeout or an interrupt memory is given back only when the accelerator is at rest."""
-    monkeypatch.syspath_prepend(str(bench))
-    import radixpoint_axi
 
     class Registers:
         def __init__(self, interrupt: bool) -> None:
@@ -330,9 +338,9 @@ def test_the_driver_stops_what_it_leaves(bench: Path, monkeypatch: pytest.Monkey
             self.log.append((offset, value))
 
     identifier = json.loads((bench / "radixpoint_network.json").read_text())["identifier"]
-    for interrupt, error in ((False, radixpoint_axi.AcceleratorError), (True, KeyboardInterrupt)):
+    for interrupt, error in ((False, driver.AcceleratorError), (True, KeyboardInterrupt)):
         registers = Registers(interrupt)
-        accelerator = radixpoint_axi.Accelerator(registers, allocate, bench)
+        accelerator = driver.Accelerator(registers, allocate, bench)
         with pytest.raises(error):
             accelerator.run(np.zeros((1, 3, 12, 12), np.int64), timeout=0.0)
         assert registers.log[-1] == (0x04, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,11 @@ def network() -> IntGraph:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("RADIXPOINT_CACHE", str(folder))
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RADIXPOINT_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,12 @@ def test_a_design_that_does_not_fit(monkeypatch: pytest.MonkeyPatch, network: In
     with pytest.raises(ExportError, match="nextpnr-ecp5 ended with status"):
         fpga(Program(Machine(network, 1), 32), "ecp5")
     assert sorted(cache.rglob("*.json")) == kept
+
+
+def test_a_cell_that_nobody_counts() -> None:
+    module._check_known({"LUT4": 3, "CARRY4": 1, "SRLC32E": 2}, FAMILIES["xcup"])
+    with pytest.raises(ExportError, match="2 cells RAM9X"):
+        module._check_known({"LUT4": 3, "RAM9X": 2}, FAMILIES["xcup"])
 
 
 def test_without_nextpnr(monkeypatch: pytest.MonkeyPatch, network: IntGraph) -> None:

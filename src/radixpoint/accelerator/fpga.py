@@ -120,7 +120,9 @@ def fpga(program: Program, family: str, progress: Callable[[str, int, int], None
     sources = {name: rtl(name) for name in ("rx_fields.vh", *BUS_MODULES)}
     # As long as the program is, the hardware is the same.
     sources["parameters.vh"] = program.parameters_file(program_beats=1, count=0)
-    key = hashlib.sha256(repr((family, known, _PLACE, sorted(sources.items()))).encode()).hexdigest()[:32]
+    key = hashlib.sha256(repr((family, known, _PLACE, _ASKED, sorted(sources.items()))).encode()).hexdigest()[
+        :32
+    ]
     before = kept("fpga", key, Fpga)
     if before is not None:
         return before
@@ -140,18 +142,13 @@ def fpga(program: Program, family: str, progress: Callable[[str, int, int], None
         script = f"read_verilog -sv {' '.join(BUS_MODULES)}; {known.flow}; tee -q -o stat.json stat -json"
         stated = msgspec.json.decode(run_yosys(script, folder, "stat.json"))
         cells: dict[str, int] = stated["design"]["num_cells_by_type"]
+        _check_known(cells, known)
         tools = ["Yosys " + re.sub(r"^Yosys (\S+).*", r"\1", stated["creator"])]
         megahertz = None
         if known.places:
             tell("place and route", 1)
             megahertz, version = _placed(folder)
             tools.append(version)
-
-    counted = {**known.luts, **known.memories, known.flip_flops: 1, known.multipliers: 1}
-    for name, made in cells.items():
-        known_name = any(re.fullmatch(pattern, name) for pattern in counted)
-        if re.match(r"(LUT|RAM|URAM|SRL|FD|DSP|DP16|PDP|TRELLIS|MULT)", name) and not known_name:
-            raise ExportError(f"Yosys made {made} cells {name}, which nobody counts: a defect of this file")
 
     def count(kinds: Mapping[str, int]) -> int:
         return sum(
@@ -171,6 +168,19 @@ def fpga(program: Program, family: str, progress: Callable[[str, int, int], None
     )
     keep("fpga", key, found)
     return found
+
+
+def _check_known(cells: Mapping[str, int], family: Family) -> None:
+    """See that no cell of a kind that is counted goes uncounted.
+
+    Raises:
+        ExportError: one does.
+    """
+    counted = (*family.luts, *family.memories, family.flip_flops, family.multipliers)
+    for name, made in cells.items():
+        is_counted = any(re.fullmatch(pattern, name) for pattern in counted)
+        if re.match(r"(LUT|RAM|URAM|SRL|FD|DSP|DP16|PDP|TRELLIS|MULT)", name) and not is_counted:
+            raise ExportError(f"Yosys made {made} cells {name}, which nobody counts: a defect of this file")
 
 
 def _nextpnr() -> list[str]:

@@ -12,7 +12,6 @@ from itertools import islice
 
 from radixpoint.accelerator.machine import Machine, descriptor_fields, sizes_file
 from radixpoint.errors import ExportError
-from radixpoint.ir.plan import Ints
 
 BUSES = (32, 64, 128, 256, 512, 1024)
 """Bits of a beat that AXI4 allows, and that hold a register."""
@@ -24,7 +23,7 @@ _OF_THE_LISTS = ("DESCRIPTOR", "STORE", "PARAMETER", "DESCRIPTORS", "STORES", "P
 
 
 class Program:
-    """A machine's program, images and results as they lie in memory.
+    """A machine's program as it lies in memory, and the bytes that images and results take there.
 
     Args:
         machine: the accelerator for a network.
@@ -81,7 +80,3 @@ class Program:
     def program(self) -> bytes:
         """``program.bin``."""
         return self._spread(self._words())
-
-    def images(self, images: Ints) -> bytes:
-        """Images, (count, channels, rows, columns), as they lie in memory."""
-        return self._spread(self.machine.image_words(images))

@@ -57,7 +57,8 @@ def retrain(
     """Train a quantized network to answer as the float network does.
 
     At the end, offsets of batch normalization are estimated again, from the means that float has of each
-    channel. That is kept if the answers to these images come nearer to float's for it.
+    channel. That is kept if the answers to these images come nearer to float's for it. A network that does
+    not name its design is left as it was trained.
 
     On one processor with one number of threads, the same call gives the same network, interrupted or not.
 

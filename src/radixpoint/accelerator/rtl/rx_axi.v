@@ -95,7 +95,7 @@ module rx_axi #(
   wire [31:0] program_beats, batches;
   rx_registers #(
       .IDENTIFIER(IDENTIFIER),
-      .SHAPE({16'd0 + BATCH[15:0], 16'd0 + BUS[15:0]})
+      .SHAPE({BATCH[15:0], BUS[15:0]})
   ) registers (
       .clock(clock),
       .reset(reset),
