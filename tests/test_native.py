@@ -16,9 +16,17 @@ import pytest
 import fast
 import networks
 from radixpoint.arithmetic.formats import TensorFormat
-from radixpoint.engines import ENGINES, NativeEngine, instruction_sets, make_engine, quantize_images
+from radixpoint.engines import (
+    ENGINES,
+    NativeEngine,
+    ReferenceEngine,
+    instruction_sets,
+    make_engine,
+    quantize_images,
+)
 from radixpoint.engines.native.isa import ISA_VARIABLE, chosen_instruction_set, native
 from radixpoint.engines.native.planner import PRODUCERS, Planner
+from radixpoint.engines.native.stage import Stage
 from radixpoint.errors import EngineError
 from radixpoint.ir.graph import freeze
 from radixpoint.ir.network import IntParameter
@@ -291,6 +299,107 @@ def test_runs_of_bytes_end_at_sixteen_bits(total: int, sign: int) -> None:
     window = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "groups": 1}
     made.step("conv", window, weight=IntParameter(freeze(weight), form))
     made.check(np.stack([operands("highest", -128, 127, (64, 3, 5), 1)]))
+
+
+def sixteen(seed: int) -> tuple[Chain, list[str]]:
+    """A convolution to 64 channels, then casts, scales, additions and clamps in 16 bits; the casts' names.
+
+    Word lengths, binary points (some a channel), roundings and factors at random, many at an end: what comes
+    out of a cast often is a limit, or next to one.
+    """
+    random = np.random.default_rng(seed)
+    channels, word = 64, int(random.choice([4, 8, 12, 16]))
+
+    def form(low: int = -2, high: int = 12) -> TensorFormat:
+        points = random.integers(low, high, channels if random.random() < 0.3 else 1)
+        return TensorFormat(bool(random.random() < 0.8), int(random.integers(2, 17)), tuple(map(int, points)))
+
+    def cast(to: TensorFormat) -> None:
+        limit = TensorFormat(to.signed, min(to.word_length, 16 if to.signed else 15), to.fraction_lengths)
+        chain.cast(
+            limit, str(random.choice(["RND", "TRN", "RND_MIN_INF"])), str(random.choice(["SAT", "SAT_SYM"]))
+        )
+        kept.append(chain.last)
+
+    chain, kept = Chain(word, 4, (32, 5, 3)), list[str]()
+    top = 1 << (word - 1)
+    for branch in range(2):
+        weight = random.choice([-top, top - 1, 1, -1, 0, 3], (channels, 32, 1, 1))
+        chain.step(
+            "conv",
+            {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "groups": 1},
+            inputs=("x",),
+            weight=IntParameter(weight, TensorFormat(True, word, (4,))),
+        )
+        cast(form(word - 12, word + 4))
+        if branch == 0:
+            other = chain.last
+    for _ in range(4):
+        match random.integers(4):
+            case 0:
+                factor = random.choice([-32768 + 1, 32767, 0, 1, -3000, 17], (channels, 1, 1))
+                chain.step("scale", factor=IntParameter(factor, TensorFormat(True, 16, (12,))))
+            case 1:
+                chain.step("add", inputs=(chain.last, other))
+            case 2:
+                own = chain.tensors[chain.last].format
+                if not own.per_channel:
+                    low = int(random.integers(own.min, own.max))
+                    chain.step("clamp", {"low": low, "high": int(random.integers(low + 1, own.max + 1))})
+                continue
+        cast(form())
+    return chain, kept
+
+
+@needs_native
+@pytest.mark.parametrize("seed", range(60))
+def test_chains_of_sixteen_bits(seed: int) -> None:
+    """Whether each cast is stored, or the last one alone."""
+    chain, kept = sixteen(seed)
+    graph = chain.closed()
+    form = graph.tensors["x"].format
+    x = np.stack([operands(p, form.min, form.max, (32, 5, 3), seed) for p in PATTERNS])
+    expected = ReferenceEngine(graph).run(x, [*kept, graph.output])
+    for name, engine in fast.fast_engines(graph, 1):
+        for names in (kept, [graph.output]):
+            for tensor, got in engine.run(x, names).items():
+                assert np.array_equal(got, expected[tensor]), (name, tensor)
+
+
+@needs_native
+def test_a_cast_at_the_edge_of_sixteen_bits() -> None:
+    """All of 16 bits, and half a place more: the largest sums do not fit, and are the limit all the same."""
+    for places in range(17):
+        for word in range(2, 17):
+            chain = Chain(16, 0, (64, 4, 4))
+            weight = 2 * np.eye(64, dtype=np.int64).reshape(64, 64, 1, 1)
+            chain.step(
+                "conv",
+                {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "groups": 1},
+                weight=IntParameter(weight, TensorFormat(True, 3, (1,))),
+            )
+            chain.cast(TensorFormat(True, 16, (0,)))
+            chain.cast(TensorFormat(True, word, (-places,)))
+            graph = chain.closed()
+            ends = np.array([-(1 << 15), (1 << 15) - 1])
+            near = np.concatenate(
+                [ends, (1 << 15) - 1 - np.arange(1, 16), np.arange(-16, 16), -(1 << 15) + np.arange(1, 16)]
+            )
+            x = np.resize(np.concatenate([near, near + (1 << 14), near >> 3]).clip(*ends), (2, 64, 4, 4))
+            expected = ReferenceEngine(graph).run(x)[graph.output]
+            for name, engine in fast.fast_engines(graph, 1):
+                assert np.array_equal(engine.run(x)[graph.output], expected), (name, places, word)
+
+
+@needs_native
+@pytest.mark.skipif(
+    not {"avx2", "avx512vnni", "amx"} & set(fast.USABLE), reason="no kernels of packed integers"
+)
+def test_a_largest_sum_below_the_limit_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were the largest sum below the limit, what 16 bits hold of it would come out."""
+    monkeypatch.setattr(Stage, "_places", lambda stage, addend: int(stage.shift[0]))
+    with pytest.raises(AssertionError):
+        test_a_cast_at_the_edge_of_sixteen_bits()
 
 
 @needs_native

@@ -28,7 +28,7 @@ pytestmark = [
 
 KERNEL_TESTS = (
     "every_word_length or extremes or edge_of or runs_of_bytes or pair_of or many_blocks "
-    "or residuals_and_pools or fewer_products"
+    "or residuals_and_pools or fewer_products or sixteen_bits"
 )
 
 # file, what it says, what it is changed to, instruction set that has to be there
@@ -55,6 +55,18 @@ ERRORS = {
         "portable",
     ),
     "below the last line": ("generic/winograd.hpp", "y >= w.out_height", "y > w.out_height", "portable"),
+    "the first vector for the second": (
+        "isa_avx2.cpp",
+        "_mm256_unpackhi_epi16((__m256i)(x)",
+        "_mm256_unpacklo_epi16((__m256i)(x)",
+        "avx2",
+    ),
+    "a limit that is out of reach": (
+        "generic/stages.hpp",
+        "p.above = high > s.high",
+        "p.above = high / 2 > s.high",
+        "avx2",
+    ),
     "sign of a plane": ("isa_amx.cpp", "_tile_dpbsud(2, 5, 6)", "_tile_dpbssd(2, 5, 6)", "amx"),
 }
 

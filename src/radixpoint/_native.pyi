@@ -127,6 +127,9 @@ class Stage:
         addend_low: NDArray[np.int64],
         addend_high: NDArray[np.int64],
         shift_high: NDArray[np.int64],
+        in_pairs: bool,
+        pairs: NDArray[np.int64],
+        places: int,
     ) -> None: ...
 
 class Program:

@@ -14,6 +14,19 @@
   (_mm_packs_epi32(_mm256_castsi256_si128((__m256i)(x)), _mm256_extracti128_si256((__m256i)(x), 1)))
 #define RP_STORE16(p, x) (_mm_storeu_si128((__m128i*)(p), RP_PACK16(x)))
 #define RP_STORE8(p, x) (_mm_storel_epi64((__m128i*)(p), _mm_packus_epi16(RP_PACK16(x), _mm_setzero_si128())))
+// Packed, each half of 128 bits holds four integers of the first vector, then four of the second.
+#define RP_PACK(a, b) ((I16P)_mm256_packs_epi32((__m256i)(a), (__m256i)(b)))
+#define RP_PAIRS_FIRST(x, y) (_mm256_unpacklo_epi16((__m256i)(x), (__m256i)(y)))
+#define RP_PAIRS_SECOND(x, y) (_mm256_unpackhi_epi16((__m256i)(x), (__m256i)(y)))
+#define RP_ADD_LIMITED(x, y) ((I16P)_mm256_adds_epi16((__m256i)(x), (__m256i)(y)))
+#define RP_SWAP_MIDDLE(x) _mm256_permute4x64_epi64((__m256i)(x), 0xd8)
+#define RP_LOAD_PACKED16(p) ((I16P)RP_SWAP_MIDDLE(_mm256_loadu_si256((const __m256i*)(p))))
+#define RP_LOAD_PACKED8(p) \
+  ((I16P)_mm256_cvtepu8_epi16(_mm_shuffle_epi32(_mm_loadu_si128((const __m128i*)(p)), 0xd8)))
+#define RP_STORE_PACKED16(p, x) _mm256_storeu_si256((__m256i*)(p), RP_SWAP_MIDDLE(x))
+#define RP_STORE_PACKED8(p, x)                                                                                    \
+  _mm_storeu_si128((__m128i*)(p), _mm_shuffle_epi32(_mm_packus_epi16(_mm256_castsi256_si128((__m256i)(x)),           \
+                                                                     _mm256_extracti128_si256((__m256i)(x), 1)), 0xd8))
 #define RP_PAIR8(p, q)                                                          \
   ((I32)_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(_mm_loadl_epi64((const __m128i*)(p)), \
                                                _mm_loadl_epi64((const __m128i*)(q)))))

@@ -9,6 +9,13 @@
 //                     sums of pairs of those products in 16 bits, their sums, and sums of pairs of these in 32 (optional)
 //   RP_LOAD16(p), RP_LOAD8(p), RP_STORE16(p, x), RP_STORE8(p, x)
 //                     a vector of 32-bit integers from and to narrower ones in memory (optional)
+//   RP_PACK(a, b)     two vectors of 32-bit integers as one of 16-bit integers, limited, in an order of its own (optional)
+//   RP_PAIRS_FIRST(x, y), RP_PAIRS_SECOND(x, y)
+//                     of two such: pairs of neighbours, x below, in the order of the first and of the second vector
+//   RP_ADD_LIMITED(x, y)
+//                     sums of 16-bit integers, limited to 16 bits
+//   RP_LOAD_PACKED16(p), RP_LOAD_PACKED8(p), RP_STORE_PACKED16(p, x), RP_STORE_PACKED8(p, x)
+//                     such a vector from and to memory, where the second vector's integers lie behind the first's
 //   RP_PAIR8(p, q), RP_PAIR16(p, q)
 //                     pairs of 16-bit integers from two places in memory, the first below (optional)
 //   RP_TILES          if the instruction set brings a convolution of its own
@@ -32,7 +39,9 @@ namespace {
 #include "generic/convolution.hpp"
 #include "generic/winograd.hpp"
 #include "generic/windows.hpp"
+#ifndef RP_TILES
 #include "generic/peak.hpp"
+#endif
 
 }  // namespace
 }  // namespace RP_NAMESPACE

@@ -128,7 +128,8 @@ NB_MODULE(_native, m) {
              Correction correction, Limit limit, int wrap_bits, int64_t low, int64_t high, int other, int store,
              int64_t store_channel, bool has_left, bool nothing, const Ints& factor, const Ints& left, const Ints& addend,
              const Ints& shift, const Ints& mask, const Ints& other_left, const Ints& addend_rounding,
-             const Ints& addend_low, const Ints& addend_high, const Ints& shift_high) {
+             const Ints& addend_low, const Ints& addend_high, const Ints& shift_high, bool in_pairs, const Ints& pairs,
+             int places) {
             new (self) Stage{};
             Stage& s = *self;
             s.kind = kind, s.rounding = rounding, s.first = first, s.divisor = divisor, s.up = up;
@@ -140,6 +141,8 @@ NB_MODULE(_native, m) {
             s.wrap_bits = wrap_bits, s.low = low, s.high = high;
             s.other = other, s.store = store, s.store_channel = store_channel;
             s.has_left = has_left, s.nothing = nothing;
+            s.in_pairs = in_pairs, s.places = places;
+            s.pairs = lanes_of(pairs, false);
             s.factor = lanes_of(factor, wide_work);
             s.left = lanes_of(left, wide_work);
             s.addend = lanes_of(addend, wide_work);
@@ -155,7 +158,7 @@ NB_MODULE(_native, m) {
           nb::kw_only(), "kind"_a, "rounding"_a, "first"_a, "divisor"_a, "up"_a, "table"_a, "per_image"_a, "from_split"_a, "wide_in"_a, "wide_work"_a, "wide_out"_a, "multiply"_a, "correction"_a, "limit"_a,
           "wrap_bits"_a, "low"_a, "high"_a, "other"_a, "store"_a, "store_channel"_a, "has_left"_a, "nothing"_a, "factor"_a,
           "left"_a, "addend"_a, "shift"_a, "mask"_a, "other_left"_a, "addend_rounding"_a, "addend_low"_a, "addend_high"_a,
-          "shift_high"_a);
+          "shift_high"_a, "in_pairs"_a, "pairs"_a, "places"_a);
 
   nb::class_<Program>(m, "Program")
       .def("__init__", [](Program* self, const std::string& name, int threads) { new (self) Program(named(name), threads); })

@@ -198,16 +198,15 @@ struct Ready {
   int64_t other_step, out_step;
   I32 low, high, other_zero, out_zero;
   bool other_short, out_short;
+  bool below, above;  // whether an integer of 16 bits may be beyond the limits
 };
 
 RP_INLINE void ready(Ready& p, const Stage& s, int64_t channel, const View& view) {
   p.stage = &s;
   p.other = nullptr;
   p.out = nullptr;
-  if (!s.wide_work) {
-    p.low = splat<Narrow>(static_cast<int32_t>(s.low));
-    p.high = splat<Narrow>(static_cast<int32_t>(s.high));
-  }
+  p.low = splat<Narrow>(static_cast<int32_t>(s.low));
+  p.high = splat<Narrow>(static_cast<int32_t>(s.high));
   if (s.other >= 0) {
     const Buffer& b = view.buffer(s.other);
     p.other_short = b.storage == Storage::I16;
@@ -224,100 +223,217 @@ RP_INLINE void ready(Ready& p, const Stage& s, int64_t channel, const View& view
   }
 }
 
-// A chain on its way through tiles of the same channels.
+// A chain on its way through tiles of the same channels: through every stage a step at a time, in 32 bits in registers (FAST),
+// or so to the first result and from there in 16 bits (PACKED).
+enum class Way { STEPS, FAST, PACKED };
+
 struct Route {
   Ready all[MOST_FAST];
   int64_t places;  // output pixels of an image
   int count;
-  bool fast;
+  Way way;
 };
+
+#ifdef RP_PACK
+// Integers of 16 bits, of two vectors; RP_PACK says in which order.
+typedef int16_t I16P __attribute__((vector_size(4 * RP_LANES)));
+
+// Whether a stage that is_fast gives 16 bits, and, unless it is the first, can work from 16 bits.
+RP_INLINE bool is_packed(const Stage& s, bool first) {
+  using Limits = std::numeric_limits<int16_t>;
+  const bool fits = s.kind == Kind::LINEAR && s.low >= Limits::min() && s.high <= Limits::max();
+  return fits && (first ? s.multiply != Multiply::TENSOR : s.in_pairs);
+}
+
+// Which limits can be passed, given those of the stage before.
+RP_INLINE void look_at_limits(Route& route) {
+  constexpr int64_t least = std::numeric_limits<int16_t>::min(), most = std::numeric_limits<int16_t>::max();
+  for (int i = 0; i < route.count; ++i) {
+    Ready& p = route.all[i];
+    const Stage& s = *p.stage;
+    int64_t low = least, high = most;
+    if (i > 0 && s.places >= 0) {
+      const int64_t addend = *s.addend.as<int32_t>();
+      low = (route.all[i - 1].stage->low + addend) >> s.places;
+      high = std::min(route.all[i - 1].stage->high + addend, most) >> s.places;
+    }
+    p.below = low < s.low;
+    p.above = high > s.high;
+  }
+}
+#endif
 
 RP_INLINE void prepare(Route& route, const Chain& chain, int64_t channel, int64_t channels, const View& view) {
   route.count = static_cast<int>(chain.size());
   route.places = view.rows / view.batch;
-  route.fast = channels % LANES == 0 && chain.size() <= MOST_FAST;
-  for (const Stage& s : chain) route.fast = route.fast && is_fast(s, &s == chain.data(), view);
-  if (!route.fast) return;
+  bool fast = channels % LANES == 0 && chain.size() <= MOST_FAST;
+  for (const Stage& s : chain) fast = fast && is_fast(s, &s == chain.data(), view);
+  route.way = fast ? Way::FAST : Way::STEPS;
+  if (!fast) return;
   for (int i = 0; i < route.count; ++i) ready(route.all[i], chain.data()[i], channel, view);
+#ifdef RP_PACK
+  bool packed = channels % (2 * LANES) == 0;
+  for (const Stage& s : chain) packed = packed && is_packed(s, &s == chain.data());
+  if (!packed) return;
+  route.way = Way::PACKED;
+  look_at_limits(route);
+#endif
 }
 
 // The cast of a sum that is split at `split` (see tile_product): floor((high * 2**split + low + addend) / 2**shift) for
-// shifts of at least split, in 32 bits throughout.
-RP_INLINE I32 narrowed(const Stage& s, const uint8_t* tile, int split, int64_t channel, I32 low, I32 high) {
+// shifts of at least split, in 32 bits throughout; not yet limited.
+RP_INLINE I32 narrowed(const Stage& s, const uint8_t* tile, int split, int64_t channel) {
   const U32 sum_low = load<U32>(tile);
   const I32 sum_high = load<I32>(tile + SPLIT_PLANE);
   const U32 below = sum_low - ((U32)sum_high << split) + load<U32>(s.addend_low.as<uint32_t>() + channel);
   const I32 whole = plus(plus(sum_high, load<I32>(s.addend_high.as<int32_t>() + channel)), (I32)(below >> split));
-  return clamp(whole >> load<I32>(s.shift_high.as<int32_t>() + channel), low, high);
+  return whole >> load<I32>(s.shift_high.as<int32_t>() + channel);
 }
 
-// The whole chain on one column of vectors at a time, ROWS of them in registers. Rows beyond the tile's hold
+// A stage in 32 bits on one column of vectors, ROWS of them in registers; not yet limited. Rows beyond the tile's hold
 // whatever was there; they are never written.
-void run_fast_chain(const Route& route, Tile& tile) {
-  const Ready* const all = route.all;
-  const int count = route.count;
+RP_INLINE void linear(const Ready& p, const Route& route, const Tile& tile, int64_t v, I32 (&x)[ROWS]) {
+  const Stage& s = *p.stage;
   const int last_row = tile.rows - 1;
-  const bool wide = all[0].stage->wide_in;
-  for (int64_t v = 0; v < tile.channels / LANES; ++v) {
-    const int64_t channel = tile.channel + v * LANES;
-    I32 x[ROWS];
-    if (wide) {
-      const Stage& s = *all[0].stage;
-      const I32 low = splat<Narrow>(static_cast<int32_t>(s.low)), high = splat<Narrow>(static_cast<int32_t>(s.high));
-      RP_EACH_ROW(x[r] = narrowed(s, tile.data + (r * PANEL + v * LANES) * 4, tile.split, channel, low, high));
+  const int64_t channel = tile.channel + v * LANES;
+  const I32 addend = load<I32>(s.addend.as<int32_t>() + channel);
+  const I32 shift = load<I32>(s.shift.as<int32_t>() + channel);
+  if (s.multiply == Multiply::SHORT) {
+    const I32 factor = load<I32>(s.factor.as<int32_t>() + channel);
+    RP_EACH_ROW(x[r] = RP_DOT16(addend, x[r], factor));
+  } else if (s.multiply == Multiply::TENSOR) {
+    const uint8_t* from = p.other + (v * LANES << p.other_short);
+    RP_EACH_ROW({
+      const int64_t row = tile.row + std::min<int>(r, last_row);
+      const uint8_t* at = from + (s.per_image ? row / route.places : row) * p.other_step;
+      x[r] = plus(times(x[r], p.other_short ? RP_LOAD16(at) : RP_LOAD8(at) - p.other_zero), addend);
+    });
+  } else if (s.has_left) {
+    const I32 left = load<I32>(s.left.as<int32_t>() + channel);
+    RP_EACH_ROW(x[r] = plus(shifted_left(x[r], left), addend));
+  } else {
+    RP_EACH_ROW(x[r] = plus(x[r], addend));
+  }
+  if (p.other && s.multiply != Multiply::TENSOR) {
+    const I32 left = load<I32>(s.other_left.as<int32_t>() + channel);
+    if (p.other_short) {
+      const uint8_t* from = p.other + tile.row * p.other_step + v * LANES * 2;
+      RP_EACH_ROW(x[r] = plus(x[r], shifted_left(RP_LOAD16(from + std::min<int>(r, last_row) * p.other_step), left)));
     } else {
-      RP_EACH_ROW(x[r] = load<I32>(tile.data + (r * PANEL + v * LANES) * 4));
+      const uint8_t* from = p.other + tile.row * p.other_step + v * LANES;
+      RP_EACH_ROW(x[r] =
+          plus(x[r], shifted_left(RP_LOAD8(from + std::min<int>(r, last_row) * p.other_step) - p.other_zero, left)));
     }
-    for (int i = 0; i < count; ++i) {
-      const Ready& p = all[i];
+  }
+  RP_EACH_ROW(x[r] = x[r] >> shift);
+}
+
+// The sums of one column, and what the first stage makes of those that are split.
+RP_INLINE void sums_of(const Route& route, const Tile& tile, int64_t v, I32 (&x)[ROWS]) {
+  const Stage& s = *route.all[0].stage;
+  const uint8_t* const sums = tile.data + v * LANES * 4;
+  if (s.wide_in) RP_EACH_ROW(x[r] = narrowed(s, sums + r * PANEL * 4, tile.split, tile.channel + v * LANES));
+  else RP_EACH_ROW(x[r] = load<I32>(sums + r * PANEL * 4));
+}
+
+void run_fast_chain(const Route& route, const Tile& tile) {
+  const int last_row = tile.rows - 1;
+  for (int64_t v = 0; v < tile.channels / LANES; ++v) {
+    I32 x[ROWS];
+    sums_of(route, tile, v, x);
+    for (int i = 0; i < route.count; ++i) {
+      const Ready& p = route.all[i];
       const Stage& s = *p.stage;
       if (s.kind == Kind::LOOKUP) {
         const int32_t* table = s.table.as<int32_t>() - s.first;
         RP_EACH_ROW(if (r <= last_row) x[r] = looked_up(table, x[r]));
-      } else if (!s.wide_work) {
-        const I32 addend = load<I32>(s.addend.as<int32_t>() + channel);
-        const I32 shift = load<I32>(s.shift.as<int32_t>() + channel);
-        if (s.multiply == Multiply::SHORT) {
-          const I32 factor = load<I32>(s.factor.as<int32_t>() + channel);
-          RP_EACH_ROW(x[r] = RP_DOT16(addend, x[r], factor));
-        } else if (s.multiply == Multiply::TENSOR) {
-          const uint8_t* from = p.other + (v * LANES << p.other_short);
-          RP_EACH_ROW({
-            const int64_t row = tile.row + std::min<int>(r, last_row);
-            const uint8_t* at = from + (s.per_image ? row / route.places : row) * p.other_step;
-            x[r] = plus(times(x[r], p.other_short ? RP_LOAD16(at) : RP_LOAD8(at) - p.other_zero), addend);
-          });
-        } else if (s.has_left) {
-          const I32 left = load<I32>(s.left.as<int32_t>() + channel);
-          RP_EACH_ROW(x[r] = plus(shifted_left(x[r], left), addend));
-        } else {
-          RP_EACH_ROW(x[r] = plus(x[r], addend));
-        }
-        if (p.other && s.multiply != Multiply::TENSOR) {
-          const I32 left = load<I32>(s.other_left.as<int32_t>() + channel);
-          if (p.other_short) {
-            const uint8_t* from = p.other + tile.row * p.other_step + v * LANES * 2;
-            RP_EACH_ROW(x[r] = plus(x[r], shifted_left(RP_LOAD16(from + std::min<int>(r, last_row) * p.other_step), left)));
-          } else {
-            const uint8_t* from = p.other + tile.row * p.other_step + v * LANES;
-            RP_EACH_ROW(x[r] =
-                plus(x[r], shifted_left(RP_LOAD8(from + std::min<int>(r, last_row) * p.other_step) - p.other_zero, left)));
-          }
-        }
-        const I32 low = p.low, high = p.high;
-        RP_EACH_ROW(x[r] = clamp(x[r] >> shift, low, high));
+      } else {
+        if (!s.wide_in) linear(p, route, tile, v, x);
+        RP_EACH_ROW(x[r] = clamp(x[r], p.low, p.high));
       }
       if (p.out && p.out_short) {
         uint8_t* out = p.out + tile.row * p.out_step + v * LANES * 2;
         RP_EACH_ROW(if (r <= last_row) RP_STORE16(out + r * p.out_step, x[r]));
       } else if (p.out) {
         uint8_t* out = p.out + tile.row * p.out_step + v * LANES;
-        const I32 zero = p.out_zero;
-        RP_EACH_ROW(if (r <= last_row) RP_STORE8(out + r * p.out_step, plus(x[r], zero)));
+        RP_EACH_ROW(if (r <= last_row) RP_STORE8(out + r * p.out_step, plus(x[r], p.out_zero)));
       }
     }
   }
 }
+
+#ifdef RP_PACK
+// x and what is added to it, each times a factor of 16 bits, on two columns of vectors.
+template <class Other>
+RP_INLINE void paired(const Stage& s, int64_t channel, I16P (&x)[ROWS], Other other) {
+  const int32_t* const pairs = s.pairs.as<int32_t>() + channel;
+  const int32_t* const addend = s.addend.as<int32_t>() + channel;
+  const int32_t* const shift = s.shift.as<int32_t>() + channel;
+  RP_EACH_ROW({
+    const I16P y = other(r);
+    const I32 first = RP_DOT16(load<I32>(addend), (I32)RP_PAIRS_FIRST(x[r], y), load<I32>(pairs)) >> load<I32>(shift);
+    const I32 second = RP_DOT16(load<I32>(addend + LANES), (I32)RP_PAIRS_SECOND(x[r], y), load<I32>(pairs + LANES)) >>
+                       load<I32>(shift + LANES);
+    x[r] = RP_PACK(first, second);
+  });
+}
+
+// Two columns of vectors at a time. Packing limits to 16 bits what the stages give; from then on every operation but a
+// dot product takes two columns at once.
+void run_packed_chain(const Route& route, const Tile& tile) {
+  const int last_row = tile.rows - 1;
+  for (int64_t v = 0; v < tile.channels / LANES; v += 2) {
+    const int64_t channel = tile.channel + v * LANES;
+    I16P x[ROWS];
+    {
+      I32 first[ROWS], second[ROWS];
+      sums_of(route, tile, v, first);
+      if (!route.all[0].stage->wide_in) linear(route.all[0], route, tile, v, first);
+      sums_of(route, tile, v + 1, second);
+      if (!route.all[0].stage->wide_in) linear(route.all[0], route, tile, v + 1, second);
+      RP_EACH_ROW(x[r] = RP_PACK(first[r], second[r]));
+    }
+    for (int i = 0; i < route.count; ++i) {
+      const Ready& p = route.all[i];
+      const Stage& s = *p.stage;
+      if (i > 0 && s.places >= 0) {
+        const I16P addend = static_cast<int16_t>(*s.addend.as<int32_t>()) - I16P{};
+        RP_EACH_ROW(x[r] = RP_ADD_LIMITED(x[r], addend) >> s.places);
+      } else if (i > 0 && !p.other) {
+        paired(s, channel, x, [&](auto r) RP_LAMBDA { return x[r]; });  // times 0
+      } else if (i > 0 && p.other_short) {
+        const uint8_t* from = p.other + tile.row * p.other_step + v * LANES * 2;
+        paired(s, channel, x, [&](auto r) RP_LAMBDA {
+          return RP_LOAD_PACKED16(from + std::min<int>(r, last_row) * p.other_step);
+        });
+      } else if (i > 0) {
+        const uint8_t* from = p.other + tile.row * p.other_step + v * LANES;
+        const I16P zero = static_cast<int16_t>(p.other_zero[0]) - I16P{};
+        paired(s, channel, x, [&](auto r) RP_LAMBDA {
+          return RP_LOAD_PACKED8(from + std::min<int>(r, last_row) * p.other_step) - zero;
+        });
+      }
+      if (p.below) {
+        const I16P low = static_cast<int16_t>(s.low) - I16P{};
+        RP_EACH_ROW(x[r] = x[r] < low ? low : x[r]);
+      }
+      if (p.above) {
+        const I16P high = static_cast<int16_t>(s.high) - I16P{};
+        RP_EACH_ROW(x[r] = x[r] > high ? high : x[r]);
+      }
+      if (p.out && p.out_short) {
+        uint8_t* out = p.out + tile.row * p.out_step + v * LANES * 2;
+        RP_EACH_ROW(if (r <= last_row) RP_STORE_PACKED16(out + r * p.out_step, x[r]));
+      } else if (p.out) {
+        uint8_t* out = p.out + tile.row * p.out_step + v * LANES;
+        const I16P zero = static_cast<int16_t>(p.out_zero[0]) - I16P{};
+        RP_EACH_ROW(if (r <= last_row) RP_STORE_PACKED8(out + r * p.out_step, x[r] + zero));
+      }
+    }
+  }
+}
+#endif
+
 // Split sums to 64 bits.
 void join(Tile& tile) {
   for (int i = 0; i < ROWS * PANEL; ++i) {
@@ -330,7 +446,10 @@ void join(Tile& tile) {
 
 // Runs every stage; the last one's result goes to its buffer only.
 void run_chain(const Route& route, const Chain& chain, Tile& tile, const View& view) {
-  if (route.fast) return run_fast_chain(route, tile);
+#ifdef RP_PACK
+  if (route.way == Way::PACKED) return run_packed_chain(route, tile);
+#endif
+  if (route.way == Way::FAST) return run_fast_chain(route, tile);
   if (tile.split) join(tile);
   uint8_t* from = tile.data;
   uint8_t* other = tile.spare;

@@ -23,8 +23,8 @@ template <int... INDEX, class F>
 RP_INLINE void each(std::integer_sequence<int, INDEX...>, F f) {
   (f(std::integral_constant<int, INDEX>{}), ...);
 }
-#define RP_EACH(r, count, ...) \
-  each(std::make_integer_sequence<int, count>{}, [&](auto r) __attribute__((always_inline)) { __VA_ARGS__; })
+#define RP_LAMBDA __attribute__((always_inline))
+#define RP_EACH(r, count, ...) each(std::make_integer_sequence<int, count>{}, [&](auto r) RP_LAMBDA { __VA_ARGS__; })
 #define RP_EACH_ROW(...) RP_EACH(r, ROWS, __VA_ARGS__)
 
 template <class V>

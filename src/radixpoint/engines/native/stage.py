@@ -28,6 +28,8 @@ Correction = Literal["NONE", "SIGN", "ODD"]
 SPLIT = 16
 """Where sums beyond 32 bits are split in two planes, unless the stage behind asks for less."""
 LEAST_SPLIT = 8
+MOST_LEFT = 14
+"""So many places to the left are a factor that 16 bits with a sign hold."""
 
 
 class Unsupported(Exception):
@@ -258,6 +260,28 @@ class Stage:
             x += magnitude(self.network.tensors[self.other]) << int(self.other_left.max())
         return x + int(np.abs(self.addend).max()) + (1 << int(self.shift.max()))
 
+    def _fits_pairs(self, multiply: str) -> bool:
+        """Whether an integer of 16 bits and one of the other tensor need factors of 16 bits alone."""
+        most = max(int(self.left.max()), int(self.other_left.max()))
+        return multiply in ("NONE", "SHORT") and most <= MOST_LEFT
+
+    def _pairs(self, factor: Ints) -> Ints:
+        """The factors of both, in the halves of 32 bits."""
+        own = factor & 0xFFFF if self.factor is not None else np.int64(1) << self.left
+        return own | (np.int64(1) << self.other_left + 16 if self.other is not None else 0)
+
+    def _places(self, addend: Ints) -> int:
+        """The shift, where ``(x + addend) >> shift``, limited, needs 16 bits alone; else -1.
+
+        A sum beyond 16 bits counts as the largest that they hold: both are at or above the limit then.
+        """
+        if self.factor is not None or self.other is not None or self.left.any():
+            return -1
+        shift, most = int(self.shift[0]), RANGES["I16"][1]
+        same = (self.shift == shift).all() and (addend == addend[0]).all()
+        fits = shift < 16 and 0 <= addend[0] <= most and self.high <= most >> shift
+        return shift if same and fits else -1
+
     def split(self) -> int:
         """Where sums beyond 32 bits may be split for this stage to cast them in 32 bits; 0: nowhere."""
         plain = (
@@ -299,6 +323,7 @@ class Stage:
         bounds = RANGES["I64" if wide_work else "I32"]
         from_split = bool(split and wide(self.source) and self.split() == split)
         nothing = np.zeros_like(addend)
+        in_pairs = kind == "LINEAR" and not wide_work and self._fits_pairs(multiply)
         return native.Stage(
             from_split=from_split,
             wide_in=wide(self.source),
@@ -332,4 +357,7 @@ class Stage:
             addend_low=addend & ((1 << split) - 1) if from_split else nothing,
             addend_high=addend >> split if from_split else nothing,
             shift_high=self.shift - split if from_split else nothing,
+            in_pairs=in_pairs,
+            pairs=self._pairs(factor) if in_pairs else nothing,
+            places=self._places(addend) if in_pairs and correction == "NONE" else -1,
         )
