@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import networks
+from radixpoint.arithmetic.cast import quantize
+from radixpoint.arithmetic.formats import Overflow, Rounding, TensorFormat
 from radixpoint.demo import demo_images, demo_network
+from radixpoint.ir.network import IntGraph
 from radixpoint.measure.calibrate import calibrate
 from radixpoint.measure.evaluate import evaluate
 from radixpoint.quantization.design import Design, Widths
+from radixpoint.quantization.lower import ParameterCache
 from radixpoint.quantization.quantize import LONG, SHORT, SHORTEST, Quantizer, between, divergence
 from radixpoint.quantization.rules.loss import beside, finer, wider
+from radixpoint.quantization.sites import Formats
 
 
 def test_divergence_by_hand() -> None:
@@ -39,6 +46,51 @@ def test_an_image_of_large_logits_does_not_outweigh_the_others() -> None:
     assert divergence(large_one_off, reference) < 1e-6 < divergence(others_lost, reference)
     squares = [((one - reference) ** 2).sum() for one in (large_one_off, others_lost)]
     assert squares[0] > squares[1]  # their squared error says the opposite
+
+
+def test_formats_asked_again_are_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other formats, or the same ones under another design, are."""
+    graph = networks.residual()
+    images = networks.images(8, 1, graph.shapes["input"])
+    quantizer = Quantizer(graph, calibrate(graph, images))
+    designs = Design.separate(8, 12), Design.separate(8, 12, overflow="WRAP")
+    runs = list[Design]()
+    plain = Quantizer.lowered
+
+    def counted(own: Quantizer, design: Design, formats: Formats) -> IntGraph:
+        runs.append(design)
+        return plain(own, design, formats)
+
+    monkeypatch.setattr(Quantizer, "lowered", counted)
+    formats = quantizer.formats(designs[0])
+    weight = next(key for key in formats if key[1] == "weight")
+    moved = formats[weight].fraction_lengths[0] - 2
+    other = {**formats, weight: replace(formats[weight], fraction_lengths=(moved,))}
+    losses = [quantizer.loss(designs[0], asked) for asked in (formats, other, dict(formats), other)]
+    assert losses[:2] == losses[2:]
+    assert losses[0] != losses[1]
+    assert len(runs) == 2
+    quantizer.loss(designs[1], formats)
+    assert len(runs) == 3
+
+
+def test_parameters_known_in_few_bytes_are_the_same() -> None:
+    """Whether a network that has them is alive, they are known, or they were thrown out for others."""
+    values = np.random.default_rng(0).normal(size=(4, 3, 3, 3)) * 40
+    design = Design.joint(8)
+    for word in (4, 8, 9, 16, 17, 32):
+        form, other = TensorFormat(True, word, (1,)), TensorFormat(True, word, (0,))
+        cache = ParameterCache(limit=values.size)  # of the shortest words, one tensor's
+        expected = quantize(values, form.channel(0), Rounding.RND, Overflow.SAT, to_fraction_length=1)
+        first = cache.quantize(("a", "weight"), values, form, design, 0)
+        assert cache.quantize(("a", "weight"), values, form, design, 0) is first
+        assert not first.data.flags.writeable
+        del first
+        for asked in (form, other, form):
+            again = cache.quantize(("a", "weight"), values, asked, design, 0)
+            assert again.data.dtype == np.int64
+            assert asked == other or np.array_equal(again.data, expected)
+            del again
 
 
 @pytest.mark.slow("it chooses binary points by loss")

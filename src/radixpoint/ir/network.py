@@ -51,7 +51,7 @@ class IntTensor:
     value: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class IntParameter:
     """Stored integers of a parameter (int64, read-only), with their format along axis 0."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,16 +34,21 @@ PARAMETER_STREAMS = 1 << 32
 
 
 class ParameterCache:
-    """Stored integers of parameters already quantized, for the many designs of a search that share them."""
+    """Stored integers of parameters already quantized, for the many designs of a search that share them.
 
-    def __init__(self, limit: int = 1 << 28) -> None:
+    They are kept in as few bytes as they need, at most ``limit`` of them. Networks that are alive at the same
+    time share the same arrays.
+    """
+
+    def __init__(self, limit: int = 1 << 27) -> None:
         self._limit, self._size = limit, 0
-        self._known: dict[tuple[Any, ...], IntParameter] = {}
+        self._known: dict[tuple[Any, ...], NDArray[Any]] = {}
+        self._alive: WeakValueDictionary[tuple[Any, ...], IntParameter] = WeakValueDictionary()
 
     def quantize(
         self,
         key: tuple[str, str],
-        values: NDArray[np.float64],
+        values: NDArray[np.floating],
         to: TensorFormat,
         design: Design,
         stream: int,
@@ -55,26 +61,44 @@ class ParameterCache:
         rounding = design.parameter_rounding
         random = (design.seed, stream) if rounding is Rounding.STOCHASTIC else None
         full = (key, design.batch_norm, to, rounding, design.overflow, random, grid)
-        if full not in self._known:
-            draws = None if random is None else random_draws(*random, values.shape)
-            fractions = to.fractions(values.ndim)
-            if grid is not None:
-                stored = grid.round(np.ldexp(values, fractions))
-            else:
-                stored = quantize(
-                    values,
-                    to.channel(0),
-                    rounding,
-                    _parameter_overflow(design),
-                    draws,
-                    to_fraction_length=fractions,
-                )
-            self._size += stored.nbytes
-            if self._size > self._limit:
-                self._known.clear()
-                self._size = stored.nbytes
-            self._known[full] = IntParameter(freeze(stored), to)
-        return self._known[full]
+        found = self._alive.get(full)
+        if found is None:
+            if full not in self._known:
+                self._keep(full, _stored(values.astype(np.float64), to, design, random, grid))
+            found = IntParameter(freeze(self._known[full].astype(np.int64)), to)
+            self._alive[full] = found
+        return found
+
+    def _keep(self, full: tuple[Any, ...], stored: NDArray[np.int64]) -> None:
+        ends = np.array([stored.min(initial=0), stored.max(initial=0)])
+        types = (t for t in (np.int8, np.int16, np.int32) if np.array_equal(ends.astype(t), ends))
+        kept = stored.astype(next(types, np.int64))
+        self._size += kept.nbytes
+        if self._size > self._limit:
+            self._known.clear()
+            self._size = kept.nbytes
+        self._known[full] = kept
+
+
+def _stored(
+    values: NDArray[np.float64],
+    to: TensorFormat,
+    design: Design,
+    random: tuple[int, int] | None,
+    grid: Grid | None,
+) -> NDArray[np.int64]:
+    draws = None if random is None else random_draws(*random, values.shape)
+    fractions = to.fractions(values.ndim)
+    if grid is not None:
+        return grid.round(np.ldexp(values, fractions))
+    return quantize(
+        values,
+        to.channel(0),
+        design.parameter_rounding,
+        _parameter_overflow(design),
+        draws,
+        to_fraction_length=fractions,
+    )
 
 
 def _parameter_overflow(design: Design) -> Overflow:
@@ -225,7 +249,7 @@ class _Lowerer:
         return result
 
     def _quantized(
-        self, key: Key, values: NDArray[np.float64], to: TensorFormat, grid: Grid | None = None
+        self, key: Key, values: NDArray[np.floating], to: TensorFormat, grid: Grid | None = None
     ) -> IntParameter:
         stream = PARAMETER_STREAMS + len(self.parameters)
         return self.cache.quantize(key, values, to, self.design, stream, grid)
@@ -233,7 +257,7 @@ class _Lowerer:
     def parameter(self, role: str) -> str:
         key = (self.layer.name, role)
         name = f"{self.layer.name}/{role}"
-        values = self.stored[key].values
+        values = self.stored[key].held
         grid = weight_grid(self.design, self.layer.name, self.layer.op) if role == "weight" else None
         stored = self._quantized(key, values, self.formats[key], grid)
         rank = len(self.graph.shapes[self.layer.name])

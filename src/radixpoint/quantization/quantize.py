@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 from msgspec.structs import asdict, replace
@@ -147,6 +148,7 @@ class Quantizer:
         self._best: dict[tuple[object, ...], tuple[int, tuple[int, ...]]] = {}
         self._together: dict[bytes, Formats] = {}
         self._by_loss: dict[bytes, Formats] = {}
+        self._losses: dict[bytes, float] = {}
         self._last: tuple[Design, IntGraph] | None = None  # judged, reported and saved in turn
 
     def _parameters(self, design: Design) -> dict[Key, Stored]:
@@ -162,7 +164,8 @@ class Quantizer:
     @cached_property
     def patches(self) -> Patches:
         """Of the float network on the calibration sample."""
-        return sampled_patches(self.graph, self.ranges.sample, self._stand_in.operands)
+        # By a stand-in of its own: it takes as much memory as two networks, and only refining needs it again.
+        return sampled_patches(self.graph, self.ranges.sample, StandIn(self.graph, self.ranges).operands)
 
     @cached_property
     def _stand_in(self) -> StandIn:
@@ -182,12 +185,17 @@ class Quantizer:
     def loss(self, design: Design, formats: Formats) -> float:
         """How far the answers are from those of float on the calibration sample.
 
-        As ``answers_apart`` has it.
+        As ``answers_apart`` has it. A rule asks for the same formats more than once.
         """
-        graph = self.lowered(design, formats)
-        stored = make_engine(graph).run(quantize_images(graph, self.ranges.sample))[graph.output]
-        logits = dequantize(stored, graph.logit_fraction_length())
-        return answers_apart(self.graph, logits, self.ranges.logits)
+        asked = sha256(repr(sorted(formats.items())).encode())
+        asked.update(design.to_json())
+        key = asked.digest()
+        if key not in self._losses:
+            graph = self.lowered(design, formats)
+            stored = make_engine(graph).run(quantize_images(graph, self.ranges.sample))[graph.output]
+            logits = dequantize(stored, graph.logit_fraction_length())
+            self._losses[key] = answers_apart(self.graph, logits, self.ranges.logits)
+        return self._losses[key]
 
     def formats(self, design: Design) -> Formats:
         """The format of every quantized place.

@@ -58,7 +58,7 @@ class _Settler:
 
     def _parameter(self, place: Key, times: Key | None = None, terms: int = 1) -> _Term:
         """A stored parameter, or the sum of ``terms`` of its products with another place."""
-        values = self.stored[place].values
+        values = self.stored[place].held
         rows = values.reshape(len(self._fractions(place)), -1)  # one, or one a channel
         zero = ~np.asarray(rows.any(1))
         beside, bits = np.zeros(1, np.int64), self._bits(place)

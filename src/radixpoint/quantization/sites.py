@@ -84,16 +84,33 @@ def affine_parameters(graph: Graph, bn: Layer) -> tuple[NDArray[np.float64], NDA
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """A stored parameter: its real values (float64) and their statistics."""
+    """A stored parameter.
 
-    values: NDArray[np.float64]
+    Attributes:
+        held: its real values, in 32 bits where these hold them exactly, as most weights; a large network's
+            take half as much memory then.
+        statistics: of the values.
+    """
+
+    held: NDArray[np.float32] | NDArray[np.float64]
     statistics: Statistics
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Stored:
+        """From real values."""
+        short = values.astype(np.float32)
+        return cls(short if np.array_equal(short, values) else values, Statistics.of(short))
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """The real values."""
+        return self.held.astype(np.float64, copy=False)
 
 
 def stored_parameters(graph: Graph, design: Design) -> dict[Key, Stored]:
     """Every parameter that is stored under the design's form of batch normalization."""
     return {
-        (layer.name, role): Stored(values, Statistics.of(values.astype(np.float32)))
+        (layer.name, role): Stored.of(values)
         for layer in graph.layers
         for role, values in _parameters(graph, layer, design).items()
     }

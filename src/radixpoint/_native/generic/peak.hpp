@@ -23,8 +23,17 @@ int64_t peak_of(int64_t rounds) {
   return rounds * CHAINS * LANES;
 }
 
+#ifdef RP_ADD16
+// Of bytes as long as 16 bits hold their sums.
+struct Pairs8 {
+  static RP_INLINE I32 dot(I32 a, I32 x, I32 w) { return RP_ADD16(a, RP_PAIRS8(x, w)); }
+};
+#endif
+
 int64_t peak(bool bytes, int64_t rounds) {
-#ifdef RP_DOT8
+#ifdef RP_ADD16
+  if (bytes) return 4 * peak_of<Pairs8>(rounds);
+#elif defined(RP_DOT8)
   if (bytes) return 4 * peak_of<Dot8>(rounds);
 #endif
   (void)bytes;  // bytes are multiplied as 16 bits
