@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from radixpoint.ir.graph import freeze
 from radixpoint.measure.calibrate import Statistics, bin_values
 from radixpoint.quantization.codes import Grid
 from radixpoint.quantization.design import SCOPES, BinaryPoint
@@ -18,6 +20,8 @@ from radixpoint.quantization.sites import Formats, Site, largest_fractions
 _CANDIDATES = 10
 """How many places beyond the ``max`` rule a rule may move the binary point."""
 _VALUES = bin_values()
+_KNOWN: WeakKeyDictionary[Statistics, dict[tuple[object, ...], NDArray[np.int64]]] = WeakKeyDictionary()
+"""What ``fractions`` gave: the many designs of a search ask the same of the same values."""
 
 
 @lru_cache(maxsize=4096)
@@ -49,6 +53,14 @@ def fractions(s: Statistics, levels: int | Grid, point: BinaryPoint) -> NDArray[
         levels: word length of a signed format, or a grid.
         point: its rule is ``max``, ``percentile`` or ``mse``.
     """
+    known = _KNOWN.setdefault(s, {})
+    asked = levels, point.rule, point.percentile
+    if asked not in known:
+        known[asked] = freeze(_fractions(s, levels, point))
+    return known[asked]
+
+
+def _fractions(s: Statistics, levels: int | Grid, point: BinaryPoint) -> NDArray[np.int64]:
     start = largest_fractions(s.low, s.high, levels)
     match point.rule:
         case "max":
