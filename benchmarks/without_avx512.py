@@ -6,7 +6,8 @@ Libraries ask the processor what it has with the ``cpuid`` instruction, and most
 So onnxruntime and OpenVINO are copied, each ``cpuid`` in the copies becomes an undefined instruction of the
 same two bytes, and a handler of the signal that follows answers in the processor's place, without AVX-512,
 AVX-VNNI and AMX. Settings tell the others: this project's engine, OpenBLAS, PyTorch with oneDNN and MKL.
-What is left (Python, numpy's own loops) still sees everything; it does none of the measured work.
+What is left (Python, numpy's own loops, the C library) still sees everything; it does next to none of the
+measured work.
 
 The figures are those of this processor's AVX2 units, not of another processor. At its end, a process says how
 many questions were answered so. Needs x86-64, Linux, a C compiler and ``objdump``.
@@ -41,7 +42,7 @@ HANDLER = r"""
 #include <string.h>
 #include <ucontext.h>
 
-/* Bits of leaf 7 that no processor with AVX2 alone has (Intel's manual, volume 2A, CPUID). */
+/* Bits of leaf 7 for AVX-512, AMX, AVX-VNNI, and what came with them (Intel's manual, volume 2A, CPUID). */
 enum {
     EBX0 = 1u << 16 | 1u << 17 | 1u << 21 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 30 | 1u << 31,
     ECX0 = 1u << 1 | 1u << 6 | 1u << 8 | 1u << 11 | 1u << 12 | 1u << 14,

@@ -13,13 +13,14 @@ from radixpoint.arithmetic.cast import quantize
 from radixpoint.arithmetic.formats import Overflow, Rounding, TensorFormat
 from radixpoint.demo import demo_images, demo_network
 from radixpoint.ir.network import IntGraph
-from radixpoint.measure.calibrate import calibrate
+from radixpoint.measure.calibrate import Statistics, calibrate
 from radixpoint.measure.evaluate import evaluate
-from radixpoint.quantization.design import Design, Widths
+from radixpoint.quantization.design import BinaryPoint, Design, Widths
 from radixpoint.quantization.lower import ParameterCache
 from radixpoint.quantization.quantize import LONG, SHORT, SHORTEST, Quantizer, between, divergence
 from radixpoint.quantization.rules.loss import beside, finer, wider
-from radixpoint.quantization.sites import Formats
+from radixpoint.quantization.rules.statistic import _fractions, fractions
+from radixpoint.quantization.sites import Formats, Stored
 
 
 def test_divergence_by_hand() -> None:
@@ -76,21 +77,66 @@ def test_formats_asked_again_are_not_computed_again(monkeypatch: pytest.MonkeyPa
 
 def test_parameters_known_in_few_bytes_are_the_same() -> None:
     """Whether a network that has them is alive, they are known, or they were thrown out for others."""
-    values = np.random.default_rng(0).normal(size=(4, 3, 3, 3)) * 40
-    design = Design.joint(8)
-    for word in (4, 8, 9, 16, 17, 32):
-        form, other = TensorFormat(True, word, (1,)), TensorFormat(True, word, (0,))
-        cache = ParameterCache(limit=values.size)  # of the shortest words, one tensor's
-        expected = quantize(values, form.channel(0), Rounding.RND, Overflow.SAT, to_fraction_length=1)
-        first = cache.quantize(("a", "weight"), values, form, design, 0)
-        assert cache.quantize(("a", "weight"), values, form, design, 0) is first
+    design, key = Design.joint(8), ("a", "weight")
+    for word, kept in (
+        (4, np.int8),
+        (8, np.int8),
+        (9, np.int16),
+        (16, np.int16),
+        (17, np.int32),
+        (32, np.int32),
+    ):
+        low, high = -(1 << (word - 1)), (1 << (word - 1)) - 1
+        values = np.array([low - 9.0, low, -0.75, 0.25, high, high + 9.0]).reshape(3, 2, 1, 1)
+        forms = TensorFormat(True, word, (0,)), TensorFormat(True, word, (-1,))
+        expected = {
+            form: quantize(
+                values,
+                form.channel(0),
+                Rounding.RND,
+                Overflow.SAT,
+                to_fraction_length=form.fraction_lengths[0],
+            )
+            for form in forms
+        }
+        cache = ParameterCache(limit=values.size * np.dtype(kept).itemsize)  # one of them
+        first = cache.quantize(key, values, forms[0], design, 0)
+        assert cache.quantize(key, values, forms[0], design, 0) is first
         assert not first.data.flags.writeable
         del first
-        for asked in (form, other, form):
-            again = cache.quantize(("a", "weight"), values, asked, design, 0)
+        for form in (forms[0], forms[1], forms[0]):
+            again = cache.quantize(key, values, form, design, 0)
             assert again.data.dtype == np.int64
-            assert asked == other or np.array_equal(again.data, expected)
+            assert np.array_equal(again.data, expected[form])
+            assert [array.dtype for array in cache._known.values()] == [kept]
             del again
+
+
+def test_parameters_are_held_as_they_are() -> None:
+    """In 32 bits where these hold every value, in 64 where not."""
+    exact = np.array([[0.5, -3.0, 2.0**-149, 1e30 * 0]])
+    for values, held in ((exact, np.float32), (exact + 2.0**-40, np.float64), (exact - 1e300, np.float64)):
+        with np.errstate(over="ignore"):
+            stored = Stored.of(values)
+        assert stored.held.dtype == held
+        assert stored.values.dtype == np.float64
+        assert np.array_equal(stored.values, values)
+
+
+def test_what_is_asked_of_the_same_values_again_is_known() -> None:
+    """And only that: another length, rule, share or values have their own answer."""
+    random = np.random.default_rng(0)
+    first, second = (
+        Statistics.of((random.normal(size=(3, 500)) ** 5 * size).astype(np.float32)) for size in (1, 9)
+    )
+    points = [BinaryPoint(rule="max"), BinaryPoint(rule="mse")]
+    points += [BinaryPoint(rule="percentile", percentile=share) for share in (99.0, 90.0)]
+    asked = [(s, levels, point) for s in (first, second) for levels in (4, 8) for point in points]
+    answers = [fractions(*one) for one in asked]
+    assert len({answer.tobytes() for answer in answers}) > len(asked) // 2
+    for one, answer in zip(asked, answers, strict=True):
+        assert fractions(*one) is answer
+        assert np.array_equal(_fractions(*one), answer)
 
 
 @pytest.mark.slow("it chooses binary points by loss")

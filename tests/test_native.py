@@ -302,27 +302,31 @@ def test_runs_of_bytes_end_at_sixteen_bits(total: int, sign: int) -> None:
 
 
 def sixteen(seed: int) -> tuple[Chain, list[str]]:
-    """A convolution to 64 channels, then casts, scales, additions and clamps in 16 bits; the casts' names.
+    """A convolution to 64 channels, then casts, scales, additions, poolings and clamps; the casts' names.
 
-    Word lengths, binary points (some a channel), roundings and factors at random, many at an end: what comes
-    out of a cast often is a limit, or next to one.
+    All within 16 bits. Word lengths, binary points (some a channel), roundings and factors are random, many
+    at an end. The binary points follow the size of what is cast: what comes out is spread over the format,
+    and some of it at or next to a limit.
     """
     random = np.random.default_rng(seed)
     channels, word = 64, int(random.choice([4, 8, 12, 16]))
-
-    def form(low: int = -2, high: int = 12) -> TensorFormat:
-        points = random.integers(low, high, channels if random.random() < 0.3 else 1)
-        return TensorFormat(bool(random.random() < 0.8), int(random.integers(2, 17)), tuple(map(int, points)))
-
-    def cast(to: TensorFormat) -> None:
-        limit = TensorFormat(to.signed, min(to.word_length, 16 if to.signed else 15), to.fraction_lengths)
-        chain.cast(
-            limit, str(random.choice(["RND", "TRN", "RND_MIN_INF"])), str(random.choice(["SAT", "SAT_SYM"]))
-        )
-        kept.append(chain.last)
-
     chain, kept = Chain(word, 4, (32, 5, 3)), list[str]()
     top = 1 << (word - 1)
+    sums = 2 * word - 5  # bits before the binary point of the largest
+
+    def cast(size: int) -> int:
+        """To a format near that size; returns its own."""
+        signed, length = bool(random.random() < 0.8), int(random.integers(2, 17))
+        length = length if signed else min(length, 15)
+        near = length - 1 - size + random.integers(-2, 4)
+        points = near + random.integers(-1, 2, channels if random.random() < 0.3 else 1)
+        to = TensorFormat(signed, length, tuple(map(int, points)))
+        rounding, overflow = random.choice(["RND", "TRN", "RND_MIN_INF"]), random.choice(["SAT", "SAT_SYM"])
+        chain.cast(to, str(rounding), str(overflow))
+        kept.append(chain.last)
+        return length - 1 - int(min(points))
+
+    sizes, other = [], ""
     for branch in range(2):
         weight = random.choice([-top, top - 1, 1, -1, 0, 3], (channels, 32, 1, 1))
         chain.step(
@@ -331,23 +335,30 @@ def sixteen(seed: int) -> tuple[Chain, list[str]]:
             inputs=("x",),
             weight=IntParameter(weight, TensorFormat(True, word, (4,))),
         )
-        cast(form(word - 12, word + 4))
-        if branch == 0:
-            other = chain.last
-    for _ in range(4):
-        match random.integers(4):
+        if branch == 0 or word > 4 or random.random() < 0.5:  # else sums of 16 bits go on
+            sizes.append(cast(sums))
+        else:
+            sizes.append(sums)
+        other = other or chain.last
+    size = sizes[1]
+    for _ in range(5):
+        match random.integers(5):
             case 0:
                 factor = random.choice([-32768 + 1, 32767, 0, 1, -3000, 17], (channels, 1, 1))
                 chain.step("scale", factor=IntParameter(factor, TensorFormat(True, 16, (12,))))
+                size += 3
             case 1:
                 chain.step("add", inputs=(chain.last, other))
+                size = max(size, sizes[0]) + 1
             case 2:
                 own = chain.tensors[chain.last].format
                 if not own.per_channel:
                     low = int(random.integers(own.min, own.max))
                     chain.step("clamp", {"low": low, "high": int(random.integers(low + 1, own.max + 1))})
                 continue
-        cast(form())
+            case 3:
+                chain.step("max_pool", {"kernel": (3, 3), "strides": (1, 1), "pads": (1, 1, 1, 1)})
+        size = cast(size)
     return chain, kept
 
 
@@ -369,7 +380,7 @@ def test_chains_of_sixteen_bits(seed: int) -> None:
 @needs_native
 def test_a_cast_at_the_edge_of_sixteen_bits() -> None:
     """All of 16 bits, and half a place more: the largest sums do not fit, and are the limit all the same."""
-    for places in range(17):
+    for first, places in product((2, 3, 4, 8, 16), range(17)):
         for word in range(2, 17):
             chain = Chain(16, 0, (64, 4, 4))
             weight = 2 * np.eye(64, dtype=np.int64).reshape(64, 64, 1, 1)
@@ -378,7 +389,7 @@ def test_a_cast_at_the_edge_of_sixteen_bits() -> None:
                 {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "groups": 1},
                 weight=IntParameter(weight, TensorFormat(True, 3, (1,))),
             )
-            chain.cast(TensorFormat(True, 16, (0,)))
+            chain.cast(TensorFormat(True, first, (0,)))
             chain.cast(TensorFormat(True, word, (-places,)))
             graph = chain.closed()
             ends = np.array([-(1 << 15), (1 << 15) - 1])

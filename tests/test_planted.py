@@ -61,6 +61,12 @@ ERRORS = {
         "_mm256_unpacklo_epi16((__m256i)(x)",
         "avx2",
     ),
+    "rounded up to beyond a limit": (
+        "generic/stages.hpp",
+        "std::min(route.all[i - 1].stage->high + addend, most)",
+        "std::min(route.all[i - 1].stage->high, most)",
+        "avx2",
+    ),
     "a limit that is out of reach": (
         "generic/stages.hpp",
         "p.above = high > s.high",

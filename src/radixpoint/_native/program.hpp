@@ -102,10 +102,12 @@ struct Stage {
   bool nothing = false;  // stores what comes in
   Bytes factor, left, addend, shift, mask, other_left;  // int32 or, if wide_work, int64
   Bytes addend_rounding;                                // added after the correction is taken
-  // From 16 bits to 16 by one dot product a channel: the integer and other's, times a pair of 16-bit factors.
+  // Whether one dot product a channel does it, given integers of 16 bits: the integer and other's, times a pair of factors
+  // of 16 bits.
   bool in_pairs = false;
   Bytes pairs;  // 2 x int16 [channel]
-  // Where it is a cast alone, with the same addend and shift for each channel, which 16 bits hold: the shift; else -1.
+  // The shift, where all channels have the same addend and shift, nothing is multiplied or added from elsewhere, and 16 bits
+  // suffice given integers of 16 bits; else -1.
   int places = -1;
   bool from_split = false;                              // a plain cast of sums split as Conv says; int32 for it:
   Bytes addend_low, addend_high, shift_high;            // addend below and from `split` bits on, shift - split

@@ -36,8 +36,8 @@ PARAMETER_STREAMS = 1 << 32
 class ParameterCache:
     """Stored integers of parameters already quantized, for the many designs of a search that share them.
 
-    They are kept in as few bytes as they need, at most ``limit`` of them. Networks that are alive at the same
-    time share the same arrays.
+    They are kept in as few bytes as they need, in all at most ``limit`` unless one alone takes more. Networks
+    that are alive at the same time share the arrays of their weights.
     """
 
     def __init__(self, limit: int = 1 << 27) -> None:
@@ -63,13 +63,14 @@ class ParameterCache:
         full = (key, design.batch_norm, to, rounding, design.overflow, random, grid)
         found = self._alive.get(full)
         if found is None:
-            if full not in self._known:
-                self._keep(full, _stored(values.astype(np.float64), to, design, random, grid))
-            found = IntParameter(freeze(self._known[full].astype(np.int64)), to)
+            kept = self._known.get(full)
+            if kept is None:
+                kept = self._keep(full, _stored(values.astype(np.float64), to, design, random, grid))
+            found = IntParameter(freeze(kept.astype(np.int64)), to)
             self._alive[full] = found
         return found
 
-    def _keep(self, full: tuple[Any, ...], stored: NDArray[np.int64]) -> None:
+    def _keep(self, full: tuple[Any, ...], stored: NDArray[np.int64]) -> NDArray[Any]:
         ends = np.array([stored.min(initial=0), stored.max(initial=0)])
         types = (t for t in (np.int8, np.int16, np.int32) if np.array_equal(ends.astype(t), ends))
         kept = stored.astype(next(types, np.int64))
@@ -78,6 +79,7 @@ class ParameterCache:
             self._known.clear()
             self._size = kept.nbytes
         self._known[full] = kept
+        return kept
 
 
 def _stored(

@@ -223,8 +223,8 @@ RP_INLINE void ready(Ready& p, const Stage& s, int64_t channel, const View& view
   }
 }
 
-// A chain on its way through tiles of the same channels: through every stage a step at a time, in 32 bits in registers (FAST),
-// or so to the first result and from there in 16 bits (PACKED).
+// How a chain is run: stage by stage over a tile in memory (STEPS); on a few vectors in registers, in 32 bits (FAST); or so as
+// far as the first result, and in 16 bits from there (PACKED).
 enum class Way { STEPS, FAST, PACKED };
 
 struct Route {
@@ -238,14 +238,15 @@ struct Route {
 // Integers of 16 bits, of two vectors; RP_PACK says in which order.
 typedef int16_t I16P __attribute__((vector_size(4 * RP_LANES)));
 
-// Whether a stage that is_fast gives 16 bits, and, unless it is the first, can work from 16 bits.
+// Whether a stage that is_fast gives 16 bits, and, unless it is the first, can work from 16 bits. Those it gets, since every
+// stage before it has passed here.
 RP_INLINE bool is_packed(const Stage& s, bool first) {
   using Limits = std::numeric_limits<int16_t>;
   const bool fits = s.kind == Kind::LINEAR && s.low >= Limits::min() && s.high <= Limits::max();
   return fits && (first ? s.multiply != Multiply::TENSOR : s.in_pairs);
 }
 
-// Which limits can be passed, given those of the stage before.
+// Which limits an integer may be beyond, given those of the stage before: the others are not looked at.
 RP_INLINE void look_at_limits(Route& route) {
   constexpr int64_t least = std::numeric_limits<int16_t>::min(), most = std::numeric_limits<int16_t>::max();
   for (int i = 0; i < route.count; ++i) {

@@ -266,8 +266,8 @@ class Stage:
         return multiply in ("NONE", "SHORT") and most <= MOST_LEFT
 
     def _pairs(self, factor: Ints) -> Ints:
-        """The factors of both, in the halves of 32 bits."""
-        own = factor & 0xFFFF if self.factor is not None else np.int64(1) << self.left
+        """The factors of both, in the halves of 32 bits; ``factor`` is in the lower one already."""
+        own = factor if self.factor is not None else np.int64(1) << self.left
         return own | (np.int64(1) << self.other_left + 16 if self.other is not None else 0)
 
     def _places(self, addend: Ints) -> int:
@@ -320,8 +320,8 @@ class Stage:
         if self.by_other and self.other is not None:
             spread = self.network.tensors[self.other].shape != self.network.tensors[self.result].shape
         wide_work = work or wide(self.source) or wide_out
-        bounds = RANGES["I64" if wide_work else "I32"]
         from_split = bool(split and wide(self.source) and self.split() == split)
+        bounds = RANGES["I64" if wide_work and not from_split else "I32"]  # split sums are cast in 32 bits
         nothing = np.zeros_like(addend)
         in_pairs = kind == "LINEAR" and not wide_work and self._fits_pairs(multiply)
         return native.Stage(
