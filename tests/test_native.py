@@ -314,12 +314,12 @@ def sixteen(seed: int) -> tuple[Chain, list[str]]:
     top = 1 << (word - 1)
     sums = 2 * word - 5  # bits before the binary point of the largest
 
-    def cast(size: int) -> int:
+    def cast(size: int, by_channel: bool) -> int:
         """To a format near that size; returns its own."""
-        signed, length = bool(random.random() < 0.8), int(random.integers(2, 17))
+        signed, length = bool(random.random() < 0.8), int(random.choice([16, 16, 15, 12, 9, 8, 8, 4]))
         length = length if signed else min(length, 15)
         near = length - 1 - size + random.integers(-2, 4)
-        points = near + random.integers(-1, 2, channels if random.random() < 0.3 else 1)
+        points = near + random.integers(-1, 2, channels if by_channel else 1)
         to = TensorFormat(signed, length, tuple(map(int, points)))
         rounding, overflow = random.choice(["RND", "TRN", "RND_MIN_INF"]), random.choice(["SAT", "SAT_SYM"])
         chain.cast(to, str(rounding), str(overflow))
@@ -336,7 +336,7 @@ def sixteen(seed: int) -> tuple[Chain, list[str]]:
             weight=IntParameter(weight, TensorFormat(True, word, (4,))),
         )
         if branch == 0 or word > 4 or random.random() < 0.5:  # else sums of 16 bits go on
-            sizes.append(cast(sums))
+            sizes.append(cast(sums, random.random() < 0.3))
         else:
             sizes.append(sums)
         other = other or chain.last
@@ -353,12 +353,13 @@ def sixteen(seed: int) -> tuple[Chain, list[str]]:
             case 2:
                 own = chain.tensors[chain.last].format
                 if not own.per_channel:
-                    low = int(random.integers(own.min, own.max))
-                    chain.step("clamp", {"low": low, "high": int(random.integers(low + 1, own.max + 1))})
+                    low, high = own.min // random.integers(1, 5), own.max - own.max // random.integers(2, 9)
+                    chain.step("clamp", {"low": int(low), "high": int(high)})
                 continue
             case 3:
                 chain.step("max_pool", {"kernel": (3, 3), "strides": (1, 1), "pads": (1, 1, 1, 1)})
-        size = cast(size)
+        size = cast(size, random.random() < 0.3)
+    cast(size, False)
     return chain, kept
 
 
@@ -400,6 +401,24 @@ def test_a_cast_at_the_edge_of_sixteen_bits() -> None:
             expected = ReferenceEngine(graph).run(x)[graph.output]
             for name, engine in fast.fast_engines(graph, 1):
                 assert np.array_equal(engine.run(x)[graph.output], expected), (name, places, word)
+
+
+@needs_native
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("word", [31, 32])
+def test_split_sums_cast_to_the_longest_words(word: int, signed: bool) -> None:
+    """A limit beyond what 32 bits with a sign hold, which no value reaches."""
+    for places in (-16, -24):
+        chain = Chain(16, 0, (64, 4, 4))
+        weight = operands("random", -(1 << 15), (1 << 15) - 1, (64, 64, 1, 1), 0)
+        chain.step(
+            "conv",
+            {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "groups": 1},
+            weight=IntParameter(weight, TensorFormat(True, 16, (0,))),
+        )
+        chain.cast(TensorFormat(signed, word, (places,)))
+        chain.cast(TensorFormat(True, 16, (places - 4,)))
+        chain.check(operands("random", -(1 << 15), (1 << 15) - 1, (2, 64, 4, 4), 1))
 
 
 @needs_native
