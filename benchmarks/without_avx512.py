@@ -1,13 +1,14 @@
 """Run a benchmark as on a processor that has AVX2 but neither AVX-512 nor AMX.
 
     python benchmarks/without_avx512.py benchmarks/engines.py --data DATA
+    python benchmarks/without_avx512.py -m radixpoint demo
 
-Libraries ask the processor what it has with the ``cpuid`` instruction, and most cannot be told to do without.
-So onnxruntime and OpenVINO are copied, each ``cpuid`` in the copies becomes an undefined instruction of the
-same two bytes, and a handler of the signal that follows answers in the processor's place, without AVX-512,
-AVX-VNNI and AMX. Settings tell the others: this project's engine, OpenBLAS, PyTorch with oneDNN and MKL.
-What is left (Python, numpy's own loops, the C library) still sees everything; it does next to none of the
-measured work.
+What stands behind is what Python gets. Libraries ask the processor what it has with the ``cpuid``
+instruction, and most cannot be told to do without. So onnxruntime and OpenVINO are copied, each ``cpuid`` in
+the copies becomes an undefined instruction of the same two bytes, and a handler of the signal that follows
+answers in the processor's place, without AVX-512, AVX-VNNI and AMX. Settings tell the others: this project's
+engine, OpenBLAS, PyTorch with oneDNN and MKL. What is left (Python, numpy's own loops, the C library) still
+sees everything; it does next to none of the measured work.
 
 The figures are those of this processor's AVX2 units, not of another processor. At its end, a process says how
 many questions were answered so. Needs x86-64, Linux, a C compiler and ``objdump``.
@@ -113,7 +114,7 @@ def replaced(library: Path) -> int:
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         sys.exit(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
